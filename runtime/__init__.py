@@ -1,0 +1,1 @@
+"""What every stage needs: settings, checkpoints, logs and progress, devices and processes."""

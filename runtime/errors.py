@@ -1,0 +1,26 @@
+"""Errors a user can mend: reported as one line, exit status 2, no traceback."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used: a setting, a file, a data set.
+
+    The message is one line that names the thing, the value and what is legal.
+    """
+
+
+def exit_status(main: Callable[[], int | None]) -> int:
+    """Run a script's `main` and turn a `UserError` into one line on standard error and status 2.
+
+    Ctrl-C ends with 130, the shell's convention for SIGINT.
+    """
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
