@@ -1,0 +1,165 @@
+"""Stage 1 settings, SP-NAS: `python train_search.py [--preset NAME[,NAME]] [--setting value ...]`
+
+Every line below is a default. It follows the paper (Fu et al., DAC 2021); where the authors' released code differs, the
+comment says so and the preset `released` sets it. `python train_search.py --help` lists types and legal values.
+
+    command                                     device        time       lowest-bit validation accuracy of the supernet
+    python train_search.py --preset digits      2 CPU cores   see README.md, "What the demo prints"
+    python train_search.py                      one GPU       CIFAR-100, 50 epochs; not measured yet
+"""
+
+from runtime.stages import SearchSettings
+
+C = SearchSettings()
+
+# run
+C.seed = 12345  # as released
+C.save = "ckpt/search"  # arch.pt, checkpoint.pt, logs.txt, metrics.jsonl, TensorBoard events
+C.resume = False
+C.device = "auto"  # a GPU where there is one
+C.num_threads = 0
+C.num_workers = 4  # only for data sets that are decoded from files
+C.nepochs = 50  # the authors' full runs; the release ships 25
+C.eval_epoch = 1
+C.max_steps = 0  # whole epochs
+
+# data
+C.dataset = "cifar100"
+C.dataset_path = "data"
+C.num_classes = None  # the data set's own
+C.image_height = 32
+C.image_width = 32
+C.crop_padding = 4  # CIFAR recipe
+C.flip = True
+C.batch_size = 64
+C.shuffle = True
+C.drop_last = True  # a last batch of one image has no batch statistics
+C.train_portion = 0.5  # half trains the weights, half alpha
+C.split = "random"  # seeded; released: "index", the first half and the second
+
+# network: 22 searched layers, 9 operations each
+C.num_layer_list = [1, 4, 4, 4, 4, 4, 1]
+C.num_channel_list = [16, 24, 32, 64, 112, 184, 352]
+C.stride_list = [1, 1, 2, 2, 1, 2, 1]
+C.stem_channel = 16
+C.stem_stride = 1
+C.header_channel = 1504
+
+# precision
+C.num_bits_list = [4, 8, 12, 16, 32]
+C.quantize_ends = False  # released; the paper is silent
+C.range_scope = "bit_width"  # released: "shared"
+C.range_momentum = 0.1  # released: 0.9
+
+# cascade distillation (weights)
+C.teachers = "cascade"  # CDT
+C.distill_weight = 1.0  # beta
+C.bit_schedule = "all"
+C.loss_scale = [1.0]  # the same for every bit-width
+C.loss_reduction = "mean"  # 1/N of the paper's equation; released: "sum"
+C.weight_bits = "all"  # SP-NAS
+
+# optimiser of the weights
+C.opt = "sgd"
+C.lr = 0.025
+C.momentum = 0.9
+C.weight_decay = 5e-4
+C.betas = [0.5, 0.999]
+C.grad_clip = 5.0  # released: configured, but not applied
+C.lr_schedule = "cosine"
+C.learning_rate_min = 1e-3
+C.decay_epoch = 20
+C.lr_decay = 0.97
+C.milestones = [50, 100, 200]
+C.gamma = 0.1
+C.pretrain = None
+
+# architecture
+C.alpha_bits = "lowest"  # SP-NAS: the lowest bit-width is the bottleneck
+C.sample_func = "gumbel_softmax"
+C.temp_init = 3.0
+C.temp_decay = 0.94  # over 50 epochs; the release ships 0.88 over 25
+C.gumbel_noise = "per_step"  # one sample for all bit-widths and L_eff; released: "per_forward"
+C.arch_learning_rate = 3e-4
+C.alpha_step = "joint"  # released: "separate", two Adam steps
+C.efficiency_metric = "flops"
+C.flops_weight = 1e-10  # as released; halved and doubled by the window below
+C.flops_min = 120e6
+C.flops_max = 130e6
+C.validation = "noise_free"
+C.arch_choice = "best"  # highest lowest-bit accuracy inside the window; released: "last"
+C.skip_flops = "exact"
+
+PRESETS = {
+    "cifar100": {},  # the defaults above
+    "cifar10": {"dataset": "cifar10"},
+    "imagenet": {  # the authors' configuration: 100 classes, 80/20 split
+        "dataset": "imagenet",
+        "num_classes": 100,
+        "image_height": 224,
+        "image_width": 224,
+        "crop_padding": 0,
+        "stem_stride": 2,
+        "stride_list": [1, 2, 2, 2, 1, 2, 1],
+        "header_channel": 1984,
+        "batch_size": 192,
+        "num_workers": 16,
+        "nepochs": 90,
+        "lr": 0.1,
+        "learning_rate_min": 0.0,
+        "temp_init": 5.0,
+        "temp_decay": 0.956,
+        "train_portion": 0.8,
+        "arch_learning_rate": 1e-2,
+        "flops_weight": 1e-9,
+        "flops_min": 100e6,
+        "flops_max": 300e6,
+    },
+    "image_folder": {"dataset": "image_folder"},
+    "digits": {  # 8x8 handwritten digits, minutes on two cores
+        "dataset": "digits",
+        "image_height": 8,
+        "image_width": 8,
+        "crop_padding": 1,
+        "flip": False,
+        "num_threads": 1,  # tensors this small run no faster on two, and far slower on a busy machine
+        "num_workers": 0,
+        "num_layer_list": [1, 2, 2],
+        "num_channel_list": [16, 24, 32],
+        "stride_list": [1, 2, 2],
+        "header_channel": 128,
+        "nepochs": 8,
+        "batch_size": 64,
+        "lr": 0.05,
+        "arch_learning_rate": 3e-2,
+        "temp_decay": 0.7,
+        "flops_weight": 1e-7,
+        "flops_min": 0.5e6,
+        "flops_max": 1.0e6,
+    },
+    "released": {  # what the authors' public code does at every point where it differs from the paper
+        "range_scope": "shared",
+        "range_momentum": 0.9,
+        "loss_reduction": "sum",
+        "grad_clip": 0.0,
+        "gumbel_noise": "per_forward",
+        "alpha_step": "separate",
+        "split": "index",
+        "arch_choice": "last",
+        "validation": "released",
+        "skip_flops": "released",
+        "nepochs": 25,
+        "temp_decay": 0.88,
+    },
+    "sp_nas": {"weight_bits": "all", "alpha_bits": "lowest"},
+    "fp_nas": {"weight_bits": "highest", "alpha_bits": "highest"},
+    "lp_nas": {"weight_bits": "lowest", "alpha_bits": "lowest"},
+    "smoke": {  # after another preset: two steps on random images, to see that it runs
+        "dataset": "random",
+        "num_classes": 10,
+        "batch_size": 2,
+        "num_workers": 0,
+        "nepochs": 1,
+        "max_steps": 1,
+    },
+}

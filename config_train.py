@@ -1,0 +1,132 @@
+"""Stage 2 settings, CDT: `python train.py [--preset NAME[,NAME]] [--setting value ...]`
+
+Every line below is a default. It follows the paper (Fu et al., DAC 2021); where the authors' released code differs, the
+comment says so and the preset `released` sets it. `python train.py --help` lists types and legal values.
+
+    command                              device        time     accuracy per bit-width
+    python train.py --preset digits      2 CPU cores   see README.md, "What the demo prints"
+    python train.py                      one GPU       CIFAR-100, 200 epochs; not measured yet
+                                         (published: 73.33 75.94 75.53 75.63 75.55 % at 4, 8, 12, 16, 32 bit)
+"""
+
+from runtime.stages import TrainSettings
+
+C = TrainSettings()
+
+# run
+C.seed = 12345  # as released
+C.save = "ckpt/finetune"  # weights.pt, checkpoint.pt, logs.txt, metrics.jsonl, TensorBoard events
+C.load_path = "ckpt/search"  # the architecture to train
+C.pretrain = None
+C.eval_only = False
+C.resume = False
+C.device = "auto"  # a GPU where there is one
+C.num_threads = 0
+C.num_workers = 4  # only for data sets that are decoded from files
+C.nepochs = 200
+C.eval_epoch = 1
+C.max_steps = 0  # whole epochs
+
+# data
+C.dataset = "cifar100"
+C.dataset_path = "data"
+C.num_classes = None  # the data set's own
+C.image_height = 32
+C.image_width = 32
+C.crop_padding = 4  # CIFAR recipe
+C.flip = True
+C.batch_size = 128
+C.shuffle = True  # released: the same order every epoch
+C.drop_last = False  # released: True
+
+# network: must have as many layers as the architecture of load_path
+C.num_layer_list = [1, 4, 4, 4, 4, 4, 1]
+C.num_channel_list = [16, 24, 32, 64, 112, 184, 352]
+C.stride_list = [1, 1, 2, 2, 1, 2, 1]
+C.stem_channel = 16
+C.stem_stride = 1
+C.header_channel = 1504
+
+# precision
+C.num_bits_list = [4, 8, 12, 16, 32]  # one bit-width alone = an independently trained network
+C.quantize_ends = False  # released; the paper is silent
+C.range_scope = "bit_width"  # released: "shared"
+C.range_momentum = 0.1  # released: 0.9
+C.update_bn = True
+C.recalibration = "own"  # released: "all"
+
+# cascade distillation
+C.teachers = "cascade"  # CDT
+C.distill_weight = 1.0  # beta
+C.bit_schedule = "all"
+C.loss_scale = [1.0]  # the same for every bit-width
+C.loss_reduction = "mean"  # 1/N of the paper's equation; released: "sum"
+
+# optimiser
+C.opt = "sgd"
+C.lr = 0.025
+C.momentum = 0.9
+C.weight_decay = 5e-4
+C.betas = [0.5, 0.999]
+C.grad_clip = 5.0  # released: configured, but not applied
+C.lr_schedule = "cosine"
+C.learning_rate_min = 1e-3
+C.decay_epoch = 100
+C.lr_decay = 0.97
+C.milestones = [80, 120, 160]
+C.gamma = 0.1
+
+PRESETS = {
+    "cifar100": {},  # the defaults above
+    "cifar10": {"dataset": "cifar10"},
+    "imagenet": {  # the authors' configuration
+        "dataset": "imagenet",
+        "num_classes": None,  # all 1000
+        "image_height": 224,
+        "image_width": 224,
+        "crop_padding": 0,
+        "stem_stride": 2,
+        "stride_list": [1, 2, 2, 2, 1, 2, 1],
+        "header_channel": 1984,
+        "batch_size": 256,
+        "num_workers": 16,
+        "nepochs": 360,
+        "lr": 0.1,
+        "lr_schedule": "multistep",
+        "milestones": [90, 180, 270],
+    },
+    "image_folder": {"dataset": "image_folder"},
+    "digits": {  # 8x8 handwritten digits, minutes on two cores
+        "dataset": "digits",
+        "image_height": 8,
+        "image_width": 8,
+        "crop_padding": 1,
+        "flip": False,
+        "num_threads": 1,  # tensors this small run no faster on two, and far slower on a busy machine
+        "num_workers": 0,
+        "num_layer_list": [1, 2, 2],
+        "num_channel_list": [16, 24, 32],
+        "stride_list": [1, 2, 2],
+        "header_channel": 128,
+        "nepochs": 40,
+        "batch_size": 64,
+        "lr": 0.1,
+    },
+    "released": {  # what the authors' public code does at every point where it differs from the paper
+        "range_scope": "shared",
+        "range_momentum": 0.9,
+        "loss_reduction": "sum",
+        "grad_clip": 0.0,
+        "shuffle": False,
+        "drop_last": True,
+        "recalibration": "all",
+    },
+    "smoke": {  # after another preset: a step on random images, to see that it runs
+        "dataset": "random",
+        "num_classes": 10,
+        "batch_size": 2,
+        "num_workers": 0,
+        "nepochs": 1,
+        "max_steps": 1,
+    },
+}

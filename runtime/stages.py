@@ -1,0 +1,163 @@
+"""The legal settings of the three stages: names, types, one line each. Their values live in the config modules."""
+
+from typing import Annotated, Any, Literal
+
+from runtime.errors import UserError
+from runtime.settings import AtLeast, Between, Settings
+
+POSITIVE = Between(0, float("inf"), open=True)
+DATASETS = Literal["cifar100", "cifar10", "imagenet", "image_folder", "digits", "random"]
+
+
+class NetworkSettings(Settings):
+    """Settings that stages 1 and 2 share."""
+
+    # run
+    seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", AtLeast(0)]
+    save: Annotated[str, "folder of this run's outputs"]
+    resume: Annotated[bool, "continue from checkpoint.pt in the folder `save`"]
+    device: Annotated[str, "auto, cpu, cuda or cuda:N"]
+    num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)]
+    num_workers: Annotated[int, "processes that decode images; 0 = this process", AtLeast(0)]
+    nepochs: Annotated[int, "epochs to train", AtLeast(0)]
+    eval_epoch: Annotated[int, "epochs between two validations", AtLeast(1)]
+    max_steps: Annotated[int, "steps per epoch at most, in training and validation; 0 = all", AtLeast(0)]
+
+    # data
+    dataset: Annotated[DATASETS, "data set"]
+    dataset_path: Annotated[str, "folder that holds the data set"]
+    num_classes: Annotated[int | None, "classes; none = as many as the data set has", AtLeast(1)]
+    image_height: Annotated[int, "pixels", AtLeast(1)]
+    image_width: Annotated[int, "pixels", AtLeast(1)]
+    crop_padding: Annotated[int, "random crops out of images padded by this many pixels; 0 = none", AtLeast(0)]
+    flip: Annotated[bool, "random horizontal flips"]
+    batch_size: Annotated[int, "images per step", AtLeast(1)]
+    shuffle: Annotated[bool, "new random order of the training images every epoch"]
+    drop_last: Annotated[bool, "drop the last training batch where it is not full"]
+
+    # network
+    num_layer_list: Annotated[list[int], "searched layers per stage", AtLeast(1)]
+    num_channel_list: Annotated[list[int], "output channels per stage", AtLeast(2)]
+    stride_list: Annotated[list[int], "stride of each stage's first layer, 1 or 2", Between(1, 2)]
+    stem_channel: Annotated[int, "output channels of the stem", AtLeast(2)]
+    stem_stride: Annotated[int, "stride of the stem, 1 or 2", Between(1, 2)]
+    header_channel: Annotated[int, "output channels of the header", AtLeast(1)]
+
+    # precision
+    num_bits_list: Annotated[list[int], "bit-widths of weights and activations; 32 = float", Between(1, 32)]
+    quantize_ends: Annotated[bool, "run stem, header and classifier at the current bit-width instead of 32"]
+    range_scope: Annotated[
+        Literal["bit_width", "shared"], "running activation ranges: one per layer and bit-width, or one per layer"
+    ]
+    range_momentum: Annotated[float, "share of the newest batch in the running range", Between(0, 1)]
+
+    # cascade distillation
+    teachers: Annotated[Literal["cascade", "highest", "next", "none"], "which bit-widths teach a bit-width"]
+    distill_weight: Annotated[float, "beta: weight of each teacher's mean squared error on the logits", AtLeast(0)]
+    bit_schedule: Annotated[
+        Literal["all", "sandwich", "max_loss", "high2low", "low2high"], "which bit-widths run in a step"
+    ]
+    loss_scale: Annotated[list[float], "weight of each bit-width's loss: one number for all or one each", AtLeast(0)]
+    loss_reduction: Annotated[Literal["mean", "sum"], "over the bit-widths of a step"]
+
+    # optimiser of the weights
+    opt: Annotated[Literal["sgd", "adam"], "optimiser of the weights"]
+    lr: Annotated[float, "learning rate at the first epoch", POSITIVE]
+    momentum: Annotated[float, "of SGD", Between(0, 1)]
+    weight_decay: Annotated[float, "L2 penalty", AtLeast(0)]
+    betas: Annotated[list[float], "of Adam, for weights (opt = adam) and alpha", Between(0, 1)]
+    grad_clip: Annotated[float, "norm the gradient is clipped to; 0 = never", AtLeast(0)]
+    lr_schedule: Annotated[Literal["cosine", "linear", "exponential", "multistep"], "learning rate over the epochs"]
+    learning_rate_min: Annotated[float, "cosine: the last epoch's learning rate", AtLeast(0)]
+    decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", AtLeast(0)]
+    lr_decay: Annotated[float, "exponential: factor per epoch", POSITIVE]
+    milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)]
+    gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE]
+    pretrain: Annotated[str | None, "weights.pt (or its folder) to start from; none = from scratch"]
+
+    def data_arguments(self) -> dict[str, Any]:
+        """The settings that say which data set, as keyword arguments of `dataloader.load_data`."""
+        names = "dataset dataset_path image_height image_width num_classes num_workers crop_padding flip"
+        return {name: getattr(self, name) for name in names.split()}
+
+    def loss_scale_of(self) -> dict[int, float]:
+        """Bit-width -> weight of its loss."""
+        scales = self.loss_scale * len(self.num_bits_list) if len(self.loss_scale) == 1 else self.loss_scale
+        return dict(zip(self.num_bits_list, scales, strict=True))
+
+    def check(self) -> None:
+        super().check()
+        if not self.num_bits_list:
+            raise UserError("setting num_bits_list is empty: name at least one bit-width")
+        if len(set(self.num_bits_list)) < len(self.num_bits_list):
+            raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width stands twice")
+        for name in ("num_channel_list", "stride_list"):
+            if len(getattr(self, name)) != len(self.num_layer_list):
+                raise UserError(
+                    f"setting {name} = {getattr(self, name)}: needs one entry for each of the "
+                    f"{len(self.num_layer_list)} stages of num_layer_list = {self.num_layer_list}"
+                )
+        if not self.num_layer_list:
+            raise UserError("setting num_layer_list is empty: name at least one stage")
+        odd = [c for c in [self.stem_channel, *self.num_channel_list] if c % 2]
+        if odd:
+            raise UserError(f"settings stem_channel, num_channel_list: {odd[0]} is odd; grouped convolutions need even")
+        if len(self.loss_scale) not in (1, len(self.num_bits_list)):
+            raise UserError(
+                f"setting loss_scale = {self.loss_scale}: needs one number, or one for each of the "
+                f"{len(self.num_bits_list)} bit-widths of num_bits_list"
+            )
+        if len(self.betas) != 2:
+            raise UserError(f"setting betas = {self.betas}: needs two numbers")
+        if self.lr_schedule == "linear" and self.decay_epoch >= max(self.nepochs, 1):
+            raise UserError(f"setting decay_epoch = {self.decay_epoch}: must be below nepochs = {self.nepochs}")
+
+
+class SearchSettings(NetworkSettings):
+    """Stage 1."""
+
+    weight_bits: Annotated[Literal["all", "highest", "lowest"], "bit-widths that train the supernet's weights"]
+    alpha_bits: Annotated[Literal["lowest", "highest"], "bit-width that updates the architecture"]
+    sample_func: Annotated[Literal["gumbel_softmax", "softmax"], "how alpha weighs the operations"]
+    temp_init: Annotated[float, "temperature at the first epoch", POSITIVE]
+    temp_decay: Annotated[float, "factor on the temperature per epoch", POSITIVE]
+    gumbel_noise: Annotated[Literal["per_step", "per_forward"], "how often the Gumbel noise is drawn"]
+    train_portion: Annotated[float, "share of the training images for the weights, rest for alpha", Between(0, 1, True)]
+    split: Annotated[Literal["random", "index"], "how the training images are split"]
+    arch_learning_rate: Annotated[float, "Adam's learning rate for alpha", POSITIVE]
+    alpha_step: Annotated[Literal["joint", "separate"], "one Adam step on CE + FLOPs, or one on each"]
+    efficiency_metric: Annotated[Literal["flops"], "L_eff"]
+    flops_weight: Annotated[float, "lambda at the start, per FLOP; 0 = no FLOPs term", AtLeast(0)]
+    flops_min: Annotated[float, "lambda is halved below", AtLeast(0)]
+    flops_max: Annotated[float, "lambda is doubled above", AtLeast(0)]
+    validation: Annotated[Literal["noise_free", "released"], "released: fresh noise, test set, accuracies run together"]
+    arch_choice: Annotated[Literal["best", "last"], "the epoch whose architecture is kept"]
+    skip_flops: Annotated[Literal["exact", "released"], "released: a strided skip counted at stride 1"]
+
+    def check(self) -> None:
+        super().check()
+        if self.flops_min > self.flops_max:
+            raise UserError(f"setting flops_min = {self.flops_min:g}: above flops_max = {self.flops_max:g}")
+        if self.nepochs < 1:
+            raise UserError(f"setting nepochs = {self.nepochs}: a search needs at least one epoch")
+
+
+class TrainSettings(NetworkSettings):
+    """Stage 2."""
+
+    load_path: Annotated[str, "arch.pt, or the folder that holds it"]
+    eval_only: Annotated[bool, "only print the accuracy of the weights.pt named by `pretrain`, or in `save`"]
+    update_bn: Annotated[bool, "recalibrate BN statistics and activation ranges before the reported accuracy"]
+    recalibration: Annotated[Literal["own", "all"], "BN reset by it: its own bit-width's, or (released) every one's"]
+
+
+class MapSettings(Settings):
+    """Stage 3."""
+
+    checkpoint: Annotated[str, "weights.pt of stage 2, or the folder that holds it"]
+    save: Annotated[str, "folder of the report"]
+    device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"]
+    batch: Annotated[int, "images per inference", AtLeast(1)]
+    objective: Annotated[Literal["edp", "energy", "latency"], "what the mapping minimises"]
+    budget: Annotated[int, "mappings evaluated per layer and bit-width", AtLeast(1)]
+    seed: Annotated[int, "seed of the search", AtLeast(0)]
