@@ -1,0 +1,89 @@
+"""Files between stages: versioned dictionaries of tensors, numbers and strings, loaded with `weights_only=True`."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from runtime.errors import UserError
+
+FORMAT = 1
+
+
+def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
+    """Write `content` so that `path` holds either the old file or the whole new one, whatever happens meanwhile.
+
+    Raises `UserError` where the folder cannot be written; the old file is then as it was.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error}; the last good one, if any, is intact") from error
+    except BaseException:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[str, Any]:
+    """The dictionary in `path`; `needs`: the keys it must have, `what`: how messages call such a file.
+
+    Raises `UserError`: no such file, not a checkpoint, truncated, another format version, a key missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected {what}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling untrusted bytes fails in many ways
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint, expected {what} ({reason[:160]})") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise UserError(f"{path}: not a checkpoint of this project, expected {what}")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path}: format {content['format']!r}, this version reads format {FORMAT}")
+    missing = [key for key in needs if key not in content]
+    if missing:
+        raise UserError(f"{path}: expected {what}, but it has no {missing[0]!r}")
+    return content
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path | str) -> None:
+    """Put `weights`, read from `path`, into `model`; `UserError` where they belong to another architecture.
+
+    Checked as a whole before the first tensor is copied, so that the model stays as it was on an error.
+    """
+    wanted = model.state_dict()
+    if not isinstance(weights, dict):
+        raise UserError(f"{path}: its weights are not a dictionary of tensors")
+    for name in [*wanted, *weights]:
+        if name not in weights or name not in wanted:
+            lacks = "has no" if name not in weights else "has an extra"
+            raise UserError(f"{path}: weights of another architecture: it {lacks} {name!r}")
+        if not isinstance(weights[name], torch.Tensor) or weights[name].shape != wanted[name].shape:
+            shape = list(getattr(weights[name], "shape", []))
+            raise UserError(
+                f"{path}: weights of another architecture: {name!r} is {shape}, here {list(wanted[name].shape)}"
+            )
+    model.load_state_dict(weights)
+
+
+def find(path: Path | str, name: str) -> Path:
+    """`path` itself, or the file `name` in it where `path` is a folder."""
+    path = Path(path)
+    return path / name if path.is_dir() else path

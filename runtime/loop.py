@@ -1,0 +1,100 @@
+"""Pieces of a training loop that stages 1 and 2 share: optimiser, learning rate, accuracy, averages."""
+
+import math
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from runtime.errors import UserError
+from runtime.stages import NetworkSettings
+
+
+def make_optimizer(parameters: list[nn.Parameter], C: NetworkSettings) -> torch.optim.Optimizer:
+    """The optimiser of the weights, at the first epoch's learning rate."""
+    if C.opt == "adam":
+        return torch.optim.Adam(parameters, lr=C.lr, betas=tuple(C.betas))
+    return torch.optim.SGD(parameters, lr=C.lr, momentum=C.momentum, weight_decay=C.weight_decay)
+
+
+def learning_rate(C: NetworkSettings, epoch: int) -> float:
+    """The learning rate of an epoch (from 0).
+
+    cosine: from lr to learning_rate_min over the epochs. linear: lr until decay_epoch, then to zero at nepochs.
+    exponential: times lr_decay per epoch. multistep: times gamma at each milestone.
+    """
+    if C.lr_schedule == "cosine":
+        return C.learning_rate_min + (C.lr - C.learning_rate_min) * (1 + math.cos(math.pi * epoch / C.nepochs)) / 2
+    if C.lr_schedule == "linear":
+        return C.lr * (1 - max(0, epoch - C.decay_epoch) / (C.nepochs - C.decay_epoch))
+    if C.lr_schedule == "exponential":
+        return C.lr * C.lr_decay**epoch
+    return C.lr * C.gamma ** sum(epoch >= milestone for milestone in C.milestones)
+
+
+def updater(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], grad_clip: float) -> Callable[[], None]:
+    """update(): clip the accumulated gradients to norm `grad_clip` (0 = not), one optimizer step, clear them."""
+
+    def update() -> None:
+        if grad_clip:
+            nn.utils.clip_grad_norm_(parameters, grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return update
+
+
+def finite_losses(losses: dict[int, Tensor], epoch: int, step: int, folder: str) -> dict[int, float]:
+    """The losses as numbers; `UserError` where one is NaN or infinite, naming epoch, step, bit-width and the last good
+    checkpoint in `folder`."""
+    values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+    for bits, value in values.items():
+        if not math.isfinite(value):
+            checkpoint = Path(folder) / "checkpoint.pt"
+            last_good = f"{checkpoint} (epoch {epoch})" if epoch and checkpoint.exists() else "none yet"
+            raise UserError(
+                f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at {bits} bit; last good checkpoint: "
+                f"{last_good}; a lower lr often helps"
+            )
+    return values
+
+
+@torch.no_grad()
+def accuracy(
+    model: Callable[..., Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    bit_widths: Iterable[int],
+    max_steps: int = 0,
+) -> dict[int, float]:
+    """Bit-width -> percent of images whose largest logit is their label's; the model is in evaluation meanwhile.
+
+    batches yields (images [B, C, H, W], labels [B]); max_steps: only the first so many, 0 = all.
+    """
+    model.eval()
+    bit_widths = list(bit_widths)
+    correct: dict[int, Tensor | int] = dict.fromkeys(bit_widths, 0)
+    total = 0
+    for images, labels in islice(batches, max_steps or None):
+        total += len(labels)
+        for bits in bit_widths:
+            correct[bits] += (model(images, num_bits=bits).argmax(dim=1) == labels).sum()
+    model.train()
+    return {bits: 100 * int(correct[bits]) / max(total, 1) for bits in bit_widths}
+
+
+class Mean:
+    """Running mean of a dictionary of numbers."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, float] = {}
+        self.counts: dict[int, int] = {}
+
+    def add(self, values: dict[int, float]) -> None:
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def value(self) -> dict[int, float]:
+        return {key: self.sums[key] / self.counts[key] for key in sorted(self.sums)}

@@ -1,0 +1,54 @@
+"""Devices, seeds and versions."""
+
+import hashlib
+import platform
+import random
+
+import numpy as np
+import torch
+
+from runtime.errors import UserError
+
+
+def select_device(name: str) -> torch.device:
+    """`auto` = the first GPU, else the CPU. Raises `UserError` where the named device is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"setting device = {name!r}: not available here ({reason[:120]}); legal: auto, cpu, cuda"
+        ) from error
+    return device
+
+
+def limit_threads(threads: int) -> None:
+    """Let torch compute on so many CPU threads; 0 = as many as it likes."""
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed out of e.g. (seed, "gumbel", epoch, step): the randomness of a step needs no state of its own."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators (weights are initialised from them)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on beside the settings."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else "none",
+    }
