@@ -1,0 +1,77 @@
+"""The architecture step of SP-NAS: alpha descends on held-out data, at one bit-width only.
+
+    min_alpha  L_val(Q_b(w), alpha) + lambda * L_eff(alpha)
+
+First order: the weights are taken as they are. Source: Fu et al., DAC 2021, equation 2, where b is the lowest
+bit-width.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Architect:
+    """Updates alpha by Adam.
+
+    model: callable as model(images, num_bits=b), differentiable in alpha. bits: the bit-width that alpha is updated at.
+    expected_flops: L_eff, a scalar differentiable in alpha. flops_weight: lambda, per FLOP. alpha_step: "joint" = one
+    Adam step on the sum; "separate" (released code) = one on the cross-entropy, then one on the FLOPs term.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        alpha: nn.Parameter,
+        bits: int,
+        expected_flops: Callable[[], Tensor],
+        learning_rate: float,
+        betas: tuple[float, float],
+        flops_weight: float,
+        alpha_step: str = "joint",
+    ):
+        self.model = model
+        self.alpha = alpha
+        self.bits = bits
+        self.expected_flops = expected_flops
+        self.flops_weight = flops_weight
+        self.alpha_step = alpha_step
+        self.optimizer = torch.optim.Adam([alpha], lr=learning_rate, betas=tuple(betas))
+
+    def step(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        frozen_statistics: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> Tensor:
+        """One update on held-out images [B, C, H, W], labels [B]; returns the cross-entropy, detached.
+
+        Nothing but alpha changes: weights receive no gradient, and the pass runs inside frozen_statistics().
+        """
+        with frozen_statistics():
+            cross_entropy = F.cross_entropy(self.model(images, num_bits=self.bits), labels)
+        if self.alpha_step == "joint":
+            loss = cross_entropy + self.flops_weight * self.expected_flops() if self.flops_weight else cross_entropy
+            self._descend(loss)
+        else:
+            self._descend(cross_entropy)
+            if self.flops_weight:
+                self._descend(self.flops_weight * self.expected_flops())
+        return cross_entropy.detach()
+
+    def _descend(self, loss: Tensor) -> None:
+        # The two terms may share the graph of one Gumbel sample, so it outlives the first.
+        (gradient,) = torch.autograd.grad(loss, [self.alpha], retain_graph=self.alpha_step == "separate")
+        self.alpha.grad = gradient.to(self.alpha.dtype)
+        self.optimizer.step()
+        self.alpha.grad = None
+
+
+def next_flops_weight(flops_weight: float, flops: float, flops_min: float, flops_max: float) -> float:
+    """lambda for the next epoch: halved where the derived network is below flops_min, doubled above flops_max."""
+    if flops < flops_min:
+        return flops_weight / 2
+    return flops_weight * 2 if flops > flops_max else flops_weight
