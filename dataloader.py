@@ -270,7 +270,7 @@ def load_data(
     dataset_path: str | os.PathLike,
     image_height: int,
     image_width: int,
-    num_classes: int,
+    num_classes: int | None = None,
     *,
     num_workers: int = 0,
     crop_padding: int = 4,
@@ -292,8 +292,9 @@ def load_data(
       a streamed folder are those of 10,000 training images, always the same ones.
     * `random`: noise with noise for labels, `random_images` for training and for test: for smoke tests.
 
-    Class folders are labelled in the sorted order of their names. Raises UserError: unknown data set, impossible
-    number, missing or incomplete data, an unreadable image, `num_classes` other than the data set's.
+    `num_classes` None: as many as the data set has (`random`: 10). Class folders are labelled in the sorted order of
+    their names. Raises UserError: unknown data set, impossible number, missing or incomplete data, an unreadable image,
+    `num_classes` other than the data set's.
     """
     if dataset not in DATA_SETS:
         close = difflib.get_close_matches(dataset, DATA_SETS, n=1)
@@ -302,7 +303,7 @@ def load_data(
     for name, value, least in (
         ("image_height", image_height, 1),
         ("image_width", image_width, 1),
-        ("num_classes", num_classes, 1),
+        ("num_classes", 1 if num_classes is None else num_classes, 1),
         ("num_workers", num_workers, 0),
         ("crop_padding", crop_padding, 0),
     ):
@@ -317,7 +318,7 @@ def load_data(
         elif dataset in ("cifar10", "cifar100"):
             train, test, class_names = _load_cifar(dataset, path, size)
         elif dataset == "random":
-            train, test, class_names = _random_images(random_images, size, num_classes)
+            train, test, class_names = _random_images(random_images, size, num_classes or 10)
         else:
             train, test, class_names = _scan_folders(dataset, path, size, num_classes, flip, num_workers, device)
             size_bytes = (len(train) + len(test)) * 3 * image_height * image_width
@@ -367,8 +368,8 @@ def _leave_interrupts_to_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # else Ctrl-C prints one traceback per worker
 
 
-def _check_num_classes(num_classes: int, actual: int, where: str) -> None:
-    if num_classes != actual:
+def _check_num_classes(num_classes: int | None, actual: int | None, where: str) -> None:
+    if num_classes is not None and num_classes != actual:
         raise UserError(f"num_classes is {num_classes}, but {where} has {actual} classes")
 
 
@@ -422,7 +423,7 @@ def _squeezed(picture, size: Size):
     return picture.resize(size[::-1], Image.Resampling.BILINEAR)  # averages when it shrinks; a copy at the same size
 
 
-def _scan_folders(dataset, path: Path, size, num_classes: int, flip: bool, num_workers: int, device):
+def _scan_folders(dataset, path: Path, size, num_classes: int | None, flip: bool, num_workers: int, device):
     """Return the streamed training and test sets and the class names."""
     if not path.is_dir():
         raise UserError(f"no folder {path} for {dataset}: {HELP[dataset]}")
@@ -431,7 +432,7 @@ def _scan_folders(dataset, path: Path, size, num_classes: int, flip: bool, num_w
         test_folder = path / "test"
     folders = [path / "train", test_folder]
     classes, test_classes = (_class_folders(folder, HELP[dataset]) for folder in folders)
-    if dataset == "imagenet" and num_classes < len(classes):
+    if dataset == "imagenet" and num_classes is not None and num_classes < len(classes):
         classes = classes[:num_classes]
         test_classes = [name for name in test_classes if name in set(classes)]
     _check_num_classes(num_classes, len(classes), f"{dataset} in {path}")
