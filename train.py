@@ -1,0 +1,159 @@
+"""Stage 2, CDT: train the searched network from scratch, one set of weights for every bit-width -> weights.pt
+
+Every higher precision teaches every lower one in the same step. Settings: config_train.py. Next stage: automapper.
+"""
+
+import random
+import sys
+import time
+from itertools import islice
+
+from dataloader import load_data
+from distill import Cascade
+from model_infer import DerivedNetwork, profile
+from operations import Geometry
+from quantize import Precision, recalibrate
+from runtime.checkpoint import find, load_checkpoint, load_weights, save_checkpoint
+from runtime.errors import UserError, exit_status
+from runtime.log import Progress, RunLog, per_bits
+from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
+from runtime.machine import derived_seed, limit_threads, seed_everything, select_device, versions
+from runtime.settings import from_command_line
+from runtime.stages import TrainSettings
+
+
+def main(argv: list[str] | None = None) -> None:
+    from config_train import PRESETS  # here, so that a wrong value in the file is one line of error too
+    from config_train import C as defaults
+
+    C = from_command_line(defaults, PRESETS, argv, __doc__)
+    if C.eval_only:
+        return evaluate(C)
+    device = select_device(C.device)
+    limit_threads(C.num_threads)
+    arch_path = find(C.load_path, "arch.pt")
+    ops = load_checkpoint(arch_path, ["ops"], "arch.pt of train_search.py")["ops"]
+    data = load_data(**C.data_arguments(), device=device)
+    C = C.replaced(num_classes=data.num_classes)
+    train_batches = data.batches(
+        "train",
+        batch_size=C.batch_size,
+        shuffle=C.shuffle,
+        drop_last=C.drop_last,
+        augment=True,
+        seed=derived_seed(C.seed, "train"),
+    )
+    test_batches = data.batches("test", batch_size=4 * C.batch_size)
+
+    seed_everything(C.seed)
+    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum)
+    model = build(ops, C.to_dict(), precision, arch_path).to(device)
+    if C.pretrain:
+        path = find(C.pretrain, "weights.pt")
+        load_weights(model, load_checkpoint(path, ["model"], "weights.pt of train.py")["model"], path)
+    parameters = list(model.parameters())
+    optimizer = make_optimizer(parameters, C)
+    update = updater(optimizer, parameters, C.grad_clip)
+    cascade = Cascade(
+        precision.bit_widths, C.loss_scale_of(), C.teachers, C.distill_weight, C.bit_schedule, C.loss_reduction
+    )
+    first_epoch = 0
+    if C.resume:
+        path = find(C.save, "checkpoint.pt")
+        state = load_checkpoint(path, ["model", "optimizer", "epoch"], "checkpoint.pt of train.py")
+        load_weights(model, state["model"], path)
+        optimizer.load_state_dict(state["optimizer"])
+        first_epoch = state["epoch"] + 1
+
+    steps = min(len(train_batches), C.max_steps or len(train_batches))
+    with RunLog(C.save, C.resume) as log:
+        flops, size = profile(model)
+        log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {device}")
+        log.settings(C, "config_train.py", versions())
+        log.line(f"network of {arch_path}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters\n  {' '.join(ops)}")
+        progress = Progress(C.nepochs * steps * C.batch_size, first_epoch * steps * C.batch_size)
+        for epoch in range(first_epoch, C.nepochs):
+            begin = time.perf_counter()
+            optimizer.param_groups[0]["lr"] = learning_rate(C, epoch)
+            train_batches.set_epoch(epoch)
+            model.train()
+            loss = Mean()
+            for step, (images, labels) in enumerate(islice(train_batches, steps)):
+                rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
+                losses = cascade.step(model, images, labels, update, rng, precision.frozen_statistics)
+                losses = finite_losses(losses, epoch, step, C.save)
+                loss.add(losses)
+                progress.step(len(labels), epoch, C.nepochs, losses)
+
+            metrics = {
+                "loss": loss.value(),
+                "lr": optimizer.param_groups[0]["lr"],
+                "images_per_s": steps * C.batch_size / (time.perf_counter() - begin),
+            }
+            text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
+            if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
+                metrics["accuracy"] = accuracy(model, test_batches, precision.bit_widths, C.max_steps)
+                text += f"  | accuracy % {per_bits(metrics['accuracy'], '.2f')}"
+            log.line(f"{text}  | {metrics['images_per_s']:.0f} img/s")
+            log.epoch(epoch, metrics)
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "epoch": epoch,
+                "config": C.to_dict(),
+            }
+            save_checkpoint(f"{C.save}/checkpoint.pt", state)
+        progress.close()
+
+        result = {}
+        as_trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        train_batches.set_epoch(C.nepochs)
+        for bits in precision.bit_widths:
+            if C.update_bn:
+                recalibrate(model, bits, islice(train_batches, steps), reset=C.recalibration)
+            result |= accuracy(model, test_batches, [bits], C.max_steps)
+        if C.recalibration == "all":
+            model.load_state_dict(as_trained)  # each bit-width's recalibration has undone the others'
+        content = {
+            "model": model.state_dict(),
+            "arch": {"ops": list(ops), "flops": flops},
+            "bits": list(precision.bit_widths),
+            "accuracy": result,
+            "config": C.to_dict(),
+        }
+        save_checkpoint(f"{C.save}/weights.pt", content)
+        log.epoch(C.nepochs, {"final_accuracy": result, "flops": flops, "parameters": size})
+        log.line(f"\naccuracy on the {len(data.test)} test images, %:  {per_bits(result, '.2f')}")
+        log.line(f"wrote {C.save}/weights.pt\nnext: python -m automapper {C.save}/weights.pt --device eyeriss")
+
+
+def build(ops: list[str], settings: dict, precision: Precision, path: object) -> DerivedNetwork:
+    """The network of an architecture read from `path`; `UserError` where they do not fit."""
+    try:
+        return DerivedNetwork(ops, Geometry.from_settings(settings), precision)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: {error}; was it made with another --preset?") from error
+
+
+def evaluate(C: TrainSettings) -> None:
+    """Print the accuracy of a weights.pt per bit-width: its own settings, but for those given on the command line."""
+    path = find(C.pretrain or C.save, "weights.pt")
+    checkpoint = load_checkpoint(path, ["model", "arch", "bits", "config"], "weights.pt of train.py")
+    machine = {"dataset_path", "device", "num_workers", "batch_size", "max_steps"}
+    own = {name: value for name, value in checkpoint["config"].items() if name not in C.given | machine}
+    wanted = C.num_bits_list if "num_bits_list" in C.given else checkpoint["bits"]
+    C = C.replaced(**own)
+    missing = [bits for bits in wanted if bits not in checkpoint["bits"]]
+    if missing:
+        raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
+    device = select_device(C.device)
+    precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum)
+    data = load_data(**C.data_arguments(), device=device)
+    model = build(checkpoint["arch"]["ops"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
+    load_weights(model, checkpoint["model"], path)
+    result = accuracy(model.to(device), data.batches("test", batch_size=4 * C.batch_size), wanted, C.max_steps)
+    print(f"{path} on the {len(data.test)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

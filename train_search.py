@@ -1,0 +1,224 @@
+"""Stage 1, SP-NAS: search the architecture of a switchable-precision network -> arch.pt
+
+A supernet's weights train at all bit-widths by CDT, its architecture parameters alpha at the lowest bit-width only, on
+held-out images. Settings: config_search.py. Next stage: train.py.
+"""
+
+import random
+import sys
+import time
+from collections.abc import Iterator
+from itertools import count, islice
+
+import torch
+
+from architect import Architect, next_flops_weight
+from dataloader import Batches, load_data, split_indices
+from distill import Cascade
+from model_search import Supernet
+from operations import Geometry
+from quantize import Precision
+from runtime.checkpoint import find, load_checkpoint, load_weights, save_checkpoint
+from runtime.errors import exit_status
+from runtime.log import Progress, RunLog, per_bits
+from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
+from runtime.machine import derived_seed, limit_threads, seed_everything, select_device, versions
+from runtime.settings import from_command_line
+from runtime.stages import SearchSettings
+
+
+def main(argv: list[str] | None = None) -> None:
+    from config_search import PRESETS  # here, so that a wrong value in the file is one line of error too
+    from config_search import C as defaults
+
+    C = from_command_line(defaults, PRESETS, argv, __doc__)
+    device = select_device(C.device)
+    limit_threads(C.num_threads)
+    data = load_data(**C.data_arguments(), device=device)
+    C = C.replaced(num_classes=data.num_classes)
+    for_weights, for_alpha = split_indices(
+        len(data.train), C.train_portion, derived_seed(C.seed, "split"), shuffled=C.split == "random"
+    )
+    batches = {"batch_size": C.batch_size, "drop_last": C.drop_last, "shuffle": C.shuffle, "augment": True}
+    weight_batches = data.batches("train", for_weights, seed=derived_seed(C.seed, "weights"), **batches)
+    alpha_batches = data.batches("train", for_alpha, seed=derived_seed(C.seed, "alpha"), **batches)
+    if C.validation == "released":
+        held_out = data.batches("test", batch_size=4 * C.batch_size)
+    else:
+        held_out = data.batches("train", for_alpha, batch_size=4 * C.batch_size, shuffle=False, augment=False)
+
+    seed_everything(C.seed)
+    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum)
+    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops).to(device)
+    supernet.noise_per_forward = C.gumbel_noise == "per_forward"
+    if C.pretrain:
+        path = find(C.pretrain, "checkpoint.pt")
+        load_weights(supernet, load_checkpoint(path, ["model"], "checkpoint.pt of train_search.py")["model"], path)
+    weights = supernet.weight_parameters()
+    optimizer = make_optimizer(weights, C)
+    update = updater(optimizer, weights, C.grad_clip)
+    architect = Architect(
+        model=supernet,
+        alpha=supernet.alpha,
+        bits=bit_widths_named(C.alpha_bits, precision)[0],
+        expected_flops=supernet.expected_flops,
+        learning_rate=C.arch_learning_rate,
+        betas=C.betas,
+        flops_weight=C.flops_weight,
+        alpha_step=C.alpha_step,
+    )
+    bit_widths = bit_widths_named(C.weight_bits, precision)
+    cascade = Cascade(bit_widths, C.loss_scale_of(), C.teachers, C.distill_weight, C.bit_schedule, C.loss_reduction)
+    first_epoch, best = 0, None
+    if C.resume:
+        path = find(C.save, "checkpoint.pt")
+        state = load_checkpoint(
+            path,
+            ["model", "optimizer", "arch_optimizer", "flops_weight", "epoch", "best"],
+            "checkpoint.pt of train_search.py",
+        )
+        load_weights(supernet, state["model"], path)
+        optimizer.load_state_dict(state["optimizer"])
+        architect.optimizer.load_state_dict(state["arch_optimizer"])
+        architect.flops_weight = state["flops_weight"]
+        first_epoch, best = state["epoch"] + 1, state["best"]
+
+    steps = min(len(weight_batches), C.max_steps or len(weight_batches))
+    with RunLog(C.save, C.resume) as log:
+        log.line(f"search on {data.name}: {len(for_weights)} images for weights, {len(for_alpha)} for alpha ({device})")
+        log.settings(C, "config_search.py", versions())
+        progress = Progress(C.nepochs * steps * C.batch_size, first_epoch * steps * C.batch_size)
+        for epoch in range(first_epoch, C.nepochs):
+            begin = time.perf_counter()
+            optimizer.param_groups[0]["lr"] = learning_rate(C, epoch)
+            supernet.temperature = C.temp_init * C.temp_decay**epoch
+            weight_batches.set_epoch(epoch)
+            held_out_images = endless(alpha_batches, epoch)
+            supernet.train()
+            loss, alpha_loss = Mean(), Mean()
+            for step, (images, labels) in enumerate(islice(weight_batches, steps)):
+                supernet.generator.manual_seed(derived_seed(C.seed, "gumbel", epoch, step))
+
+                supernet.sample()
+                cross_entropy = architect.step(*next(held_out_images), precision.frozen_statistics)
+
+                with torch.no_grad():  # the weights' step needs no gradient of alpha
+                    supernet.sample()
+                supernet.alpha.requires_grad_(False)
+                losses = cascade.step(
+                    supernet,
+                    images,
+                    labels,
+                    update,
+                    random.Random(derived_seed(C.seed, "sandwich", epoch, step)),
+                    precision.frozen_statistics,
+                )
+                supernet.alpha.requires_grad_(True)
+
+                losses = finite_losses(losses, epoch, step, C.save)
+                alpha_loss.add(finite_losses({architect.bits: cross_entropy}, epoch, step, C.save))
+                loss.add(losses)
+                progress.step(C.batch_size, epoch, C.nepochs, losses)
+
+            flops, flops_weight = supernet.derived_flops(), architect.flops_weight
+            metrics = {
+                "loss": loss.value(),
+                "alpha_loss": alpha_loss.value(),
+                "flops": flops,
+                "flops_weight": flops_weight,
+                "temperature": supernet.temperature,
+                "lr": optimizer.param_groups[0]["lr"],
+                "images_per_s": steps * C.batch_size / (time.perf_counter() - begin),
+            }
+            text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
+            if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
+                metrics["accuracy"] = validate(supernet, held_out, bit_widths, C)
+                text += f"  | accuracy % {per_bits(metrics['accuracy'], '.1f')}"
+                candidate = {
+                    "ops": supernet.derived_ops(),
+                    "alpha": supernet.alpha.detach().cpu().clone(),
+                    "flops": flops,
+                    "accuracy": metrics["accuracy"],
+                    "epoch": epoch,
+                    "config": C.to_dict(),
+                }
+                if best is None or C.arch_choice == "last" or rank(candidate, C) > rank(best, C):
+                    best = candidate
+                    save_checkpoint(f"{C.save}/arch.pt", best)
+                architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
+            log.line(
+                f"{text}  | {flops / 1e6:.2f} MFLOPs, lambda {flops_weight:.1e}, {metrics['images_per_s']:.0f} img/s"
+            )
+            log.epoch(epoch, metrics)
+            save_checkpoint(
+                f"{C.save}/checkpoint.pt",
+                {
+                    "model": supernet.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "arch_optimizer": architect.optimizer.state_dict(),
+                    "flops_weight": architect.flops_weight,
+                    "epoch": epoch,
+                    "best": best,
+                    "config": C.to_dict(),
+                },
+            )
+        progress.close()
+        report(best, C, log)
+
+
+def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:
+    """`all`, `highest` or `lowest` of the network's bit-widths."""
+    widths = precision.bit_widths
+    return {"all": widths, "highest": widths[-1:], "lowest": widths[:1]}[name]
+
+
+def endless(batches: Batches, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The alpha half in ever new order: it may be smaller than the weights' half."""
+    for lap in count():
+        batches.set_epoch(epoch * 1000 + lap)
+        yield from batches
+
+
+def validate(supernet: Supernet, held_out: Batches, bit_widths: tuple[int, ...], C: SearchSettings) -> dict[int, float]:
+    """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
+
+    As released: fresh noise in every pass, and each bit-width's figure the mean over it and those before it.
+    """
+    supernet.noise_per_forward = C.validation == "released"
+    supernet.op_weights = None
+    result = accuracy(supernet, held_out, bit_widths, C.max_steps)
+    supernet.noise_per_forward = C.gumbel_noise == "per_forward"
+    if C.validation == "released":
+        values = list(result.values())
+        result = {bits: sum(values[: i + 1]) / (i + 1) for i, bits in enumerate(result)}
+    return result
+
+
+def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
+    """Larger is better: inside the FLOPs window, or nearest to it; then the accuracy at alpha's bit-width."""
+    flops, accuracies = candidate["flops"], candidate["accuracy"]
+    bits = (min if C.alpha_bits == "lowest" else max)(accuracies)
+    return -max(C.flops_min - flops, flops - C.flops_max, 0), accuracies[bits]
+
+
+def report(best: dict, C: SearchSettings, log: RunLog) -> None:
+    """What was found, where it is, and the next command."""
+    from config_train import PRESETS as NEXT_PRESETS
+
+    accuracies = per_bits(best["accuracy"], ".2f")
+    log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")
+    if rank(best, C)[0] < 0:
+        window = f"{C.flops_min / 1e6:g} to {C.flops_max / 1e6:g} MFLOPs"
+        log.line(f"no epoch's architecture was inside {window}; this one is the nearest")
+    ops = iter(best["ops"])
+    for stage, (layers, channels) in enumerate(zip(C.num_layer_list, C.num_channel_list, strict=True)):
+        log.line(f"  stage {stage + 1}, {channels:3} channels: {'  '.join(islice(ops, layers))}")
+    presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
+    command = f"python train.py{presets and ' --preset ' + presets}"
+    if C.save != "ckpt/search":
+        command += f" --load_path {C.save}"
+    log.line(f"\nwrote {C.save}/arch.pt\nnext: {command}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
