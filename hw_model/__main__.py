@@ -1,0 +1,56 @@
+"""python -m hw_model CASE.json [--json]: the cost of the case, or of every case of a list, in the file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from hw_model.cases import Case, read_cases, results_json
+from hw_model.errors import InputError, InvalidMapping
+from hw_model.loop_nest import loop_nest
+
+EPILOG = """exit status: 0 valid, 1 a mapping is invalid, 2 the input cannot be read. A case is
+{"layer": {"K": 128, "C": 128, "P": 28, "Q": 28, "R": 3, "S": 3}, "device": "eyeriss", "bits": 16,
+ "mapping": {"dram": [["K", 4], ["C", 8]], "glb": [["P", 7]], "spatial_x": [["P", 4]], "rf": [["S", 3]], ..}}"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hw_model",
+        description="What a layer costs on a device with a mapping.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("case", metavar="CASE.json", help="a case, or a list of cases")
+    parser.add_argument("--json", action="store_true", help="write the result as JSON to standard output")
+    options = parser.parse_args(arguments)
+    try:
+        cases = read_cases(options.case)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        text, valid = results_json(cases)
+        print(text)
+    else:
+        printed = [_print(case) for case in (cases if isinstance(cases, list) else [cases])]
+        valid = all(printed)
+    return 0 if valid else 1
+
+
+def _print(case: Case) -> bool:
+    """Print a case and its cost; False when the mapping is invalid."""
+    print(f"{case.layer.name or 'layer'} on {case.device.name}, {case.bits} bit")
+    print(loop_nest(case.layer, case.mapping, case.device, case.bits))
+    try:
+        cost = case.cost()
+    except InvalidMapping as error:
+        print("invalid:", *error.reasons, sep="\n  ", end="\n\n")
+        return False
+    print(cost, end="\n\n")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""A device: memories, PE array, network and MAC, read from a YAML file."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hw_model.device_schema import check_device
+from hw_model.errors import InputError, shown, unknown
+from hw_model.layer import TENSORS
+from hw_model.yaml_lines import place, read_text, read_yaml
+
+DEVICE_FOLDER = Path(__file__).parent / "devices"
+
+
+@dataclass(frozen=True)
+class Level:
+    """A memory level.
+
+    holds: tensors it can hold; may_bypass: those of them that a mapping may send past it; in_pe: one in each PE, rather
+    than one for the chip; partitions: (tensors, bits) that share one capacity, none when unbounded; energies in pJ per
+    bit for each tensor; bandwidths in bits per cycle of one instance, infinite when unlimited.
+    """
+
+    name: str
+    in_pe: bool
+    holds: tuple[str, ...]
+    may_bypass: tuple[str, ...]
+    partitions: tuple[tuple[tuple[str, ...], int], ...]
+    read_energy_pj_per_bit: Mapping[str, float]
+    write_energy_pj_per_bit: Mapping[str, float]
+    read_bandwidth_bits_per_cycle: float
+    write_bandwidth_bits_per_cycle: float
+
+
+@dataclass(frozen=True)
+class Mac:
+    """The multiply-accumulate unit; `energy.py` has the scaling law, `rate` how many run per PE and cycle."""
+
+    multiplier_energy_pj: float
+    multiplier_bits: int
+    adder_energy_pj: float
+    adder_bits: int
+    rate: str
+    native_bits: int
+    granule_bits: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device; make one with `load_device`.
+
+    levels: outermost (DRAM) first; array: (x, y) PEs; lanes: MACs in each PE; network_energy_pj_per_bit: per bit
+    delivered to, or sent by, a PE; psum_bits: width of partial sums (wider where the layer's bit-width is).
+    """
+
+    name: str
+    clock_mhz: float
+    array: tuple[int, int]
+    lanes: int
+    levels: tuple[Level, ...]
+    network_energy_pj_per_bit: float
+    multicast: bool
+    spatial_reduction: bool
+    mac: Mac
+    psum_bits: int
+    technology_nm: float | None = None
+    description: str = ""
+    energy_unit: str = "pJ"
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.array, self.clock_mhz, self.psum_bits, len(self.levels)))
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """Names of the temporal levels, outermost first."""
+        return tuple(level.name for level in self.levels)
+
+    @property
+    def first_pe_level(self) -> int:
+        """Index of the first level inside the PEs: the network and the spatial loops are just outside it."""
+        return sum(not level.in_pe for level in self.levels)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Where a mapping's factors go, outermost first: "dram", .., "spatial_y", "spatial_x", .., ("lanes")."""
+        names = list(self.level_names)
+        names[self.first_pe_level : self.first_pe_level] = ["spatial_y", "spatial_x"]
+        return (*names, "lanes") if self.lanes > 1 else tuple(names)
+
+    @property
+    def pes(self) -> int:
+        """PEs of the whole array."""
+        return math.prod(self.array)
+
+    def level(self, name: str) -> Level:
+        """The level of that name; InputError naming the closest otherwise."""
+        for level in self.levels:
+            if level.name == name:
+                return level
+        raise unknown(f"level of device {self.name}", name, self.level_names)
+
+    def unlimited(self) -> Device:
+        """This device with unlimited bandwidth everywhere (cycles are then those of the MACs alone)."""
+        free = {"read_bandwidth_bits_per_cycle": math.inf, "write_bandwidth_bits_per_cycle": math.inf}
+        return replace(self, levels=tuple(replace(level, **free) for level in self.levels))
+
+
+def device_names() -> list[str]:
+    """Names of the devices that come with the package."""
+    return sorted(path.stem for path in DEVICE_FOLDER.glob("*.yaml"))
+
+
+def load_device(source: str | os.PathLike | Mapping | Device) -> Device:
+    """A device by name ("eyeriss"), by path of a YAML file, or from a file's content as a dictionary.
+
+    Raises:
+        InputError: no such device, or the file, line and field that is wrong and what was expected.
+    """
+    if isinstance(source, Device):
+        return source
+    if isinstance(source, Mapping):
+        return _build(dict(source), "device", {})
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(f"device: expected a name, a path or an object, got {shown(source)}")
+    text = os.fspath(source)
+    if text in device_names():
+        return _from_package(text)
+    if not (os.sep in text or text.endswith((".yaml", ".yml"))):
+        raise unknown("device", text, device_names())
+    return _from_file(text)
+
+
+@functools.cache
+def _from_package(name: str) -> Device:
+    return _from_file(str(DEVICE_FOLDER / f"{name}.yaml"))
+
+
+def _from_file(path: str) -> Device:
+    name = os.path.basename(path)
+    data, lines = read_yaml(read_text(path), name)
+    return _build(data, name, lines)
+
+
+def _build(data: Any, source: str, lines: Mapping) -> Device:
+    check_device(data, source, lines)
+    levels = tuple(_level(fields, index, source, lines) for index, fields in enumerate(data["levels"]))
+    _check_levels(levels, data["levels"], source, lines)
+    array = data["array"]
+    network = data["network"]
+    return Device(
+        name=data["name"],
+        clock_mhz=float(data["clock_mhz"]),
+        array=(int(array["x"]), int(array["y"])),
+        lanes=int(array.get("lanes", 1)),
+        levels=levels,
+        network_energy_pj_per_bit=_network_energy(network, source, lines),
+        multicast=network.get("multicast", True),
+        spatial_reduction=network.get("spatial_reduction", True),
+        mac=_mac(data["mac"], source, lines),
+        psum_bits=int(data["psum_bits"]),
+        technology_nm=data.get("technology_nm"),
+        description=data.get("description", ""),
+        energy_unit=data.get("energy_unit", "pJ"),
+    )
+
+
+def _level(fields: Mapping, index: int, source: str, lines: Mapping) -> Level:
+    def wrong(field: str, message: str) -> InputError:
+        return InputError(f"{place(source, ('levels', index, field), lines)}: {message}")
+
+    holds = tuple(tensor for tensor in TENSORS if tensor in fields["holds"])
+    size = fields.get("size_bits")
+    if size is None:
+        partitions: tuple = ()
+    elif isinstance(size, Mapping):
+        partitions = tuple((tuple(group.split("+")), int(bits)) for group, bits in size.items())
+        named = [tensor for group, _ in partitions for tensor in group]
+        if sorted(named) != sorted(holds):
+            raise wrong("size_bits", f"expected each of {', '.join(holds)} once, as in `holds`, got {', '.join(named)}")
+    else:
+        partitions = ((holds, int(size)),)
+    energies = {}
+    for kind in ("read_energy_pj_per_bit", "write_energy_pj_per_bit"):
+        given = fields[kind]
+        if isinstance(given, Mapping):
+            missing = [tensor for tensor in holds if tensor not in given]
+            if missing:
+                raise wrong(kind, f"expected an energy for {', '.join(missing)} too")
+            energies[kind] = {tensor: float(given.get(tensor, 0.0)) for tensor in TENSORS}
+        else:
+            energies[kind] = dict.fromkeys(TENSORS, float(given))
+    may_bypass = holds if index else ()
+    if "may_bypass" in fields:
+        may_bypass = tuple(tensor for tensor in TENSORS if tensor in fields["may_bypass"])
+    bandwidths = {
+        f"{kind}_bandwidth_bits_per_cycle": float(fields.get(f"{kind}_bandwidth_bits_per_cycle") or math.inf)
+        for kind in ("read", "write")
+    }
+    return Level(
+        name=fields["name"],
+        in_pe=fields.get("scope", "chip") == "pe",
+        holds=holds,
+        may_bypass=may_bypass,
+        partitions=partitions,
+        **energies,
+        **bandwidths,
+    )
+
+
+def _check_levels(levels: tuple[Level, ...], fields: list, source: str, lines: Mapping) -> None:
+    def where(index: int, field: str) -> str:
+        return place(source, ("levels", index, field), lines)
+
+    first = levels[0]
+    if first.name != "dram" or first.in_pe or len(first.holds) < 3 or first.partitions or first.may_bypass:
+        raise InputError(
+            f"{where(0, 'name')}: a device needs a DRAM: expected the first level to be 'dram', scope chip, "
+            f"holding W, I and O, without size_bits or may_bypass; got {shown(first.name)}"
+        )
+    for index, level in enumerate(levels[1:], start=1):
+        if level.name in [other.name for other in levels[:index]]:
+            raise InputError(f"{where(index, 'name')}: level {level.name!r} is there already")
+        if not level.partitions:
+            raise InputError(f"{where(index, 'name')}: level {level.name!r} needs size_bits (only the DRAM has none)")
+        if levels[index - 1].in_pe and not level.in_pe:
+            raise InputError(f"{where(index, 'scope')}: level {level.name!r} is outside the PEs but listed inside them")
+        if set(level.may_bypass) - set(level.holds):
+            given = fields[index]["may_bypass"]
+            raise InputError(f"{where(index, 'may_bypass')}: expected tensors of `holds`, got {given}")
+
+
+def _network_energy(network: Mapping, source: str, lines: Mapping) -> float:
+    per_bit = "energy_pj_per_bit" in network
+    per_hop = "energy_pj_per_bit_hop" in network and "hops" in network
+    partly = "energy_pj_per_bit_hop" in network or "hops" in network
+    if per_bit == per_hop or (per_bit and partly):
+        raise InputError(
+            f"{place(source, ('network',), lines)}: "
+            "expected either energy_pj_per_bit, or energy_pj_per_bit_hop and hops"
+        )
+    if per_bit:
+        return float(network["energy_pj_per_bit"])
+    return float(network["energy_pj_per_bit_hop"]) * float(network["hops"])
+
+
+def _mac(fields: Mapping, source: str, lines: Mapping) -> Mac:
+    rate = fields.get("rate", "fixed")
+    native_bits = int(fields.get("native_bits", 16))
+    granule_bits = int(fields.get("granule_bits", 1))
+    if granule_bits > native_bits:
+        where = place(source, ("mac", "granule_bits"), lines)
+        raise InputError(f"{where}: expected at most native_bits {native_bits}, got {granule_bits}")
+    numbers = {
+        name: fields[name] for name in ("multiplier_energy_pj", "multiplier_bits", "adder_energy_pj", "adder_bits")
+    }
+    return Mac(**numbers, rate=rate, native_bits=native_bits, granule_bits=granule_bits)

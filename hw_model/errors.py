@@ -1,0 +1,39 @@
+"""The two ways a question to the model can be wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What was asked is not a question the model can answer; the message is one line that says what was expected."""
+
+
+class InvalidMapping(InputError):
+    """The mapping does not run this layer on this device.
+
+    Attributes:
+        reasons: one line each, naming the level or array, the tensor, what is needed and what there is.
+    """
+
+    def __init__(self, reasons: Iterable[str]):
+        self.reasons = list(reasons)
+        super().__init__("invalid mapping: " + "; ".join(self.reasons))
+
+
+def unknown(kind: str, name: object, legal: Iterable[object]) -> InputError:
+    """An error for a name that does not exist: names the closest legal one and all of them."""
+    names = [str(item) for item in legal]
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f", did you mean {close[0]!r}?" if close else ""
+    return InputError(f"unknown {kind} {shown(name)}{hint} (one of: {', '.join(names)})")
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """`repr` on one line, cut to `limit` characters, so that a hostile input cannot flood an error message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers beyond Python's digit limit, self-containing lists
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,43 @@
+"""A mapping as the nested loops people draw, with the tiles each level holds."""
+
+from __future__ import annotations
+
+from hw_model.device import Device
+from hw_model.layer import Layer, tile_words
+from hw_model.mapping import SPATIAL_SLOTS, Mapping
+from hw_model.reasons import held_tensors, level_tiles
+from hw_model.tables import word_bits
+
+
+def loop_nest(layer: Layer, mapping: Mapping, device: Device, bits: int) -> str:
+    """The nested for-loops, outermost first, with each level's tile per tensor in words and its share of the capacity.
+
+    Raises:
+        InputError: the mapping names a level that the device does not have.
+    """
+    mapping = Mapping.from_dict(mapping).on(device)
+    tiles = level_tiles(mapping, device)
+    held = held_tensors(mapping, device)
+    lines: list[str] = []
+    depth = 0
+    for slot in device.slots:
+        if slot not in SPATIAL_SLOTS:
+            lines.append("  " * depth + f"# {slot} holds {_tiles(layer, tiles[slot], held[slot], device, slot, bits)}")
+        for dim, factor in mapping[slot]:
+            kind = f"parallel_for ({slot})" if slot in SPATIAL_SLOTS else "for"
+            lines.append("  " * depth + f"{kind} {dim.lower()} in 0..{factor - 1}:")
+            depth += 1
+    rows = "p" if layer.stride == 1 else f"{layer.stride}p"
+    columns = "q" if layer.stride == 1 else f"{layer.stride}q"
+    lines.append("  " * depth + f"O[n,g,k,p,q] += W[g,k,c,r,s] * I[n,g,c,{rows}+r,{columns}+s]")
+    return "\n".join(lines)
+
+
+def _tiles(layer: Layer, tile: dict, tensors: tuple, device: Device, slot: str, bits: int) -> str:
+    widths = word_bits(device, bits)
+    words = {tensor: tile_words(tensor, tile, layer.stride) for tensor in tensors}
+    text = ", ".join(f"{tensor} {n}" for tensor, n in words.items()) + " words"
+    for group, size_bits in device.level(slot).partitions:
+        used = sum(words[t] * widths[t] for t in group if t in words)
+        text += f"; {'+'.join(group)} {used / size_bits:.0%} full"
+    return text
