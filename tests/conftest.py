@@ -1,0 +1,50 @@
+"""What the tests of all stages share: one thread, repeatable hypothesis runs, a network small enough for any test."""
+
+import random
+
+import hypothesis
+import pytest
+import torch
+
+from operations import OPERATIONS, Geometry
+
+# Tensors this small run no faster on more threads, and far slower on a busy machine.
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+TINY = Geometry(
+    num_layer_list=(1, 2, 1),
+    num_channel_list=(4, 6, 6),
+    stride_list=(1, 2, 1),
+    stem_channel=4,
+    stem_stride=1,
+    header_channel=8,
+    num_classes=5,
+    image_height=8,
+    image_width=8,
+    quantize_ends=False,
+)
+
+
+@pytest.fixture
+def geometry() -> Geometry:
+    """Four searched layers: a strided one, one with matching shapes, all small."""
+    return TINY
+
+
+@pytest.fixture
+def random_ops():
+    """random_ops(geometry, seed) -> one operation's name per searched layer."""
+
+    def draw(geometry: Geometry, seed: int) -> list[str]:
+        return random.Random(seed).choices(list(OPERATIONS), k=geometry.num_layers)
+
+    return draw
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers whatever ran before it."""
+    torch.manual_seed(0)
