@@ -26,14 +26,17 @@ class Batches:
     """One pass over (a part of) an image set per `iter`; made by `DataSet.batches`.
 
     Yields images [B, 3, H, W] float32, normalised, and labels [B] int64, both on the compute device. `num_images` is
-    the number of images of one pass, over all processes.
+    the number of images of one pass, over all processes; `drop_last` and a last training batch of one image make it
+    smaller than that of the indices.
     """
 
     def __init__(self, data, image_set, indices, batch_size, shuffle, augment, drop_last, seed, rank, world_size):
         self.data, self.image_set, self.indices = data, image_set, indices
         self.batch_size, self.shuffle, self.augment = batch_size, shuffle, augment
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
-        self.num_images = len(indices) // batch_size * batch_size if drop_last else len(indices)
+        remainder = len(indices) % batch_size
+        alone = remainder == 1 and (shuffle or augment)  # batch norm cannot train on it where its map is 1 x 1
+        self.num_images = len(indices) - (remainder if drop_last or alone else 0)
         std = torch.tensor(data.std).view(3, 1, 1)
         self._scale = (1 / (255 * std)).to(data.device)
         self._shift = (-torch.tensor(data.mean).view(3, 1, 1) / std).to(data.device)
@@ -139,6 +142,10 @@ class DataSet:
         `shuffle` and `augment` are by default on for "train", off for "test". `batch_size` counts the images of all
         `world_size` processes; the batch of process `rank` is its part of that batch, parts differing by one image at
         most. (The last batch of a pass without `drop_last` may leave a process without an image: [0, 3, H, W].)
+
+        A pass that shuffles or augments is for training. If its last batch would hold exactly one image, of a
+        `batch_size` above 1, that image is dropped even without `drop_last`: batch norm cannot train on a single value
+        per channel. With `shuffle` it is another image in every epoch. Other passes hold every image.
 
         Raises UserError if there is not one batch, or not one image per process in a batch.
         """

@@ -76,6 +76,37 @@ def test_drop_last(noise):
     assert (len(batches), batches.num_images) == (6, 48)
 
 
+@pytest.mark.parametrize("on", [{"shuffle": True}, {"augment": True}])
+def test_a_last_training_batch_of_one_image_is_dropped(noise, on):
+    """49 = 6 x 8 + 1."""
+    off = {"shuffle": False, "augment": False}
+    for indices, sizes in ((range(49), [8] * 6), (range(50), [8] * 6 + [2]), (range(48), [8] * 6)):
+        batches = noise.batches("train", indices, batch_size=8, **off | on)
+        assert [len(labels) for _, labels in batches] == sizes
+        assert (len(batches), batches.num_images) == (len(sizes), sum(sizes))
+    assert noise.batches("train", range(3), batch_size=1, **off | on).num_images == 3  # as asked for
+    with pytest.raises(UserError, match="1 images of the train set"):
+        noise.batches("train", [0], batch_size=8, **off | on)
+
+
+def test_a_last_batch_of_one_image_is_kept_where_nothing_trains(noise):
+    for subset, indices in (("train", range(49)), ("test", range(17))):
+        batches = noise.batches(subset, indices, batch_size=8, shuffle=False, augment=False)
+        assert [len(labels) for _, labels in batches] == [8] * (len(indices) // 8) + [1]
+        assert batches.num_images == len(indices)
+
+
+def test_the_image_dropped_changes_with_the_epoch(noise):
+    batches, seen = noise.batches("train", range(9), batch_size=4, augment=False), set()
+    for epoch in range(20):
+        batches.set_epoch(epoch)
+        kept = torch.cat([pixels_of(noise, images) for images, _ in batches])
+        matches = (kept[:, None] == noise.train.images[None, :9]).flatten(2).all(2).any(0)
+        seen |= set((~matches).nonzero().flatten().tolist())
+        assert matches.sum() == 8
+    assert len(seen) > 3
+
+
 @pytest.mark.parametrize("name", ["digits", "random"])
 def test_training_set_is_normalised(name):
     data = load_data(name, "", 8, 8, 10)
