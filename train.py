@@ -17,7 +17,7 @@ from runtime.checkpoint import find, load_checkpoint, load_weights, save_checkpo
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, limit_threads, seed_everything, select_device, versions
+from runtime.machine import derived_seed, limit_threads, placed, seed_everything, select_device, versions
 from runtime.settings import from_command_line
 from runtime.stages import TrainSettings
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 
     seed_everything(C.seed)
     precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum)
-    model = build(ops, C.to_dict(), precision, arch_path).to(device)
+    model = placed(build(ops, C.to_dict(), precision, arch_path), device, C.channels_last)
     if C.pretrain:
         path = find(C.pretrain, "weights.pt")
         load_weights(model, load_checkpoint(path, ["model"], "weights.pt of train.py")["model"], path)
@@ -151,7 +151,8 @@ def evaluate(C: TrainSettings) -> None:
     data = load_data(**C.data_arguments(), device=device)
     model = build(checkpoint["arch"]["ops"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
     load_weights(model, checkpoint["model"], path)
-    result = accuracy(model.to(device), data.batches("test", batch_size=4 * C.batch_size), wanted, C.max_steps)
+    model = placed(model, device, C.channels_last)
+    result = accuracy(model, data.batches("test", batch_size=4 * C.batch_size), wanted, C.max_steps)
     print(f"{path} on the {len(data.test)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
 
 

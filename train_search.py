@@ -22,7 +22,7 @@ from runtime.checkpoint import find, load_checkpoint, load_weights, save_checkpo
 from runtime.errors import exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, limit_threads, seed_everything, select_device, versions
+from runtime.machine import derived_seed, limit_threads, placed, seed_everything, select_device, versions
 from runtime.settings import from_command_line
 from runtime.stages import SearchSettings
 
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
 
     seed_everything(C.seed)
     precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum)
-    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops).to(device)
+    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops)
+    supernet = placed(supernet, device, C.channels_last)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"
     if C.pretrain:
         path = find(C.pretrain, "checkpoint.pt")

@@ -17,6 +17,7 @@ class NetworkSettings(Settings):
     save: Annotated[str, "folder of this run's outputs"]
     resume: Annotated[bool, "continue from checkpoint.pt in the folder `save`"]
     device: Annotated[str, "auto, cpu, cuda or cuda:N"]
+    channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"]
     num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)]
     num_workers: Annotated[int, "processes that decode images; 0 = this process", AtLeast(0)]
     nepochs: Annotated[int, "epochs to train", AtLeast(0)]
