@@ -190,8 +190,8 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
             return None
         return _convert(setting, next(a for a in arguments if a is not type(None)), value)
     if origin is Literal:
-        if value in arguments and isinstance(value, str):
-            return value
+        if isinstance(value, str) and value.lower() in arguments:
+            return value.lower()
         near = closest(value, arguments) if isinstance(value, str) else ""
         raise UserError(f"setting {setting.name} = {value!r}{near or ':'} legal: {', '.join(arguments)}")
     if origin is list:
