@@ -155,10 +155,11 @@ class TrainSettings(NetworkSettings):
 class MapSettings(Settings):
     """Stage 3."""
 
-    checkpoint: Annotated[str, "weights.pt of stage 2, or the folder that holds it"]
+    checkpoint: Annotated[str, "weights.pt of stage 2 or arch.pt of stage 1, or the folder that holds one"]
     save: Annotated[str, "folder of the report"]
     device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"]
+    bits: Annotated[list[int], "bit-widths to map; empty = all of the checkpoint", Between(1, 32)]
     batch: Annotated[int, "images per inference", AtLeast(1)]
-    objective: Annotated[Literal["edp", "energy", "latency"], "what the mapping minimises"]
-    budget: Annotated[int, "mappings evaluated per layer and bit-width", AtLeast(1)]
+    objective: Annotated[str, "edp, energy, latency, or weights as in energy=1,latency=2"]
+    budget: Annotated[int, "mappings tried per layer and bit-width", AtLeast(1)]
     seed: Annotated[int, "seed of the search", AtLeast(0)]

@@ -1,0 +1,116 @@
+"""A checkpoint of stage 1 or 2 -> the layers that run. The one file of automapper that knows torch.
+
+Shapes are measured, not computed: one image runs through the rebuilt network, and every convolution and linear layer
+notes what it was given.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from automapper.workload import Network, NetworkLayer
+from hw_model import Layer
+from model_infer import DerivedNetwork
+from operations import Geometry
+from quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
+from runtime.checkpoint import load_checkpoint
+from runtime.errors import UserError
+
+EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
+NOT_CHARGED = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
+"""Modules with parameters that run on no MAC array: normalisation folds into the layer before it."""
+
+
+def load_network(path: str, batch: int) -> Network:
+    """The layers of the network in a checkpoint, with its bit-widths and accuracy.
+
+    Args:
+        path: a weights.pt or arch.pt, or the folder that holds one (weights.pt first).
+        batch: images per inference, the N of every layer.
+
+    Raises:
+        UserError: no readable checkpoint, none with an architecture, or a layer that cannot be mapped.
+    """
+    file = _find(path)
+    content = load_checkpoint(file, [], EXPECTED)
+    arch = content.get("arch", content)
+    if not isinstance(arch, dict) or "ops" not in arch or "config" not in content:
+        missing = "config" if isinstance(arch, dict) and "ops" in arch else "architecture"
+        raise UserError(f"{file}: a checkpoint without {missing}, so no layers to map; expected {EXPECTED}")
+    try:
+        config = content["config"]
+        geometry = Geometry.from_settings(config)
+        precision = Precision(content.get("bits", config["num_bits_list"]))
+        model = DerivedNetwork(arch["ops"], geometry, precision)
+        accuracy = {int(bits): float(value) for bits, value in content.get("accuracy", {}).items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{file}: its architecture cannot be rebuilt ({error}); expected {EXPECTED}") from error
+    image = torch.zeros(batch, 3, geometry.image_height, geometry.image_width)
+    return Network(str(file), tuple(extract_layers(model, image)), precision.bit_widths, accuracy)
+
+
+def extract_layers(model: nn.Module, images: torch.Tensor) -> list[NetworkLayer]:
+    """Every convolution and linear layer that runs on `images` [N, C, H, W], in running order, named as in `model`.
+
+    Switchable layers run at the network's bit-width, plain ones at 32 bit. Raises UserError naming a layer that
+    cannot be mapped: one with parameters that is neither, dilated, or with different strides down and across.
+    """
+    layers: list[NetworkLayer] = []
+    handles = []
+
+    def note(name: str, module: nn.Module):
+        def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
+            own_bits = None if isinstance(module, SwitchableConv2d | SwitchableLinear) else FLOAT_BITS
+            layers.append(NetworkLayer(_layer(name, module, inputs[0], output), own_bits))
+
+        return module.register_forward_hook(hook)
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            handles.append(note(name, module))
+        elif next(module.parameters(recurse=False), None) is not None and not isinstance(module, NOT_CHARGED):
+            raise _unmappable(name, module, "is no convolution or linear layer")
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return layers
+
+
+def _layer(name: str, module: nn.Conv2d | nn.Linear, x: torch.Tensor, y: torch.Tensor) -> Layer:
+    if isinstance(module, nn.Linear):  # [.., C_in] -> [.., C_out]
+        return Layer(name=name, N=x.shape[:-1].numel(), K=module.out_features, C=module.in_features)
+    if module.stride[0] != module.stride[1]:
+        raise _unmappable(name, module, f"has strides {module.stride}, different down and across")
+    if module.dilation != (1, 1):
+        raise _unmappable(name, module, f"has dilation {module.dilation}")
+    N, _, P, Q = y.shape
+    R, S = module.kernel_size
+    G = module.groups
+    K, C = module.out_channels // G, module.in_channels // G
+    return Layer(name=name, N=N, G=G, K=K, C=C, P=P, Q=Q, R=R, S=S, stride=module.stride[0])
+
+
+def _unmappable(name: str, module: nn.Module, why: str) -> UserError:
+    return UserError(
+        f"layer {name} ({type(module).__name__}) {why}: it cannot be mapped; replace it by nn.Conv2d or nn.Linear"
+    )
+
+
+def _find(path: str) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        return folder
+    files = [folder / "weights.pt", folder / "arch.pt"]
+    for file in files:
+        if file.exists():
+            return file
+    raise UserError(f"{folder}: neither weights.pt nor arch.pt in this folder; expected {EXPECTED}")

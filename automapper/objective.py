@@ -1,0 +1,47 @@
+"""What a mapping minimises: a product of powers of energy and latency."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.errors import UserError
+
+NAMED = {"edp": (1.0, 1.0), "energy": (1.0, 0.0), "latency": (0.0, 1.0)}
+TIE = 1e-9
+"""Weight of the factor an objective leaves out: of two mappings equally fast, the one with less energy wins."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """energy ** energy_weight * latency ** latency_weight; `score` is its logarithm, lower is better."""
+
+    name: str
+    energy_weight: float
+    latency_weight: float
+
+    def score(self, energy: np.ndarray, latency: np.ndarray) -> np.ndarray:
+        """Logarithm of the objective, any unit of energy and time (another unit shifts all scores alike)."""
+        return (self.energy_weight + TIE) * np.log(energy) + (self.latency_weight + TIE) * np.log(latency)
+
+
+def parse_objective(text: str) -> Objective:
+    """`edp`, `energy`, `latency`, or weights as in `energy=1,latency=2` (minimises energy * latency ** 2)."""
+    if text in NAMED:
+        return Objective(text, *NAMED[text])
+    weights = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if name.strip() not in ("energy", "latency") or name.strip() in weights or not 0 <= weight < math.inf:
+            legal = f"{', '.join(NAMED)}, or weights from 0 up as in energy=1,latency=2"
+            raise UserError(f"setting objective = {text!r}: legal: {legal}")
+        weights[name.strip()] = weight
+    if not any(weights.values()):
+        raise UserError(f"setting objective = {text!r}: one of the weights must be above 0")
+    return Objective(text, weights.get("energy", 0.0), weights.get("latency", 0.0))

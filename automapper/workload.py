@@ -1,0 +1,60 @@
+"""What is mapped: the layers of a network in the order they run, and the precision of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hw_model import Layer
+
+
+@dataclass(frozen=True)
+class NetworkLayer:
+    """layer: its shape, with a readable name; own_bits: the bit-width it always runs at, None = the network's."""
+
+    layer: Layer
+    own_bits: int | None = None
+
+    def bits_at(self, bits: int) -> int:
+        """The bit-width this layer really runs at while the network runs at `bits`."""
+        return bits if self.own_bits is None else self.own_bits
+
+
+@dataclass(frozen=True)
+class Network:
+    """layers in running order; bit_widths lowest first; accuracy {bits: %} where it is known."""
+
+    name: str
+    layers: tuple[NetworkLayer, ...]
+    bit_widths: tuple[int, ...]
+    accuracy: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run of the network."""
+        return sum(item.layer.macs for item in self.layers)
+
+    def name_of(self, problem: Problem) -> str:
+        """The name of the first layer that poses `problem`."""
+        return next(item.layer.name for item in self.layers if problem_of(item, problem.bits) == problem)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question for the search: the best mapping of a shape at a bit-width. The layer carries no name."""
+
+    layer: Layer
+    bits: int
+
+
+def problem_of(item: NetworkLayer, bits: int) -> Problem:
+    """The problem that `item` poses while the network runs at `bits`."""
+    sizes = item.layer.to_dict()
+    sizes.pop("name", None)
+    return Problem(Layer(**sizes), item.bits_at(bits))
+
+
+def distinct_problems(network: Network, bit_widths: Sequence[int]) -> list[Problem]:
+    """Every problem once, in the order in which they first occur."""
+    found = {problem_of(item, bits): None for bits in bit_widths for item in network.layers}
+    return list(found)

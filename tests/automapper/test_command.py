@@ -1,0 +1,167 @@
+"""`python -m automapper` as a user runs it: the report, its numbers, and what it says to bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import hw_model
+from automapper.__main__ import main
+from runtime.checkpoint import save_checkpoint
+from runtime.errors import UserError, exit_status
+from tests.automapper.conftest import OPS, tiny_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = ["--budget", "640"]
+
+
+def run(*words, folder):
+    main([*map(str, words), "--save", str(folder), *FAST])
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def report(weights, tmp_path_factory):
+    return run(weights, folder=tmp_path_factory.mktemp("map"))
+
+
+def without_time(report):
+    search = {name: value for name, value in report["search"].items() if "second" not in name}
+    settings = {name: value for name, value in report["settings"].items() if name != "save"}
+    return {**report, "search": search, "settings": settings}
+
+
+def test_report_is_complete(report, weights):
+    assert report["format"] == 1
+    assert report["network"] == str(weights)
+    assert report["device"] == "eyeriss"
+    assert report["objective"] == "edp"
+    assert [row["bits"] for row in report["bit_widths"]] == [4, 8, 16]
+    assert [row["accuracy"] for row in report["bit_widths"]] == [90.5, 95.25, 96.0]
+    assert report["search"]["seed"] == 0
+    assert report["search"]["mappings"] == 30 * 640  # 9 layers at 3 bit-widths, 3 ends at 32 bit
+    assert report["search"]["seconds"] > 0
+    for row in report["bit_widths"]:
+        assert row["mode"] == "multi-cycle"
+        assert row["interval_s"] == row["latency_s"]
+        assert [layer["name"] for layer in row["layers"]][:2] == ["stem.conv", "cells.0.expand"]
+        assert {layer["bits"] for layer in row["layers"]} == {row["bits"], 32}
+
+
+def test_every_number_is_true(report):
+    for row in report["bit_widths"]:
+        costs = [
+            hw_model.evaluate(layer["dims"], layer["mapping"], report["device"], layer["bits"])
+            for layer in row["layers"]
+        ]
+        for layer, cost in zip(row["layers"], costs, strict=True):
+            assert (layer["cycles"], layer["energy_j"], layer["edp_js"]) == (cost.cycles, cost.energy_j, cost.edp_js)
+            assert layer["cost"]["padded_macs"] >= hw_model.Layer.from_dict(layer["dims"]).macs
+            assert layer["cycles"] * 168 >= hw_model.Layer.from_dict(layer["dims"]).macs
+        assert row["energy_j"] == pytest.approx(sum(cost.energy_j for cost in costs), rel=1e-12)
+        assert row["latency_s"] == pytest.approx(sum(cost.latency_s for cost in costs), rel=1e-12)
+        assert row["edp_js"] == pytest.approx(row["energy_j"] * row["latency_s"], rel=1e-12)
+
+
+def test_one_seed_one_result(report, weights, tmp_path):
+    assert without_time(run(weights, folder=tmp_path)) == without_time(report)
+
+
+def test_bits_batch_and_folder(weights, tmp_path):
+    report = run(weights.parent, "--bits", "16,4", "--batch", "2", "--device", "simple256", folder=tmp_path)
+    assert [row["bits"] for row in report["bit_widths"]] == [4, 16]
+    assert {layer["dims"]["N"] for row in report["bit_widths"] for layer in row["layers"]} == {2}
+
+
+def test_as_a_user_runs_it(weights, tmp_path):
+    command = [sys.executable, "-m", "automapper", str(weights), "--device", "eyeriss", "--save", str(tmp_path), *FAST]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    table = [line.split() for line in done.stdout.splitlines()]
+    for row in report["bit_widths"]:
+        numbers = [f"{row[name]:.3e}" for name in ("energy_j", "latency_s", "edp_js")]
+        assert [str(row["bits"]), f"{row['accuracy']:.2f}", *numbers] in table
+    assert f"wrote {tmp_path}/report.json" in done.stdout
+
+    layer = report["bit_widths"][0]["layers"][2]
+    case = {"layer": layer["dims"], "device": report["device"], "bits": layer["bits"], "mapping": layer["mapping"]}
+    (tmp_path / "case.json").write_text(json.dumps(case))
+    command = [sys.executable, "-m", "hw_model", str(tmp_path / "case.json"), "--json"]
+    cost = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert all(cost[name] == layer[name] for name in ("cycles", "energy_j", "edp_js"))
+
+
+def test_help_lists_every_setting(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"--{name}" in text for name in ("checkpoint", "device", "bits", "budget", "seed", "objective"))
+
+
+@pytest.fixture
+def files(tmp_path, weights):
+    """Files that are no network to map."""
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    (tmp_path / "cut.pt").write_bytes(weights.read_bytes()[:2000])
+    torch.save({"format": 99}, tmp_path / "future.pt")
+    config = tiny_settings()
+    save_checkpoint(tmp_path / "no_arch.pt", {"model": {}, "config": config})
+    save_checkpoint(tmp_path / "no_config.pt", {"arch": {"ops": OPS}})
+    save_checkpoint(tmp_path / "unknown_op.pt", {"ops": ["k9_e9"] * 4, "config": config})
+    save_checkpoint(tmp_path / "other_length.pt", {"ops": OPS[:2], "config": config})
+    (tmp_path / "empty").mkdir()
+    tiny = (ROOT / "hw_model/devices/eyeriss.yaml").read_text().replace("O: 384", "O: 8")
+    (tmp_path / "tiny.yaml").write_text(tiny)
+    return tmp_path
+
+
+BAD = {
+    "{weights} --devise eyeriss": "unknown setting '--devise': did you mean 'device'?",
+    "{weights} --device eyeris": "unknown device 'eyeris', did you mean 'eyeriss'?",
+    "{weights} --budget 0": "setting budget = 0: must be at least 1",
+    "{weights} --budget many": "setting budget = 'many': must be an integer",
+    "{weights} --bits 5": "has no bit-width 5, only [4, 8, 16]",
+    "{weights} --bits 4.5": "setting bits = 4.5",
+    "{weights} --batch 0": "setting batch = 0: must be at least 1",
+    "{weights} --objective speed": "setting objective = 'speed': legal: edp, energy, latency",
+    "{weights} --objective energy=0": "one of the weights must be above 0",
+    "{weights} --preset fast": "unknown preset 'fast'",
+    "{weights} {weights}": "one checkpoint at a time",
+    "{files}/missing.pt": "no such file",
+    "{files}/empty": "neither weights.pt nor arch.pt",
+    "{files}/text.pt": "not a readable checkpoint",
+    "{files}/cut.pt": "not a readable checkpoint",
+    "{files}/future.pt": "format 99",
+    "{files}/no_arch.pt": "a checkpoint without architecture",
+    "{files}/no_config.pt": "a checkpoint without config",
+    "{files}/unknown_op.pt": "unknown operation 'k9_e9'",
+    "{files}/other_length.pt": "2 layers",
+    "{weights} --device {files}/none.yaml": "none.yaml",
+    "{weights} --device {files}/tiny.yaml": "closest miss: rf: O needs",
+    "{weights} --save {files}/text.pt": "cannot write there",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_bad_input_is_one_line_and_status_2(words, files, weights, capsys):
+    old = files / "map" / "report.json"
+    old.parent.mkdir()
+    old.write_text("old")
+    argv = ["--save", str(old.parent), *FAST, *words.format(weights=weights, files=files).split()]
+    assert exit_status(lambda: main(argv)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if "error" in line]) == 1
+    assert lines[-1].startswith("error: ")
+    assert BAD[words] in lines[-1]
+    assert old.read_text() == "old"
+
+
+def test_no_mapping_error_names_the_layer(files, weights):
+    message = r"^layer stem\.conv at 32 bit: no valid mapping on device eyeriss found; closest miss: rf: O needs"
+    with pytest.raises(UserError, match=message):
+        main([str(weights), "--device", str(files / "tiny.yaml"), "--save", str(files / "map"), *FAST])

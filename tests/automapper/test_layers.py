@@ -1,0 +1,122 @@
+"""Every layer that runs, with its true shape, stride and precision."""
+
+import pytest
+import torch
+from torch import nn
+
+from automapper.layers import extract_layers, load_network
+from automapper.workload import distinct_problems
+from hw_model import Layer
+from model_infer import profile
+from operations import OPERATIONS
+from runtime.checkpoint import save_checkpoint
+from runtime.errors import UserError
+from tests.automapper.conftest import OPS, tiny_model, tiny_settings, write_weights
+
+BY_HAND = [  # 8x8 images, stem 8, cells 8 -> 8, 8 -> 12 (stride 2), 12 -> 12, 12 -> 16
+    (Layer(name="stem.conv", K=8, C=3, P=8, Q=8, R=3, S=3), 32),
+    (Layer(name="cells.0.expand", K=24, C=8, P=8, Q=8), None),
+    (Layer(name="cells.0.depthwise", G=24, P=8, Q=8, R=3, S=3), None),
+    (Layer(name="cells.0.project", K=8, C=24, P=8, Q=8), None),
+    (Layer(name="cells.1.expand", G=2, K=4, C=4, P=8, Q=8), None),
+    (Layer(name="cells.1.depthwise", G=8, P=4, Q=4, R=3, S=3, stride=2), None),
+    (Layer(name="cells.1.project", G=2, K=6, C=4, P=4, Q=4), None),
+    # cells.2 is an identity: nothing runs
+    (Layer(name="cells.3.expand", K=12, C=12, P=4, Q=4), None),
+    (Layer(name="cells.3.depthwise", G=12, P=4, Q=4, R=5, S=5), None),
+    (Layer(name="cells.3.project", K=16, C=12, P=4, Q=4), None),
+    (Layer(name="header.conv", K=20, C=16, P=4, Q=4), 32),
+    (Layer(name="classifier", K=10, C=20), 32),
+]
+
+
+def extracted(model, images=1):
+    size = model.geometry
+    return extract_layers(model, torch.zeros(images, 3, size.image_height, size.image_width))
+
+
+def test_shapes_strides_and_precision_by_hand():
+    assert [(item.layer, item.own_bits) for item in extracted(tiny_model())] == BY_HAND
+
+
+def test_a_skip_that_changes_the_shape_is_a_strided_convolution():
+    found = extracted(tiny_model(["k3_e1", "skip", "skip", "skip"]))
+    skips = [item.layer for item in found if item.layer.name.endswith(".conv") and "cells" in item.layer.name]
+    assert skips == [
+        Layer(name="cells.1.conv", K=12, C=8, P=4, Q=4, stride=2),
+        Layer(name="cells.3.conv", K=16, C=12, P=4, Q=4),
+    ]
+
+
+def test_quantized_ends_run_at_the_current_bit_width():
+    assert all(item.own_bits is None for item in extracted(tiny_model(quantize_ends=True)))
+
+
+def test_batch_is_N_of_every_layer():
+    one, four = extracted(tiny_model()), extracted(tiny_model(), images=4)
+    assert {item.layer.N for item in four} == {4}
+    assert sum(item.layer.macs for item in four) == 4 * sum(item.layer.macs for item in one)
+
+
+@pytest.mark.parametrize("op", sorted(OPERATIONS))
+def test_macs_equal_thop(op):
+    """thop counts convolutions and 4 per batch norm output; the classifier is the project's own to add."""
+    model = tiny_model([op] * 4)
+    outputs = []
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda module, inputs, output: outputs.append(output.numel()))
+    layers = extracted(model)
+    norms = 4 * sum(outputs)
+    convolutions = profile(model)[0] - norms
+    classifier = model.classifier.in_features * model.classifier.out_features
+    assert sum(item.layer.macs for item in layers) == convolutions + classifier
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny_model()
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    extracted(model)
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_network_of_a_file_and_of_its_folder(weights):
+    network = load_network(str(weights), batch=1)
+    assert network == load_network(str(weights.parent), batch=1)
+    assert network.bit_widths == (4, 8, 16)
+    assert network.accuracy == {4: 90.5, 8: 95.25, 16: 96.0}
+    assert [(item.layer, item.own_bits) for item in network.layers] == BY_HAND
+
+
+def test_architecture_of_stage_1(tmp_path):
+    save_checkpoint(tmp_path / "arch.pt", {"ops": OPS, "accuracy": {4: 50.0}, "config": tiny_settings()})
+    network = load_network(str(tmp_path), batch=2)
+    assert len(network.layers) == len(BY_HAND)
+    assert network.accuracy == {4: 50.0}
+
+
+def test_equal_layers_are_searched_once(tmp_path):
+    network = load_network(str(write_weights(tmp_path, quantize_ends=False)), batch=1)
+    problems = distinct_problems(network, network.bit_widths)
+    assert len(problems) == len(set(problems))
+    assert sum(problem.bits == 32 for problem in problems) == 3  # stem, header, classifier: once for all bit-widths
+    assert {(p.layer, p.bits) for p in problems} == {
+        (Layer(**{**layer.to_dict(), "name": ""}), own or bits) for layer, own in BY_HAND for bits in (4, 8, 16)
+    }
+
+
+def test_layers_that_cannot_be_mapped_are_named():
+    image = torch.zeros(1, 3, 8, 8)
+    cases = {
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2)): "layer 1 (ConvTranspose2d)",
+        nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2)): "dilation (2, 2)",
+        nn.Sequential(nn.Conv2d(3, 4, 3, stride=(1, 2))): "strides (1, 2)",
+    }
+    for model, message in cases.items():
+        with pytest.raises(UserError) as error:
+            extract_layers(model, image)
+        assert message in str(error.value)
+        assert "nn.Conv2d" in str(error.value)
