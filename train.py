@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
         log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {device}")
         log.settings(C, "config_train.py", versions())
         log.line(f"network of {arch_path}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters\n  {' '.join(ops)}")
-        progress = Progress(C.nepochs * steps * C.batch_size, first_epoch * steps * C.batch_size)
+        images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
+        progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
         for epoch in range(first_epoch, C.nepochs):
             begin = time.perf_counter()
             optimizer.param_groups[0]["lr"] = learning_rate(C, epoch)
@@ -88,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             metrics = {
                 "loss": loss.value(),
                 "lr": optimizer.param_groups[0]["lr"],
-                "images_per_s": steps * C.batch_size / (time.perf_counter() - begin),
+                "images_per_s": images_per_epoch / (time.perf_counter() - begin),
             }
             text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:

@@ -88,7 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     with RunLog(C.save, C.resume) as log:
         log.line(f"search on {data.name}: {len(for_weights)} images for weights, {len(for_alpha)} for alpha ({device})")
         log.settings(C, "config_search.py", versions())
-        progress = Progress(C.nepochs * steps * C.batch_size, first_epoch * steps * C.batch_size)
+        images_per_epoch = min(steps * C.batch_size, weight_batches.num_images)
+        progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
         for epoch in range(first_epoch, C.nepochs):
             begin = time.perf_counter()
             optimizer.param_groups[0]["lr"] = learning_rate(C, epoch)
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
                 losses = finite_losses(losses, epoch, step, C.save)
                 alpha_loss.add(finite_losses({architect.bits: cross_entropy}, epoch, step, C.save))
                 loss.add(losses)
-                progress.step(C.batch_size, epoch, C.nepochs, losses)
+                progress.step(len(labels), epoch, C.nepochs, losses)
 
             flops, flops_weight = supernet.derived_flops(), architect.flops_weight
             metrics = {
@@ -129,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
                 "flops_weight": flops_weight,
                 "temperature": supernet.temperature,
                 "lr": optimizer.param_groups[0]["lr"],
-                "images_per_s": steps * C.batch_size / (time.perf_counter() - begin),
+                "images_per_s": images_per_epoch / (time.perf_counter() - begin),
             }
             text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:

@@ -14,6 +14,7 @@ Every assignment is checked where it is made; errors name the setting, the value
 
 import argparse
 import difflib
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -119,8 +120,11 @@ class Settings:
                 raise UserError(f"setting {name} has no value: give it one in the config module")
 
     def __str__(self) -> str:
-        width = max(map(len, self.legal_settings()))
-        return "\n".join(f"  {name:<{width}} = {value!r}" for name, value in self.to_dict().items())
+        words = [f"{name}={_show(value)}" for name, value in self.to_dict().items()]
+        options = {"initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False}
+        # A non-breaking space keeps a name and its value on one line.
+        text = "  ".join(word.replace(" ", "\u00a0") for word in words)
+        return textwrap.fill(text, 118, break_on_hyphens=False, **options).replace("\u00a0", " ")
 
 
 def from_command_line(
