@@ -14,6 +14,7 @@ Every assignment is checked where it is made; errors name the setting, the value
 
 import argparse
 import difflib
+import sys
 import textwrap
 import types
 import typing
@@ -202,7 +203,7 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [_convert(setting, arguments[0], element) for element in value]
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if value == value and abs(value) != float("inf"):
+        if -sys.float_info.max <= value <= sys.float_info.max:  # neither NaN nor infinite, nor an integer too large
             return float(value)
     elif (kind is int and isinstance(value, int) and not isinstance(value, bool)) or (
         kind in (str, bool) and isinstance(value, kind)
