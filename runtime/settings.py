@@ -104,12 +104,13 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting with its value: plain numbers, strings and lists (fit for JSON and for a checkpoint)."""
-        return {name: getattr(self, name) for name in self.legal_settings()}
+        values = {name: getattr(self, name) for name in self.legal_settings()}
+        return {name: list(value) if isinstance(value, list) else value for name, value in values.items()}
 
     def replaced(self, **values: Any) -> Self:
         """A copy with other values."""
         copy = type(self)()
-        vars(copy).update(vars(self))
+        vars(copy).update((name, list(v) if isinstance(v, list) else v) for name, v in vars(self).items())
         for name, value in values.items():
             setattr(copy, name, value)
         return copy
