@@ -6,6 +6,7 @@ from runtime.errors import UserError
 from runtime.settings import AtLeast, Between, Settings
 
 POSITIVE = Between(0, float("inf"), open=True)
+MAX_SEED = 2**63 - 1  # torch's generators take no larger one
 DATASETS = Literal["cifar100", "cifar10", "imagenet", "image_folder", "digits", "random"]
 
 
@@ -13,7 +14,7 @@ class NetworkSettings(Settings):
     """Settings that stages 1 and 2 share."""
 
     # run
-    seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", AtLeast(0)]
+    seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", Between(0, MAX_SEED)]
     save: Annotated[str, "folder of this run's outputs"]
     resume: Annotated[bool, "continue from checkpoint.pt in the folder `save`"]
     device: Annotated[str, "auto, cpu, cuda or cuda:N"]
@@ -110,6 +111,10 @@ class NetworkSettings(Settings):
             )
         if len(self.betas) != 2:
             raise UserError(f"setting betas = {self.betas}: needs two numbers")
+        if 1 in self.betas:
+            raise UserError(f"setting betas = {self.betas}: must be below 1")
+        if not self.save:
+            raise UserError("setting save is empty: name a folder")
         if self.lr_schedule == "linear" and self.decay_epoch >= max(self.nepochs, 1):
             raise UserError(f"setting decay_epoch = {self.decay_epoch}: must be below nepochs = {self.nepochs}")
 
@@ -162,4 +167,4 @@ class MapSettings(Settings):
     batch: Annotated[int, "images per inference", AtLeast(1)]
     objective: Annotated[str, "edp, energy, latency, or weights as in energy=1,latency=2"]
     budget: Annotated[int, "mappings tried per layer and bit-width", AtLeast(1)]
-    seed: Annotated[int, "seed of the search", AtLeast(0)]
+    seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)]
