@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,14 @@ def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[s
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected {what}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about odd pickles: what is wrong is said in one line below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling untrusted bytes fails in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint, expected {what} ({reason[:160]})") from error
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path}: not a checkpoint of this project, expected {what}")
-    if content["format"] != FORMAT:
+    if not isinstance(content["format"], int) or content["format"] != FORMAT:
         raise UserError(f"{path}: format {content['format']!r}, this version reads format {FORMAT}")
     missing = [key for key in needs if key not in content]
     if missing:
