@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> None:
                 if best is None or C.arch_choice == "last" or rank(candidate, C) > rank(best, C):
                     best = candidate
                     save_checkpoint(f"{C.save}/arch.pt", best)
-                architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
+            architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
             log.line(
                 f"{text}  | {flops / 1e6:.2f} MFLOPs, lambda {flops_weight:.1e}, {metrics['images_per_s']:.0f} img/s"
             )
