@@ -5,6 +5,7 @@ held-out images. Settings: config_search.py. Next stage: train.py.
 """
 
 import random
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from runtime.errors import exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
 from runtime.machine import derived_seed, limit_threads, placed, seed_everything, select_device, versions
-from runtime.settings import from_command_line
+from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
 
 
@@ -205,8 +206,6 @@ def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
 
 def report(best: dict, C: SearchSettings, log: RunLog) -> None:
     """What was found, where it is, and the next command."""
-    from config_train import PRESETS as NEXT_PRESETS
-
     accuracies = per_bits(best["accuracy"], ".2f")
     log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")
     if rank(best, C)[0] < 0:
@@ -215,11 +214,24 @@ def report(best: dict, C: SearchSettings, log: RunLog) -> None:
     ops = iter(best["ops"])
     for stage, (layers, channels) in enumerate(zip(C.num_layer_list, C.num_channel_list, strict=True)):
         log.line(f"  stage {stage + 1}, {channels:3} channels: {'  '.join(islice(ops, layers))}")
+    log.line(f"\nwrote {C.save}/arch.pt\nnext: {next_command(C)}")
+
+
+def next_command(C: SearchSettings) -> str:
+    """The command of stage 2 for what this search found: its presets, and whatever else shapes data and network."""
+    from config_train import PRESETS as NEXT_PRESETS
+    from config_train import C as NEXT
+
     presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
-    command = f"python train.py{presets and ' --preset ' + presets}"
-    if C.save != "ckpt/search":
-        command += f" --load_path {C.save}"
-    log.line(f"\nwrote {C.save}/arch.pt\nnext: {command}")
+    words = ["python", "train.py", *(["--preset", presets] if presets else [])]
+    following = from_command_line(NEXT, NEXT_PRESETS, words[2:], "")
+    shared = "dataset dataset_path image_height image_width num_layer_list num_channel_list stride_list stem_channel"
+    for name in [*shared.split(), "stem_stride", "header_channel", "num_bits_list", "quantize_ends"]:
+        if getattr(C, name) != getattr(following, name):
+            words += [f"--{name}", as_text(getattr(C, name))]
+    if C.save != following.load_path:
+        words += ["--load_path", C.save]
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ class Settings:
                 raise UserError(f"setting {name} has no value: give it one in the config module")
 
     def __str__(self) -> str:
-        words = [f"{name}={_show(value)}" for name, value in self.to_dict().items()]
+        words = [f"{name}={as_text(value)}" for name, value in self.to_dict().items()]
         options = {"initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False}
         # A non-breaking space keeps a name and its value on one line.
         text = "  ".join(word.replace(" ", "\u00a0") for word in words)
@@ -173,7 +173,7 @@ class _Parser(argparse.ArgumentParser):
         self.names = list(defaults.legal_settings())
         self.add_argument("--preset", metavar="NAME[,NAME]", help=f"named sets of settings: {', '.join(presets)}")
         for setting in defaults.legal_settings().values():
-            default = _show(getattr(defaults, setting.name))
+            default = as_text(getattr(defaults, setting.name))
             text = f"{setting.help} [{_type_name(setting.type)}; default: {default}]".replace("%", "%%")
             flag = {"nargs": "?", "const": "true"} if setting.type is bool else {}
             self.add_argument(f"--{setting.name}", metavar="VALUE", help=text, **flag)
@@ -246,5 +246,6 @@ def _type_name(kind: Any) -> str:
     return {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "none"}[kind]
 
 
-def _show(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """`value` as the command line takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
