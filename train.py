@@ -13,7 +13,7 @@ from distill import Cascade
 from model_infer import DerivedNetwork, profile
 from operations import Geometry
 from quantize import Precision, recalibrate
-from runtime.checkpoint import find, load_checkpoint, load_weights, save_checkpoint
+from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         path = find(C.save, "checkpoint.pt")
         state = load_checkpoint(path, ["model", "optimizer", "epoch"], "checkpoint.pt of train.py")
         load_weights(model, state["model"], path)
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"], path)
         first_epoch = state["epoch"] + 1
 
     steps = min(len(train_batches), C.max_steps or len(train_batches))

@@ -19,7 +19,7 @@ from distill import Cascade
 from model_search import Supernet
 from operations import Geometry
 from quantize import Precision
-from runtime.checkpoint import find, load_checkpoint, load_weights, save_checkpoint
+from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.errors import exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None) -> None:
             "checkpoint.pt of train_search.py",
         )
         load_weights(supernet, state["model"], path)
-        optimizer.load_state_dict(state["optimizer"])
-        architect.optimizer.load_state_dict(state["arch_optimizer"])
+        load_optimizer(optimizer, state["optimizer"], path)
+        load_optimizer(architect.optimizer, state["arch_optimizer"], path)
         architect.flops_weight = state["flops_weight"]
         first_epoch, best = state["epoch"] + 1, state["best"]
 

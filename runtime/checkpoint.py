@@ -85,6 +85,18 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path 
     model.load_state_dict(weights)
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path | str) -> None:
+    """Put an optimiser's `state`, read from `path`, into it; `UserError` where it is another kind's or model's."""
+    try:
+        if state["param_groups"][0].keys() != optimizer.param_groups[0].keys():
+            raise ValueError("another kind of optimiser")
+        optimizer.load_state_dict(state)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{path}: its optimiser does not fit this run ({error}); resume with the same settings"
+        ) from error
+
+
 def find(path: Path | str, name: str) -> Path:
     """`path` itself, or the file `name` in it where `path` is a folder."""
     path = Path(path)
