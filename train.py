@@ -148,6 +148,7 @@ def evaluate(C: TrainSettings) -> None:
     if missing:
         raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
     device = select_device(C.device)
+    limit_threads(C.num_threads)
     precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum)
     data = load_data(**C.data_arguments(), device=device)
     model = build(checkpoint["arch"]["ops"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
