@@ -151,7 +151,7 @@ def evaluate(C: TrainSettings) -> None:
     limit_threads(C.num_threads)
     precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum)
     data = load_data(**C.data_arguments(), device=device)
-    model = build(checkpoint["arch"]["ops"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
+    model = build(checkpoint["arch"].get("ops"), C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
     load_weights(model, checkpoint["model"], path)
     model = placed(model, device, C.channels_last)
     result = accuracy(model, data.batches("test", batch_size=4 * C.batch_size), wanted, C.max_steps)

@@ -13,6 +13,12 @@ from torch import nn
 from runtime.errors import UserError
 
 FORMAT = 1
+KINDS = {  # of the entries that a reader may ask for
+    **dict.fromkeys(["model", "optimizer", "arch_optimizer", "arch", "config", "accuracy"], dict),
+    **dict.fromkeys(["ops", "bits"], list),
+    "epoch": int,
+    "flops_weight": float,
+}
 
 
 def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
@@ -44,7 +50,8 @@ def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[str, Any]:
     """The dictionary in `path`; `needs`: the keys it must have, `what`: how messages call such a file.
 
-    Raises `UserError`: no such file, not a checkpoint, truncated, another format version, a key missing.
+    Raises `UserError`: no such file, not a checkpoint, truncated, another format version, a key missing or of
+    another type (`KINDS`).
     """
     path = Path(path)
     if not path.is_file():
@@ -62,6 +69,10 @@ def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[s
     missing = [key for key in needs if key not in content]
     if missing:
         raise UserError(f"{path}: expected {what}, but it has no {missing[0]!r}")
+    for key in needs:
+        kind = KINDS.get(key, object)
+        if not isinstance(content[key], kind):
+            raise UserError(f"{path}: expected {what}, but its {key!r} is not of type {kind.__name__}")
     return content
 
 
