@@ -129,6 +129,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, write):
         ({"format": None, "model": {}}, "format None"),
         ({"format": torch.ones(2), "model": {}}, "format"),
         ({"format": FORMAT, "ops": []}, "no 'model'"),
+        ({"format": FORMAT, "model": "text"}, "'model' is not of type dict"),
     ],
 )
 def test_another_kind_of_file(tmp_path, other, part):
