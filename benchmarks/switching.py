@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from model_infer import DerivedNetwork
 from operations import Geometry
 from quantize import BatchNorm2d, Precision, SwitchableBatchNorm2d, SwitchableConv2d
-from runtime.machine import versions
+from runtime.machine import limit_threads, versions
 
 CIFAR = Geometry(
     (1, 4, 4, 4, 4, 4, 1), (16, 24, 32, 64, 112, 184, 352), (1, 1, 2, 2, 1, 2, 1), 16, 1, 1504, 100, 32, 32, False
@@ -108,7 +108,9 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
     options = parser.parse_args()
+    limit_threads(options.threads)
     devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
     result = {
         "versions": versions(),
@@ -120,9 +122,8 @@ def main() -> None:
         times = f"{row['plain_ms']:7.1f} ms {row['switchable_ms']:8.1f} ms"
         print(f"{row['device']:<24} {row['batch']:>5} {times} {row['ratio']:6.3f}")
     s = result["switching"]
-    print(
-        f"set_bits, {s['modules']} modules: {s['microseconds']:.3f} us, {s['bytes_kept_by_2000']} bytes kept by 2000 of them"
-    )
+    kept = f"{s['bytes_kept_by_2000']} bytes kept by 2000 of them"
+    print(f"set_bits, {s['modules']} modules: {s['microseconds']:.3f} us, {kept}")
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
 
