@@ -113,6 +113,13 @@ class NetworkSettings(Settings):
             raise UserError(f"setting betas = {self.betas}: needs two numbers")
         if 1 in self.betas:
             raise UserError(f"setting betas = {self.betas}: must be below 1")
+        height, width = self.image_height, self.image_width
+        for stride in [self.stem_stride, *self.stride_list]:
+            height, width = -(-height // stride), -(-width // stride)
+        if self.batch_size == 1 and height == width == 1:
+            raise UserError(
+                "setting batch_size = 1: at 1 x 1 pixel, where this network ends, batch norm needs 2 images"
+            )
         if not self.save:
             raise UserError("setting save is empty: name a folder")
         if self.lr_schedule == "linear" and self.decay_epoch >= max(self.nepochs, 1):
