@@ -16,7 +16,7 @@ from quantize import Precision, recalibrate
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
-from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
+from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
 from runtime.machine import derived_seed, limit_threads, placed, seed_everything, select_device, versions
 from runtime.settings import from_command_line
 from runtime.stages import TrainSettings
@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
                 losses = finite_losses(losses, epoch, step, C.save)
                 loss.add(losses)
                 progress.step(len(labels), epoch, C.nepochs, losses)
+            finite_weights(model, epoch, C.save)
 
             metrics = {
                 "loss": loss.value(),
