@@ -70,12 +70,12 @@ class NetworkSettings(Settings):
     betas: Annotated[list[float], "of Adam, for weights (opt = adam) and alpha", Between(0, 1)]
     grad_clip: Annotated[float, "norm the gradient is clipped to; 0 = never", AtLeast(0)]
     lr_schedule: Annotated[Literal["cosine", "linear", "exponential", "multistep"], "learning rate over the epochs"]
-    learning_rate_min: Annotated[float, "cosine: the last epoch's learning rate", AtLeast(0)]
+    learning_rate_min: Annotated[float, "cosine: learning rate that the last epochs approach", AtLeast(0)]
     decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", AtLeast(0)]
     lr_decay: Annotated[float, "exponential: factor per epoch", POSITIVE]
     milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)]
     gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE]
-    pretrain: Annotated[str | None, "weights.pt (or its folder) to start from; none = from scratch"]
+    pretrain: Annotated[str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"]
 
     def data_arguments(self) -> dict[str, Any]:
         """The settings that say which data set, as keyword arguments of `dataloader.load_data`."""
