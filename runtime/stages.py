@@ -75,7 +75,9 @@ class NetworkSettings(Settings):
     lr_decay: Annotated[float, "exponential: factor per epoch", POSITIVE]
     milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)]
     gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE]
-    pretrain: Annotated[str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"]
+    pretrain: Annotated[
+        str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"
+    ]
 
     def data_arguments(self) -> dict[str, Any]:
         """The settings that say which data set, as keyword arguments of `dataloader.load_data`."""
