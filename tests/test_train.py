@@ -264,6 +264,23 @@ def test_the_loss_scale_belongs_to_the_bit_width_it_stands_beside(arch, monkeypa
     assert seen[0][:2] == ((4, 8, 32), {32: 3.0, 4: 1.0, 8: 2.0})
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_order_of_the_images(shuffle, arch, tmp_path, monkeypatch):
+    """A new one every epoch; the same one where shuffling is off, as released."""
+    seen = []
+    step = train.Cascade.step
+
+    def watched(self, model, images, labels, *rest):
+        seen.append(images.clone())
+        return step(self, model, images, labels, *rest)
+
+    monkeypatch.setattr(train.Cascade, "step", watched)
+    words = ["--nepochs", 2, "--max_steps", 1, "--batch_size", 16, "--flip", "no", "--crop_padding", 0]
+    assert run(*QUICK, *words, "--load_path", arch, "--shuffle", shuffle, "--save", tmp_path / "out") == 0
+    first, second = seen
+    assert torch.equal(first, second) is not shuffle
+
+
 def test_pretrain_continues_from_weights(train_run, same_run, tmp_path):
     words = ["--pretrain", train_run.folder, "--nepochs", 0, "--update_bn", "no"]
     assert run(*same_run, *words, "--save", tmp_path) == 0

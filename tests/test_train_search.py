@@ -287,6 +287,23 @@ def test_smoke(tmp_path, words):
     assert load(tmp_path / "arch.pt")["ops"]
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_order_of_the_images(shuffle, tmp_path, monkeypatch):
+    """A new one every epoch; the same one where shuffling is off, as released."""
+    seen = []
+    step = train_search.Cascade.step
+
+    def watched(self, model, images, labels, *rest):
+        seen.append(images.clone())
+        return step(self, model, images, labels, *rest)
+
+    monkeypatch.setattr(train_search.Cascade, "step", watched)
+    words = ["--nepochs", 2, "--max_steps", 1, "--batch_size", 16, "--flip", "no", "--crop_padding", 0]
+    assert search(*QUICK, *words, "--shuffle", shuffle, "--save", tmp_path) == 0
+    first, second = seen
+    assert torch.equal(first, second) is not shuffle
+
+
 def test_pretrain_starts_from_a_checkpoint(search_run, tmp_path):
     assert search(*TINY_SEARCH, "--save", tmp_path, "--pretrain", search_run.folder, "--nepochs", 1) == 0
 
