@@ -17,7 +17,15 @@ from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weigh
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, limit_threads, placed, seed_everything, select_device, versions
+from runtime.machine import (
+    derived_seed,
+    keep_freed_memory,
+    limit_threads,
+    placed,
+    seed_everything,
+    select_device,
+    versions,
+)
 from runtime.settings import from_command_line
 from runtime.stages import TrainSettings
 
@@ -31,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
         return evaluate(C)
     device = select_device(C.device)
     limit_threads(C.num_threads)
+    if C.keep_memory:
+        keep_freed_memory()
     arch_path = find(C.load_path, "arch.pt")
     ops = load_checkpoint(arch_path, ["ops"], "arch.pt of train_search.py")["ops"]
     data = load_data(**C.data_arguments(), device=device)
@@ -46,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     test_batches = data.batches("test", batch_size=4 * C.batch_size)
 
     seed_everything(C.seed)
-    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum)
+    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer)
     model = placed(build(ops, C.to_dict(), precision, arch_path), device, C.channels_last)
     if C.pretrain:
         path = find(C.pretrain, "weights.pt")
@@ -149,7 +159,7 @@ def evaluate(C: TrainSettings) -> None:
         raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
     device = select_device(C.device)
     limit_threads(C.num_threads)
-    precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum)
+    precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum, C.fused_quantizer)
     data = load_data(**C.data_arguments(), device=device)
     model = build(checkpoint["arch"].get("ops"), C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
     load_weights(model, checkpoint["model"], path)
