@@ -16,16 +16,8 @@ from quantize import Precision, recalibrate
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
-from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
-from runtime.machine import (
-    derived_seed,
-    keep_freed_memory,
-    limit_threads,
-    placed,
-    seed_everything,
-    select_device,
-    versions,
-)
+from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
+from runtime.machine import derived_seed, placed, seed_everything, select_device, tune_cpu, versions
 from runtime.settings import from_command_line
 from runtime.stages import TrainSettings
 
@@ -38,9 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     if C.eval_only:
         return evaluate(C)
     device = select_device(C.device)
-    limit_threads(C.num_threads)
-    if C.keep_memory:
-        keep_freed_memory()
+    tune_cpu(C.num_threads, C.keep_memory)
     arch_path = find(C.load_path, "arch.pt")
     ops = load_checkpoint(arch_path, ["ops"], "arch.pt of train_search.py")["ops"]
     data = load_data(**C.data_arguments(), device=device)
@@ -95,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
                 losses = finite_losses(losses, epoch, step, C.save)
                 loss.add(losses)
                 progress.step(len(labels), epoch, C.nepochs, losses)
+            finite_weights(model, epoch, C.save)
 
             metrics = {
                 "loss": loss.value(),
@@ -158,7 +149,7 @@ def evaluate(C: TrainSettings) -> None:
     if missing:
         raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
     device = select_device(C.device)
-    limit_threads(C.num_threads)
+    tune_cpu(C.num_threads, C.keep_memory)
     precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum, C.fused_quantizer)
     data = load_data(**C.data_arguments(), device=device)
     model = build(checkpoint["arch"].get("ops"), C.replaced(num_classes=data.num_classes).to_dict(), precision, path)

@@ -22,16 +22,8 @@ from quantize import Precision
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.errors import exit_status
 from runtime.log import Progress, RunLog, per_bits
-from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
-from runtime.machine import (
-    derived_seed,
-    keep_freed_memory,
-    limit_threads,
-    placed,
-    seed_everything,
-    select_device,
-    versions,
-)
+from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
+from runtime.machine import derived_seed, placed, seed_everything, select_device, tune_cpu, versions
 from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
 
@@ -42,9 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
     C = from_command_line(defaults, PRESETS, argv, __doc__)
     device = select_device(C.device)
-    limit_threads(C.num_threads)
-    if C.keep_memory:
-        keep_freed_memory()
+    tune_cpu(C.num_threads, C.keep_memory)
     data = load_data(**C.data_arguments(), device=device)
     C = C.replaced(num_classes=data.num_classes)
     for_weights, for_alpha = split_indices(
@@ -132,6 +122,7 @@ def main(argv: list[str] | None = None) -> None:
                 alpha_loss.add(finite_losses({architect.bits: cross_entropy}, epoch, step, C.save))
                 loss.add(losses)
                 progress.step(len(labels), epoch, C.nepochs, losses)
+            finite_weights(supernet, epoch, C.save)
 
             flops, flops_weight = supernet.derived_flops(), architect.flops_weight
             metrics = {

@@ -72,12 +72,14 @@ class NetworkSettings(Settings):
     betas: Annotated[list[float], "of Adam, for weights (opt = adam) and alpha", Between(0, 1)]
     grad_clip: Annotated[float, "norm the gradient is clipped to; 0 = never", AtLeast(0)]
     lr_schedule: Annotated[Literal["cosine", "linear", "exponential", "multistep"], "learning rate over the epochs"]
-    learning_rate_min: Annotated[float, "cosine: the last epoch's learning rate", AtLeast(0)]
+    learning_rate_min: Annotated[float, "cosine: learning rate that the last epochs approach", AtLeast(0)]
     decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", AtLeast(0)]
     lr_decay: Annotated[float, "exponential: factor per epoch", POSITIVE]
     milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)]
     gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE]
-    pretrain: Annotated[str | None, "weights.pt (or its folder) to start from; none = from scratch"]
+    pretrain: Annotated[
+        str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"
+    ]
 
     def data_arguments(self) -> dict[str, Any]:
         """The settings that say which data set, as keyword arguments of `dataloader.load_data`."""
@@ -115,6 +117,13 @@ class NetworkSettings(Settings):
             raise UserError(f"setting betas = {self.betas}: needs two numbers")
         if 1 in self.betas:
             raise UserError(f"setting betas = {self.betas}: must be below 1")
+        height, width = self.image_height, self.image_width
+        for stride in [self.stem_stride, *self.stride_list]:
+            height, width = -(-height // stride), -(-width // stride)
+        if self.batch_size == 1 and height == width == 1:
+            raise UserError(
+                "setting batch_size = 1: at 1 x 1 pixel, where this network ends, batch norm needs 2 images"
+            )
         if not self.save:
             raise UserError("setting save is empty: name a folder")
         if self.lr_schedule == "linear" and self.decay_epoch >= max(self.nepochs, 1):

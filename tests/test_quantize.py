@@ -566,6 +566,15 @@ def test_recalibrated_statistics_are_those_of_the_batches(geometry, bits):
         torch.testing.assert_close(m.high[slot], high.view(-1))
 
 
+def test_recalibration_measures_whatever_mode_the_network_was_left_in(geometry):
+    """A network in evaluation would measure nothing: statistics of 0 and 1, and an accuracy to match."""
+    model = trained(geometry)
+    twin = copy.deepcopy(model).eval()
+    for network in (model, twin):
+        recalibrate(network, 4, calibration_batches())
+    assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
 def test_the_released_recalibration_resets_every_bit_width(geometry):
     model = trained(geometry)
     recalibrate(model, 8, calibration_batches(), reset="all")

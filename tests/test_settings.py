@@ -199,6 +199,10 @@ def test_numbers_as_people_write_them(text, value):
     assert C.lr == value and type(C.lr) is float
 
 
+def test_a_batch_of_one_image_is_legal_where_there_are_pixels_to_average_over():
+    assert resolve(config_train, "--batch_size", "1", "--image_height", "8", "--image_width", "9").batch_size == 1
+
+
 def test_whole_numbers_stay_integers():
     C = resolve(config_train, "--nepochs", "1e2", "--seed", "007")
     assert (C.nepochs, C.seed) == (100, 7) and type(C.nepochs) is type(C.seed) is int
@@ -288,6 +292,7 @@ def test_settings_are_plain_values(config):
         ("--seed 99999999999999999999999999", ["seed"]),
         ("--momentum 2", ["momentum"]),
         ("--save=", ["save"]),
+        ("--batch_size 1 --image_height 8 --image_width 7", ["batch_size = 1", "1 x 1"]),
     ],
 )
 @both

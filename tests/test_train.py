@@ -429,3 +429,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(same_run, tmp_path, capsys, mon
     assert checkpoint["epoch"] == 0
     assert all(tensor.isfinite().all() for tensor in checkpoint["model"].values())
     assert not (tmp_path / "weights.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(same_run, tmp_path, capsys, monkeypatch):
+    """The last step of an epoch can ruin the weights without a loss to show it."""
+    updater = train.updater
+
+    def ruinous(optimizer, parameters, grad_clip):
+        update, calls = updater(optimizer, parameters, grad_clip), []
+
+        def ruin():
+            calls.append(1)
+            update()
+            if len(calls) == 4:  # the second epoch's second and last step
+                parameters[3].data.view(-1)[0] = float("nan")
+
+        return ruin
+
+    monkeypatch.setattr(train, "updater", ruinous)
+    assert run(*same_run, "--save", tmp_path) == 2
+    err = capsys.readouterr().err
+    assert "weights became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
+    assert err.count("\n") == 1
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 0

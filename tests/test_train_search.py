@@ -393,3 +393,26 @@ def test_no_good_checkpoint_yet(tmp_path, capsys):
     assert search(*TINY_SEARCH, "--save", tmp_path, "--lr", "1e30") == 2
     assert "last good checkpoint: none yet" in capsys.readouterr().err
     assert not (tmp_path / "arch.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys, monkeypatch):
+    """The last step of an epoch can ruin the weights without a loss to show it."""
+    updater = train_search.updater
+
+    def ruinous(optimizer, parameters, grad_clip):
+        update, calls = updater(optimizer, parameters, grad_clip), []
+
+        def ruin():
+            calls.append(1)
+            update()
+            if len(calls) == 4:  # the second epoch's second and last step
+                parameters[3].data.view(-1)[0] = float("nan")
+
+        return ruin
+
+    monkeypatch.setattr(train_search, "updater", ruinous)
+    assert search(*TINY_SEARCH, "--save", tmp_path) == 2
+    err = capsys.readouterr().err
+    assert "weights became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
+    assert err.count("\n") == 1
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 0
