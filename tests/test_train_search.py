@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 
 import pytest
@@ -36,7 +37,7 @@ def test_it_ends_well_and_says_where_its_output_is(search_run):
     assert search_run.status == 0, search_run.err
     assert "Traceback" not in search_run.err
     assert f"wrote {search_run.folder}/arch.pt" in search_run.out
-    assert "next: python train.py --preset digits" in search_run.out
+    assert re.search(r"^next: .*python train.py --preset digits", search_run.out, re.MULTILINE)
 
 
 def test_the_files_are_there(search_run):
@@ -430,6 +431,6 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(train_search, "updater", ruinous)
     assert search(*TINY_SEARCH, "--save", tmp_path) == 2
     err = capsys.readouterr().err
-    assert "weights became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
+    assert "became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
     assert err.count("\n") == 1
     assert load(tmp_path / "checkpoint.pt")["epoch"] == 0
