@@ -1,4 +1,4 @@
-"""The batched path gives the numbers of the single one, flags what it calls invalid, and takes any number of threads."""
+"""The batched path gives the numbers of the single one and flags what that one raises, on any number of threads."""
 
 import random
 

@@ -25,7 +25,9 @@ def device_fields(rng: random.Random) -> dict:
         array["lanes"] = 4
     return {
         "name": "random", "clock_mhz": 100, "array": array, "psum_bits": 16, "levels": levels,
-        "network": {"energy_pj_per_bit": 1.0, "multicast": rng.random() < 0.75, "spatial_reduction": rng.random() < 0.75},
+        "network": {
+            "energy_pj_per_bit": 1.0, "multicast": rng.random() < 0.75, "spatial_reduction": rng.random() < 0.75,
+        },
         "mac": {"multiplier_energy_pj": 1.0, "multiplier_bits": 16, "adder_energy_pj": 0.1, "adder_bits": 32},
     }  # fmt: skip
 
