@@ -6,6 +6,7 @@ scaled by a law of this file. docs/hardware.md shows the plots and says which nu
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -72,7 +73,7 @@ def sram_energy_pj_per_bit(size_bytes: float, technology_nm: float = 45) -> floa
     """One bit of an access to an SRAM of this size: a straight line in log-log between (and beyond) CACTI's points."""
     points = [(math.log(size), math.log(energy / 64)) for size, energy in sorted(SRAM_READ_64_BIT_PJ.items())]
     at = math.log(size_bytes)
-    left, right = next((pair for pair in zip(points, points[1:], strict=False) if at <= pair[1][0]), points[-2:])
+    left, right = next((pair for pair in itertools.pairwise(points) if at <= pair[1][0]), points[-2:])
     slope = (right[1] - left[1]) / (right[0] - left[0])
     return math.exp(left[1] + slope * (at - left[0])) * node_factor(technology_nm)
 
