@@ -8,7 +8,7 @@ import word_sets
 
 import hw_model
 
-CASES = 2400
+CASES = 2100
 CHUNKS = 12
 
 
