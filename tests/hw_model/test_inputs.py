@@ -188,12 +188,13 @@ def test_devices_by_name_path_and_content(tmp_path):
     path.write_text(EYERISS)
     by_name = hw_model.load_device("eyeriss")
     assert by_name == hw_model.load_device(path) == hw_model.load_device(str(path)) == hw_model.load_device(by_name)
-    assert by_name == hw_model.load_device(yaml.safe_load(EYERISS))
+    assert by_name == hw_model.load_device(yaml.safe_load(EYERISS)) == hw_model.load_device(EYERISS)
     for source, message in (
         ("eyeris", "unknown device 'eyeris', did you mean 'eyeriss'"),
         ("missing/file.yaml", "No such file"),
         (str(tmp_path), "unknown device|Is a directory"),
         (3, "expected a name, a path or an object"),
+        ("name: x\nclock_mhz: 3", "without memories"),
         ({}, "without memories"),
         ({"levels": []}, "levels: expected 1 to 8 memory levels|missing field"),
     ):
