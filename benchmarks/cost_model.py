@@ -161,14 +161,12 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"load of the machine before: {load:.1f} (timings of a busy machine say little; CPU time says more)")
     speed = speeds(device, population, options.rows, options.repeats)
-    print(
-        f"\ncores   million mappings/s: best  median  worst of {options.repeats}  against one core  per second of CPU time"
-    )
+    print(f"\ncores   million mappings/s: best  median  worst of {options.repeats}  against one core  per CPU second")
     for line in speed:
         figures = [line[f"{name}_per_second"] / 1e6 for name in ("best", "median", "worst")]
         ratio = line["best_per_second"] / speed[0]["best_per_second"]
         cpu = line["best_per_cpu_second"] / 1e6
-        print(f"{line['threads']:5}{'':19}{figures[0]:8.2f}{figures[1]:8.2f}{figures[2]:7.2f}{ratio:17.2f}x{cpu:19.2f}")
+        print(f"{line['threads']:5}{'':19}{figures[0]:8.2f}{figures[1]:8.2f}{figures[2]:7.2f}{ratio:17.2f}x{cpu:16.2f}")
     space = memory(device, population, options.largest)
     print("\n    rows   bytes per mapping: given   allocated (peak)")
     for line in space:
