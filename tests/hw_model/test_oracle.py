@@ -1,5 +1,6 @@
 """Equal to the brute-force counter, whatever the layer, the mapping and the device."""
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -9,6 +10,7 @@ import random_cases
 import word_sets
 
 import hw_model
+from hw_model.compiled import kernel
 
 CASES = 2100
 CHUNKS = 12
@@ -71,3 +73,12 @@ def test_counters_equal_enumeration(chunk):
                         assert found >= expected.get(counter, 0), where
                     else:
                         assert found == expected.get(counter, 0), where
+
+
+def test_union_length():
+    """The closed forms for the union of regularly placed intervals, against the set of positions, over a grid."""
+    union_length = kernel().union_length
+    grid = itertools.product(range(7), range(1, 9), (1, 2, 3, 5), range(1, 9), (1, 2, 4))
+    for length, step_a, count_a, step_b, count_b in grid:
+        positions = {a * step_a + b * step_b + i for a in range(count_a) for b in range(count_b) for i in range(length)}
+        assert union_length(length, step_a, count_a, step_b, count_b) == len(positions)
