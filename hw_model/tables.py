@@ -93,11 +93,15 @@ def device_table(device: Device) -> DeviceTable:
 
 def problem_table(problems: Sequence[tuple[Layer, int]], device: Device) -> ProblemTable:
     """The arrays of (layer, bits) pairs on a device."""
-    rows = [_problem_row(layer, check_bits(bits), device) for layer, bits in problems]
+    return _problem_table(tuple((layer, check_bits(bits)) for layer, bits in problems), device)
+
+
+@functools.lru_cache(maxsize=256)
+def _problem_table(problems: tuple[tuple[Layer, int], ...], device: Device) -> ProblemTable:
+    rows = [_problem_row(layer, bits, device) for layer, bits in problems]
     return ProblemTable(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-@functools.lru_cache(maxsize=4096)
 def _problem_row(layer: Layer, bits: int, device: Device) -> tuple[np.ndarray, ...]:
     widths = word_bits(device, bits)
     per_word = np.zeros((len(device.levels), 3, 2))
