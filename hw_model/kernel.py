@@ -387,6 +387,7 @@ def price(
     cycles = steps
     if mac_rate[p, 0] != mac_rate[p, 1]:
         cycles = -((-steps * mac_rate[p, 1]) // mac_rate[p, 0])
+    wait = 0.0  # cycles, as a float: a bandwidth far below one bit per cycle must not wrap around
     total = 0.0
     for step in range(n_levels):
         level = index(step)
@@ -412,11 +413,11 @@ def price(
         instances = pes if step >= first_pe else 1
         if bandwidth[level, 0] < math.inf:
             moved = reads_w * bits[p, W] + reads_i * bits[p, I] + reads_o * bits[p, O]
-            cycles = max(cycles, np.int64(math.ceil(moved / (instances * bandwidth[level, 0]))))
+            wait = max(wait, np.ceil(moved / (instances * bandwidth[level, 0])))
         if bandwidth[level, 1] < math.inf:
             moved = fills_w * bits[p, W] + fills_i * bits[p, I]
             moved += (fills_o + updates_o - finished) * bits[p, O] + finished * bits[p, 3]
-            cycles = max(cycles, np.int64(math.ceil(moved / (instances * bandwidth[level, 1]))))
+            wait = max(wait, np.ceil(moved / (instances * bandwidth[level, 1])))
     energy[n_levels, W] = network[W] * per_hop[p, W]
     energy[n_levels, I] = network[I] * per_hop[p, I]
     energy[n_levels, O] = 0.0
@@ -424,7 +425,9 @@ def price(
         energy[n_levels, O] = (network[O] + network[3] - outputs) * per_hop[p, O] + outputs * per_hop[p, 3]
     energy[n_levels + 1, 0] = macs * mac_pj[p]
     total += energy[n_levels, W] + energy[n_levels, I] + energy[n_levels, O] + energy[n_levels + 1, 0]
-    return total, cycles
+    if wait > LIMIT:
+        return total, NO_CYCLES
+    return total, max(cycles, np.int64(wait))
 
 
 @part
@@ -453,6 +456,8 @@ def cost_of(
         p, counters, network, steps, pes, outputs, accumulator, macs, bits, device, bandwidth, per_word, per_final,
         per_hop, mac_pj, mac_rate, energy,
     )  # fmt: skip
+    if cycles == NO_CYCLES:
+        return OVERFLOW, 1.0, math.inf, NO_CYCLES, 0
     return 0, 0.0, total, cycles, pes
 
 

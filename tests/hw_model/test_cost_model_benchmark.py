@@ -1,4 +1,4 @@
-"""The speed benchmark runs, and the batched model is compiled code: not orders of magnitude below its measured speed."""
+"""The speed benchmark runs, and the batched model is compiled code: not orders below its measured speed."""
 
 import json
 import subprocess
