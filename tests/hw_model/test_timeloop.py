@@ -62,7 +62,7 @@ def test_cycles_equal(case):
 
 @pytest.mark.parametrize("case", json.loads((DATA / "timeloop_mapper.json").read_text())["cases"])
 def test_energy_and_cycles_of_the_mappers_best(case):
-    """Timeloop's energy, in MACs and without network and drains: equal, or below where overlapping tiles share reads."""
+    """Its energy, in MACs and without network and drains: equal, or below where overlapping tiles share reads."""
     device = hw_model.load_device(case["architecture"])
     mapping = {slot.removesuffix("_temporal"): loops for slot, loops in case["mapping"].items()}
     layer = {**case["dims"], "stride": case["stride"]}
