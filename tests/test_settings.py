@@ -457,3 +457,25 @@ def test_exponential():
 def test_linear():
     got = rates("--lr_schedule", "linear", "--nepochs", "10", "--decay_epoch", "6", "--lr", "1")
     assert got == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+
+
+def test_lists_as_separate_words():
+    C = resolve(config_train, "--num_bits_list", "4", "8", "32", "--nepochs", "3")
+    assert C.num_bits_list == [4, 8, 32] and C.nepochs == 3
+
+
+def test_alpha_at_a_bit_width_that_never_trains():
+    assert "batch norms never train" in complaint(config_search, "--weight_bits", "lowest", "--alpha_bits", "highest")
+    assert resolve(config_search, "--weight_bits", "highest", "--alpha_bits", "highest").alpha_bits == "highest"
+
+
+def test_named_are_the_words_of_the_command_line_given_also_those_of_presets():
+    C = resolve(config_train, "--preset", "digits", "--lr", "0.3")
+    assert C.named == {"lr"} and {"lr", "dataset", "stride_list"} <= C.given and C.preset == "digits"
+
+
+def test_a_setting_without_a_value(monkeypatch):
+    C = config_train.C.replaced()
+    del vars(C)["nepochs"]
+    with pytest.raises(UserError, match="nepochs has no value"):
+        from_command_line(C, {}, [], "")

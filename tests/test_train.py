@@ -469,3 +469,65 @@ def test_weights_that_are_not_finite_are_not_saved(same_run, tmp_path, capsys, m
     assert "became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
     assert err.count("\n") == 1
     assert load(tmp_path / "checkpoint.pt")["epoch"] == 0
+
+
+# --- what else must not go wrong unseen
+
+
+def test_an_architecture_searched_at_another_shape_is_refused_unless_it_is_meant(search_run, tmp_path, capsys):
+    words = ["--preset", "smoke", "--load_path", search_run.folder, "--save", tmp_path, "--device", "cpu"]
+    shape = ["--num_layer_list", "1,1", "--num_channel_list", "4,6", "--stride_list", "2,2", "--stem_channel", "4"]
+    size = ["--image_height", "8", "--image_width", "8"]
+    assert run(*words, *shape, *size) == 2  # header_channel is the default's, the search's was 8
+    err = capsys.readouterr().err
+    assert "header_channel = 8" in err and "1504" in err and "--header_channel" in err and err.count("\n") == 1
+    assert run(*words, *shape, *size, "--header_channel", "16") == 0
+    assert load(tmp_path / "weights.pt")["config"]["header_channel"] == 16
+
+
+def test_a_recalibration_that_overflows_writes_no_weights(arch, tmp_path, monkeypatch, capsys):
+    def overflow(model, bits, batches, reset):
+        next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)).running_mean[0] = float("inf")
+
+    monkeypatch.setattr(train, "recalibrate", overflow)
+    assert run(*QUICK, "--load_path", arch, "--save", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert "NaN or infinite" in err and err.count("\n") == 1
+    assert not (tmp_path / "out" / "weights.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(train_run, tmp_path, capsys):
+    content = load(train_run.folder / "weights.pt")
+    content["model"]["stem.conv.weight"][0] = float("nan")
+    save_checkpoint(tmp_path / "weights.pt", content)
+    assert run("--eval_only", "--pretrain", tmp_path, "--device", "cpu") == 2
+    assert "diverged" in capsys.readouterr().err
+
+
+def test_eval_only_takes_the_network_of_the_weights_whatever_the_preset(train_run, capsys):
+    assert run("--eval_only", "--pretrain", train_run.folder, "--preset", "digits", "--device", "cpu") == 0
+    assert set(percentages(capsys.readouterr().out)) == {4, 8, 32}
+
+
+def test_as_released_both_accuracies_are_told(arch, tmp_path, capsys):
+    assert run(*QUICK, "--load_path", arch, "--save", tmp_path / "out", "--recalibration", "all") == 0
+    out = capsys.readouterr().out
+    assert "each bit-width recalibrated alone" in out and "accuracy of weights.pt" in out
+    reported = json.loads((tmp_path / "out" / "result.json").read_text())["accuracy"]
+    assert set(reported) == {"4", "8", "32"}
+
+
+def test_resuming_with_other_settings_says_so(arch, tmp_path, capsys):
+    words = [*QUICK, "--load_path", arch, "--save", tmp_path / "out"]
+    assert run(*words) == 0
+    capsys.readouterr()
+    assert run(*words, "--resume", "--nepochs", "2", "--teachers", "none") == 0
+    out = capsys.readouterr().out
+    assert "teachers was 'cascade' before, and is 'none'" in out and "nepochs was 1" in out
+    assert [line["epoch"] for line in lines(tmp_path / "out")] == [0, 1]
+
+
+def test_pretrain_of_other_bit_widths_says_which(train_run, same_run, tmp_path, capsys):
+    words = ["--num_bits_list", "4,8", "--pretrain", train_run.folder, "--save", tmp_path]
+    assert run(*same_run, *words) == 2
+    assert "[4, 8, 32]" in capsys.readouterr().err
