@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hw_model.cost import Cost
-from hw_model.device import Device, load_device
+from hw_model.device import Device, device_names, load_device
 from hw_model.errors import InputError, InvalidMapping, shown, unknown
 from hw_model.evaluate import evaluate
 from hw_model.layer import Layer
@@ -46,8 +46,9 @@ class Case:
             if field not in FIELDS:
                 raise unknown("field", field, FIELDS)
         device = data["device"]
-        if isinstance(device, str) and not os.path.exists(device) and os.path.exists(os.path.join(folder, device)):
-            device = os.path.join(folder, device)
+        if isinstance(device, str) and device not in device_names() and not os.path.isfile(device):
+            beside = os.path.join(folder, device)
+            device = beside if os.path.isfile(beside) else device
         case = cls(
             Layer.from_dict(data["layer"]),
             load_device(device),

@@ -136,7 +136,7 @@ def load_device(source: str | os.PathLike | Mapping | Device) -> Device:
         raise InputError(f"device: expected a name, a path or an object, got {shown(text)}")
     if text in device_names():
         return _from_package(text)
-    if not (os.sep in text or text.endswith((".yaml", ".yml"))):
+    if not (os.sep in text or text.endswith((".yaml", ".yml")) or os.path.isfile(text)):
         raise unknown("device", text, device_names())
     return _from_file(text)
 

@@ -12,6 +12,8 @@ from hw_model.tables import word_bits
 def loop_nest(layer: Layer, mapping: Mapping, device: Device, bits: int) -> str:
     """The nested for-loops, outermost first, with each level's tile per tensor in words and its share of the capacity.
 
+    A dimension with several loops has one index each, k2 the outermost, k0 the innermost, and k is what they amount to.
+
     Raises:
         InputError: the mapping names a level that the device does not have.
     """
@@ -20,17 +22,37 @@ def loop_nest(layer: Layer, mapping: Mapping, device: Device, bits: int) -> str:
     held = held_tensors(mapping, device)
     lines: list[str] = []
     depth = 0
+    trips: dict[str, list[int]] = {}  # of the loops of each dimension, outermost first
+    for slot in device.slots:
+        for dim, factor in mapping[slot]:
+            trips.setdefault(dim, []).append(factor)
+    to_come = {dim: len(factors) for dim, factors in trips.items()}
     for slot in device.slots:
         if slot not in SPATIAL_SLOTS:
             lines.append("  " * depth + f"# {slot} holds {_tiles(layer, tiles[slot], held[slot], device, slot, bits)}")
         for dim, factor in mapping[slot]:
             kind = f"parallel_for ({slot})" if slot in SPATIAL_SLOTS else "for"
-            lines.append("  " * depth + f"{kind} {dim.lower()} in 0..{factor - 1}:")
+            to_come[dim] -= 1
+            index = f"{dim.lower()}{to_come[dim]}" if len(trips[dim]) > 1 else dim.lower()
+            lines.append("  " * depth + f"{kind} {index} in 0..{factor - 1}:")
             depth += 1
+    for dim, factors in trips.items():
+        if len(factors) > 1:
+            lines.append("  " * depth + f"{dim.lower()} = {_amount(dim.lower(), factors)}")
     rows = "p" if layer.stride == 1 else f"{layer.stride}p"
     columns = "q" if layer.stride == 1 else f"{layer.stride}q"
     lines.append("  " * depth + f"O[n,g,k,p,q] += W[g,k,c,r,s] * I[n,g,c,{rows}+r,{columns}+s]")
     return "\n".join(lines)
+
+
+def _amount(name: str, factors: list[int]) -> str:
+    """`8*k2 + 2*k1 + k0`: a dimension's index out of those of its loops; factors: their trips, outermost first."""
+    terms = []
+    step = 1
+    for number, trips in enumerate(reversed(factors)):
+        terms.append(f"{name}{number}" if step == 1 else f"{step}*{name}{number}")
+        step *= trips
+    return " + ".join(reversed(terms))
 
 
 def _tiles(layer: Layer, tile: dict, tensors: tuple, device: Device, slot: str, bits: int) -> str:

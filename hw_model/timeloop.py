@@ -186,7 +186,10 @@ def import_mapping(text: str, device: Device, source: str = "mapping") -> Mappin
         level, name, parts = targets[str(fields["target"]).lower()]
         if fields["type"] in ("datatype", "bypass"):
             own = dict((part[0], part[1]) for part in parts).get(name, level.holds)  # noqa: C402
-            kept.setdefault(level.name, set()).update(set(own) - _tensors(fields.get("bypass", []), where))
+            past = _tensors(fields.get("bypass", []), where)
+            if both := past & _tensors(fields.get("keep", []), where):
+                raise InputError(f"{where}: {DATA_SPACES[min(both)]} both kept and bypassed")
+            kept.setdefault(level.name, set()).update(set(own) - past)
         elif fields["type"] == "temporal":
             found = _loops(fields, where)
             if found and name not in (level.name, parts[-1][0]):
@@ -235,11 +238,15 @@ def _factors(fields: dict, where: str) -> tuple[dict[str, int], list[str]]:
     factors = {}
     for word in filter(None, words):
         match = re.fullmatch(r"([A-Z])\s*=?\s*([0-9]{1,12})", word)
+        if match and int(match[2]) == 0:
+            raise InputError(f"{where}: {word}: a factor of 0, the rest, is not supported; write the number")
         if not match or int(match[2]) < 1:
             raise InputError(f"{where}: expected factors like K=4, got {shown(word)}")
         dim = "K" if match[1] == "M" else match[1]
         if dim not in DIMS:
             raise unknown(f"dimension in {where}", dim, DIMS)
+        if dim in factors:
+            raise InputError(f"{where}: dimension {dim} has two factors")
         factors[dim] = int(match[2])
     order = fields.get("permutation", "")
     given = [
@@ -259,8 +266,8 @@ def _loops(fields: dict, where: str) -> list[list]:
 def _add_spatial(loops: dict, fields: dict, level: Level, device: Device, where: str) -> None:
     factors, order = _factors(fields, where)
     split = fields.get("split", len(order))
-    if isinstance(split, bool) or not isinstance(split, int):
-        raise InputError(f"{where}: split: expected a number of dimensions, got {shown(split)}")
+    if isinstance(split, bool) or not isinstance(split, int) or not 0 <= split <= len(DIMS):
+        raise InputError(f"{where}: split: expected a number of dimensions, 0 to {len(DIMS)}, got {shown(split)}")
     axes = (("spatial_x", order[:split]), ("spatial_y", order[split:]))
     if device.level_names.index(level.name) != device.first_pe_level - 1:
         if "lanes" not in device.slots and any(n > 1 for n in factors.values()):

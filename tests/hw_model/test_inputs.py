@@ -208,6 +208,16 @@ def test_devices_by_name_path_and_content(tmp_path):
             hw_model.load_device(source)
 
 
+def test_a_device_beside_the_case_or_without_a_suffix(run, tmp_path, monkeypatch):
+    (tmp_path / "eyeriss").mkdir()  # a folder of a device's name is not that device
+    (tmp_path / "mine").write_text(EYERISS)
+    status, _, err = run(CASE)
+    assert (status, err) == (0, "")
+    assert run(changed(device="mine"))[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert hw_model.load_device("mine") == hw_model.load_device("eyeriss")
+
+
 def test_command(run, tmp_path):
     status, out, err = run(CASE, "--json")
     assert status == 0 and err == ""
@@ -226,7 +236,7 @@ def test_command(run, tmp_path):
     status, out, _ = run(bad)
     assert status == 1 and "invalid:" in out
     status, out, _ = run(CASE, "--timeloop", str(tmp_path / "tl"))
-    assert status == 0 and "for k in 0..15:" in out and "utilisation" in out
+    assert status == 0 and "for k2 in 0..15:" in out and "k = 8*k2 + 4*k1 + k0" in out and "utilisation" in out
     assert {path.name for path in (tmp_path / "tl").iterdir()} == {"arch.yaml", "problem.yaml", "map.yaml"}
     _, out, _ = run(changed(mapping="tl/map.yaml"), "--json")
     assert json.loads(out)["energy_j"] == found["energy_j"]
