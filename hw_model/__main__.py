@@ -8,6 +8,7 @@ import sys
 from hw_model.cases import Case, read_cases, results_json
 from hw_model.errors import InputError, InvalidMapping
 from hw_model.loop_nest import loop_nest
+from hw_model.timeloop import export_timeloop, write_timeloop
 
 EPILOG = """exit status: 0 valid, 1 a mapping is invalid, 2 the input cannot be read. A case is
 {"layer": {"K": 128, "C": 128, "P": 28, "Q": 28, "R": 3, "S": 3}, "device": "eyeriss", "bits": 16,
@@ -24,9 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("case", metavar="CASE.json", help="a case, or a list of cases")
     parser.add_argument("--json", action="store_true", help="write the result as JSON to standard output")
+    parser.add_argument("--timeloop", metavar="DIR", help="also write the case as Timeloop inputs into this folder")
     options = parser.parse_args(arguments)
     try:
         cases = read_cases(options.case)
+        if options.timeloop:
+            _export(cases, options.timeloop)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -37,6 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
         printed = [_print(case) for case in (cases if isinstance(cases, list) else [cases])]
         valid = all(printed)
     return 0 if valid else 1
+
+
+def _export(cases: list[Case] | Case, folder: str) -> None:
+    """Write Timeloop's inputs: of a single case into the folder, of a list into folder/0, folder/1, ..."""
+    for index, case in enumerate(cases if isinstance(cases, list) else [cases]):
+        target = f"{folder}/{index}" if isinstance(cases, list) else folder
+        write_timeloop(target, export_timeloop(case.layer, case.mapping, case.device, case.bits))
 
 
 def _print(case: Case) -> bool:

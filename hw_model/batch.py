@@ -20,7 +20,7 @@ from hw_model.device import Device, load_device
 from hw_model.errors import InputError
 from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Mapping
-from hw_model.tables import device_table, problem_table, tensor_bits
+from hw_model.tables import device_table, problem_table, scratch, tensor_bits
 
 ROWS_PER_THREAD = 2048  # below this a second thread costs more than it saves
 REASONS = ("factor", "overflow", "spatial_x", "spatial_y", "lanes", "uncovered", "capacity", "bypass")
@@ -114,6 +114,7 @@ def evaluate_batch(
             "cost_batch", begin, end, factors, orders, bypass, problem, table.slots, table.hold, table.may_bypass,
             p.sizes, p.bits, table.device, table.cap_mask, table.cap_bits, table.bandwidth, p.per_word, p.per_final,
             p.per_hop, p.mac_pj, p.mac_rate, result.energy_pj, result.cycles, result.reason, result.violation,
+            *scratch(n_levels),
         )  # fmt: skip
 
     threads = max(1, min(threads or cpu_count(), rows // ROWS_PER_THREAD))

@@ -15,6 +15,7 @@ from hw_model.evaluate import evaluate
 from hw_model.layer import Layer
 from hw_model.mapping import Mapping
 from hw_model.tables import check_bits
+from hw_model.timeloop import import_mapping
 from hw_model.yaml_lines import read_json, read_text
 
 FIELDS = ("layer", "device", "bits", "mapping")
@@ -31,7 +32,7 @@ class Case:
 
     @classmethod
     def from_dict(cls, data: Any, folder: str = "") -> Case:
-        """From a case's JSON; a device path is taken relative to `folder` if it is not found otherwise.
+        """From a case's JSON; paths (of a device, of a Timeloop mapping) are taken relative to `folder` if not found.
 
         Raises:
             InputError: a field is missing, unknown or wrong.
@@ -51,7 +52,7 @@ class Case:
             Layer.from_dict(data["layer"]),
             load_device(device),
             check_bits(data["bits"]),
-            Mapping.from_dict(data["mapping"]),
+            _mapping(data["mapping"], device, folder),
         )
         case.mapping.on(case.device)  # a level the device lacks is bad input, not a mapping that does not fit
         return case
@@ -59,6 +60,14 @@ class Case:
     def cost(self) -> Cost:
         """Raises InvalidMapping."""
         return evaluate(self.layer, self.mapping, self.device, self.bits)
+
+
+def _mapping(data: Any, device: Any, folder: str) -> Mapping:
+    """A mapping in the JSON form, or the path of a Timeloop mapping file."""
+    if not isinstance(data, str):
+        return Mapping.from_dict(data)
+    path = data if os.path.exists(data) else os.path.join(folder, data)
+    return import_mapping(read_text(path), load_device(device), os.path.basename(path))
 
 
 def read_cases(path: str | os.PathLike) -> list[Case] | Case:

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import functools
+import importlib
 import os
 import pickle
 from types import ModuleType
 
 CACHE_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError)
+cache_on_disk = True  # read by kernel.py when it is imported
 
 
-@functools.cache
 def kernel() -> ModuleType:
     """The module `hw_model.kernel`; the first call in a process loads numba (about a second)."""
-    from hw_model import kernel as module
-
-    return module
+    return importlib.import_module("hw_model.kernel")
 
 
 def call(name: str, *arguments: object) -> object:
-    """Call a compiled function; where compiling fails because of the cache on disk, compile without it."""
-    module = kernel()
+    """Call a compiled function; where the cache on disk cannot be written or read, compile without it."""
+    global cache_on_disk
     try:
-        return getattr(module, name)(*arguments)
+        return getattr(kernel(), name)(*arguments)
     except CACHE_ERRORS:
-        if not _without_cache(module):
+        if not cache_on_disk:
             raise
-        return getattr(module, name)(*arguments)
-
-
-def _without_cache(module: ModuleType) -> bool:
-    """Replace every compiled function of the module by one that never touches the disk; False if that was done."""
-    if getattr(module, "cacheless", False):
-        return False
-    from numba import njit
-    from numba.core.registry import CPUDispatcher
-
-    for key, value in list(vars(module).items()):
-        if isinstance(value, CPUDispatcher):
-            setattr(module, key, njit(value.py_func, nogil=True, error_model="numpy"))
-    module.cacheless = True
-    return True
+        cache_on_disk = False
+        return getattr(importlib.reload(kernel()), name)(*arguments)
 
 
 def cpu_count() -> int:

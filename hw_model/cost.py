@@ -166,7 +166,7 @@ def cost_from_arrays(
     active_pes: int,
     tiles: np.ndarray,
 ) -> Cost:
-    """A Cost from what the kernel wrote: counters [L, 3, 4], network [4], energy_pj [L+2, 3], tiles [L+2, 8]."""
+    """A Cost from what the kernel wrote: counters [L, 3, 4], network [4], energy_pj [L+2, 3], tiles [L+1, 8]."""
     n_levels = len(device.levels)
     levels = {}
     for index, level in enumerate(device.levels):

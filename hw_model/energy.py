@@ -1,17 +1,32 @@
-"""How energy and rate scale with the bit-width: the one place where the laws are written.
+"""How energy and rate scale with the bit-width, the size of a memory and the process: the one place with the laws.
 
-Measured points and their sources; everything else on a device is one of these points scaled by a law below.
-
-* MAC: 32-bit multiplier 12.68 pJ and 32-bit adder 0.21 pJ (Aladdin, ISCA 2014, 40 nm).
-* Horowitz, ISSCC 2014, 45 nm, 0.9 V: multiply 8 bit 0.2 pJ, 32 bit 3.1 pJ; add 8 bit 0.03 pJ, 32 bit 0.1 pJ;
-  64-bit SRAM access 8 kB 10 pJ, 32 kB 20 pJ, 1 MB 100 pJ.
+Measured (published) points are the constants below, each with its source; everything else on a device is one of them
+scaled by a law of this file. docs/hardware.md shows the plots and says which numbers of a device are which.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 
 from hw_model.device import Mac
+from hw_model.errors import InputError
+
+# Integer arithmetic at 45 nm, 0.9 V (Horowitz, ISSCC 2014): {bits: pJ}.
+MULTIPLY_PJ: Mapping[int, float] = {8: 0.2, 32: 3.1}
+ADD_PJ: Mapping[int, float] = {8: 0.03, 32: 0.1}
+# Multiplier and adder at 40 nm (Aladdin, ISCA 2014), 32 bit.
+ALADDIN_MULTIPLY_PJ, ALADDIN_ADD_PJ = 12.68, 0.21
+# SRAM at 45 nm, 64-bit read (CACTI 7): {bytes: pJ}; Horowitz gives 10, 20 and 100 pJ for 8 kB, 32 kB and 1 MB.
+SRAM_READ_64_BIT_PJ: Mapping[int, float] = {2**13: 6.1, 2**15: 17.0, 2**17: 32.3, 2**20: 93.5}
+REGISTER_PJ_PER_BIT = 0.009  # Aladdin, 40 nm
+# DRAM with its interface: LPDDR4, HBM2, DDR3.
+DRAM_PJ_PER_BIT: Mapping[str, float] = {"LPDDR4": 8.0, "HBM2": 6.25, "DDR3": 70.0}
+# A wire on the chip at 40 nm, 0.9 V: 310 pJ for 256 bits over 10 mm (Keckler et al., IEEE Micro 2011).
+WIRE_PJ_PER_BIT_MM = 310 / 256 / 10
+# Energy of the same circuit, 45 nm = 1 (Stillmaker and Baas, Integration 2017, at 0.9 V); 40 nm is taken as 45.
+NODE_ENERGY: Mapping[int, float] = {65: 1.25, 45: 1.0, 32: 0.64, 16: 0.19, 7: 0.10}
 
 
 def next_power_of_two(bits: int) -> int:
@@ -47,5 +62,27 @@ def access_energy_pj(energy_pj_per_bit: float, bits: int) -> float:
     return energy_pj_per_bit * bits
 
 
-# Energy of the same circuit at 45 nm = 1 (Stillmaker and Baas, Integration 2017, at 0.9 V).
-NODE_ENERGY: Mapping[int, float] = {65: 1.25, 45: 1.0, 32: 0.64, 16: 0.19, 7: 0.10}
+def node_factor(technology_nm: float) -> float:
+    """Energy relative to 45 nm. Raises InputError for a process that is not in NODE_ENERGY."""
+    if technology_nm not in NODE_ENERGY:
+        raise InputError(f"technology_nm: expected one of {', '.join(map(str, NODE_ENERGY))}, got {technology_nm}")
+    return NODE_ENERGY[technology_nm]
+
+
+def sram_energy_pj_per_bit(size_bytes: float, technology_nm: float = 45) -> float:
+    """One bit of an access to an SRAM of this size: a straight line in log-log between (and beyond) CACTI's points."""
+    points = [(math.log(size), math.log(energy / 64)) for size, energy in sorted(SRAM_READ_64_BIT_PJ.items())]
+    at = math.log(size_bytes)
+    left, right = next((pair for pair in itertools.pairwise(points) if at <= pair[1][0]), points[-2:])
+    slope = (right[1] - left[1]) / (right[0] - left[0])
+    return math.exp(left[1] + slope * (at - left[0])) * node_factor(technology_nm)
+
+
+def register_energy_pj_per_bit(technology_nm: float = 45) -> float:
+    """One bit of an access to a register."""
+    return REGISTER_PJ_PER_BIT * node_factor(technology_nm)
+
+
+def hop_energy_pj_per_bit(distance_mm: float, technology_nm: float = 45) -> float:
+    """One bit over a hop of this length: the wire alone, no router."""
+    return WIRE_PJ_PER_BIT_MM * distance_mm * node_factor(technology_nm)

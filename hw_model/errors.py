@@ -25,7 +25,8 @@ class InvalidMapping(InputError):
 def unknown(kind: str, name: object, legal: Iterable[object]) -> InputError:
     """An error for a name that does not exist: names the closest legal one and all of them."""
     names = [str(item) for item in legal]
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:40].lower(), [item.lower() for item in names], n=1, cutoff=0.5)
+    close = [item for item in names if close and item.lower() == close[0]]
     hint = f", did you mean {close[0]!r}?" if close else ""
     return InputError(f"unknown {kind} {shown(name)}{hint} (one of: {', '.join(names)})")
 

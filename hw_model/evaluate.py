@@ -12,8 +12,8 @@ from hw_model.device import Device, load_device
 from hw_model.errors import InvalidMapping
 from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Mapping
-from hw_model.reasons import invalid_reasons
-from hw_model.tables import check_bits, device_table, keep_table, problem_table
+from hw_model.reasons import factor_products, invalid_reasons
+from hw_model.tables import check_bits, device_table, keep_table, problem_table, scratch
 
 
 def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: Device | str, bits: int) -> Cost:
@@ -42,35 +42,31 @@ def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: D
 def _run(layer: Layer, mapping: Mapping, device: Device, bits: int) -> Cost:
     table = device_table(device)
     problem = problem_table([(layer, bits)], device)
-    n_levels = len(device.levels)
+    products = factor_products(mapping, device)
+    factors = np.array([[list(products[slot].values()) for slot in device.slots]], np.int32)
     loops = [pair for name in device.level_names for pair in mapping[name]]
-    level_end = np.cumsum([len(mapping[name]) for name in device.level_names])
-    tiles = np.ones((n_levels + 2, 8), np.int64)
-    counters = np.zeros((n_levels, 3, 4), np.int64)
-    network = np.zeros(4, np.int64)
-    energy_pj = np.zeros((n_levels + 2, 3))
+    trips = np.array([factor for _, factor in loops], np.int64)
+    *_, tiles, counters, network, energy_pj = scratch(len(device.levels))
     reason, _, total_pj, cycles, active_pes = call(
-        "cost_of",
+        "cost_one",
+        factors,
+        table.slots,
         np.array([DIMS.index(dim) for dim, _ in loops], np.int64),
-        np.array([factor for _, factor in loops], np.int64),
-        level_end,
-        _factors(mapping["spatial_x"]),
-        _factors(mapping["spatial_y"]),
-        _factors(mapping["lanes"]),
+        trips,
+        np.cumsum([len(mapping[name]) for name in device.level_names]),
+        np.cumprod(trips),
         keep_table(mapping, device),
-        problem.sizes[0],
-        problem.bits[0],
+        problem.sizes,
+        problem.bits,
         table.device,
         table.cap_mask,
         table.cap_bits,
         table.bandwidth,
-        problem.per_word[0],
-        problem.per_final[0],
-        problem.per_hop[0],
-        problem.mac_pj[0],
-        problem.mac_rate[0],
-        np.ones(8, np.int64),
-        np.zeros(len(loops), np.int64),
+        problem.per_word,
+        problem.per_final,
+        problem.per_hop,
+        problem.mac_pj,
+        problem.mac_rate,
         tiles,
         counters,
         network,
@@ -79,10 +75,3 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: int) -> Cost:
     if reason:
         raise AssertionError(f"compiled and worded validity disagree (reason {reason}): {layer} {mapping}")
     return cost_from_arrays(layer, device, bits, counters, network, energy_pj, total_pj, cycles, active_pes, tiles)
-
-
-def _factors(pairs: tuple) -> np.ndarray:
-    factors = np.ones(8, np.int64)
-    for dim, factor in pairs:
-        factors[DIMS.index(dim)] *= factor
-    return factors

@@ -125,3 +125,19 @@ def keep_table(mapping: Mapping, device: Device) -> np.ndarray:
             for level in device.levels
         ]
     )
+
+
+def scratch(n_levels: int) -> tuple[np.ndarray, ...]:
+    """What the kernel writes on: loop_dim, loop_n, prefix, level_end, keep, tiles, counters, network, energy (pJ)."""
+    loops = 8 * n_levels
+    return (
+        np.zeros(loops, np.int64),
+        np.zeros(loops, np.int64),
+        np.zeros(loops, np.int64),
+        np.zeros(n_levels, np.int64),
+        np.zeros(n_levels, np.int64),
+        np.ones((n_levels + 1, 8), np.int64),
+        np.zeros((n_levels, 3, 4), np.int64),
+        np.zeros(4, np.int64),
+        np.zeros((n_levels + 2, 3)),
+    )
