@@ -10,7 +10,10 @@ from hw_model.device import Device, device_names, load_device
 from hw_model.errors import InputError, InvalidMapping
 from hw_model.evaluate import evaluate
 from hw_model.layer import DIMS, TENSORS, Layer
+from hw_model.loop_nest import loop_nest
 from hw_model.mapping import Mapping
+from hw_model.network import NetworkCost, multi_cycle, partition, pipeline
+from hw_model.timeloop import export_timeloop, import_mapping, import_problem, write_timeloop
 
 __all__ = [
     "DIMS",
@@ -22,6 +25,7 @@ __all__ = [
     "InvalidMapping",
     "Layer",
     "Mapping",
+    "NetworkCost",
     "Traffic",
     "decode",
     "device_names",
@@ -29,5 +33,13 @@ __all__ = [
     "encode_batch",
     "evaluate",
     "evaluate_batch",
+    "export_timeloop",
+    "import_mapping",
+    "import_problem",
     "load_device",
+    "loop_nest",
+    "multi_cycle",
+    "partition",
+    "pipeline",
+    "write_timeloop",
 ]
