@@ -5,8 +5,8 @@ from (seed of its search, generation, number of the row): which worker breeds it
 
 Legend: T searches, slots and L levels of hw_model.batch, 8 dimensions. A mapping is f [slots, 8], o [L, 8], b [L].
 Arguments of every operator, `space` for short (see space.py):
-    sizes [T, 8], stride [T], bits [T, 3] of a word of W, I, O; level_slot [L]; hold [L] and free [L]: tensor bits held,
-    and those that may be sent past; caps [L, 3]: tensor bits of each partition, cap_bits [L, 3]: its size;
+    sizes [T, 8], stride [T], bits [T, 3] of a word of W, I, O; level_slot [L]; hold [L]: tensor bits held; free [T, L]:
+    those that may be sent past; caps [L, 3]: tensor bits of each partition, cap_bits [L, 3]: its size;
     limit [slots]: units of a spatial slot, 0 = temporal; allowed [D, T, slots]: dimensions each slot may loop over;
     least [D, T, slots, 8]: smallest factors; rule [D, T, L, 8]: loops of a lower number run outside those of a higher.
 D constraint sets: 0 is the one the search must keep, the others are known dataflows for the first pool.
@@ -228,7 +228,7 @@ def random_mapping(
         for i in range(7, 0, -1):
             j = below(rng, i + 1)
             o[level, i], o[level, j] = o[level, j], o[level, i]
-        b[level] = free[level] & below(rng, 8) if uniform(rng) < 0.3 else 0
+        b[level] = free[t, level] & below(rng, 8) if uniform(rng) < 0.3 else 0
     arrange(o, t, c, rule)
     repair(rng, f, b, t, c, sizes, stride, bits, level_slot, hold, caps, cap_bits, limit, allowed, least)
 
@@ -319,7 +319,7 @@ def mutate(rng, f, o, b, t, sizes, level_slot, free, limit, allowed, least):
         move_loop(rng, f, o, level, level_slot[level])
     else:
         level = below(rng, levels)
-        b[level] ^= free[level] & (1 << below(rng, 3))
+        b[level] ^= free[t, level] & (1 << below(rng, 3))
 
 
 @jit

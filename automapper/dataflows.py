@@ -4,9 +4,11 @@
   width, a filter row stays in a PE and slides over an output row.
 * weight_stationary: NVDLA, TPU (Jouppi et al., ISCA 2017). PEs hold different weights and keep them while everything
   that uses them streams past.
-* output_stationary: ShiDianNao (Du et al., ISCA 2015). PEs hold different outputs and keep them until they are finished.
+* output_stationary: ShiDianNao (Du et al., ISCA 2015). PEs hold different outputs and keep them until they are
+  finished.
 
-A dataflow's cost is that of the best mapping found inside its constraints.
+All of them keep every tensor at every level that holds it. A dataflow's cost is that of the best
+mapping found inside its constraints.
 """
 
 from __future__ import annotations
@@ -36,9 +38,7 @@ class Dataflow:
 
 FREE = Dataflow()
 DATAFLOWS = {
-    "row_stationary": Dataflow(
-        x="PKCGN", y="RKCGN", pe="SKC", inside="Q", least=(("spatial_y", "R"), ("pe", "S"))
-    ),
+    "row_stationary": Dataflow(x="PKCGN", y="RKCGN", pe="SKC", inside="Q", least=(("spatial_y", "R"), ("pe", "S"))),
     "weight_stationary": Dataflow(x=WEIGHT, y=WEIGHT, pe=WEIGHT, inside="NPQ"),
     "output_stationary": Dataflow(x="NGKPQ", y="NGKPQ", inside=REDUCTION),
 }

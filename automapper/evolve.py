@@ -59,17 +59,23 @@ class Evolution:
         self.rows: list[Row | None] = [None] * T
         self.score = np.full(T, np.inf)
         self.generation = 0
-        self.mappings = 0
+        self.mappings = 0  # bred per search
+        self.evaluated = 0  # by all searches together
         self.together = False
+        self.running = self.stopped = False  # set from another thread, stopped ends `advance` after a generation
 
     def advance(self, mappings: int, share: float) -> Evolution:
         """Search on until `mappings` per search are evaluated; share: of the whole budget that is then used up."""
-        while self.mappings < mappings:
-            self.step()
-        if share >= EXPLORE and not self.together and not self.random:
-            self.bring_together()
-        if share >= 1.0:
-            self.exchange()
+        self.running = True
+        try:
+            while self.mappings < mappings and not (self.stopped and self.mappings):
+                self.step()
+            if share >= EXPLORE and not self.together and not self.random and not self.stopped:
+                self.bring_together()
+            if share >= 1.0:
+                self.exchange()
+        finally:
+            self.running = False
         return self
 
     def best(self, index: int) -> Mapping:
@@ -130,6 +136,7 @@ class Evolution:
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         layers = [search.problem.layer for search in self.searches]
         bits = [search.problem.bits for search in self.searches]
+        self.evaluated += len(which)
         cost = evaluate_batch(layers, f, o, self.device, bits, bypass=b, problem=which, threads=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(cost.valid, self.objective.score(cost.energy_pj, cost.cycles), INVALID + cost.violation)

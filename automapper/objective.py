@@ -26,6 +26,10 @@ class Objective:
         """Logarithm of the objective, any unit of energy and time (another unit shifts all scores alike)."""
         return (self.energy_weight + TIE) * np.log(energy) + (self.latency_weight + TIE) * np.log(latency)
 
+    def value(self, energy_j: float, latency_s: float) -> float:
+        """The objective itself: J*s for edp, J for energy, s for latency."""
+        return energy_j**self.energy_weight * latency_s**self.latency_weight
+
 
 def parse_objective(text: str) -> Objective:
     """`edp`, `energy`, `latency`, or weights as in `energy=1,latency=2` (minimises energy * latency ** 2)."""

@@ -89,6 +89,10 @@ def run_search(
                 break
     except KeyboardInterrupt:
         outcome.interrupted = True
+        for unit in units:
+            unit.stopped = True
+        while any(unit.running for unit in units):
+            time.sleep(0.01)
     if share < 1.0 or outcome.interrupted:
         units = [unit.advance(1, 1.0) for unit in units]
     _collect(outcome, units, begin)
@@ -123,7 +127,7 @@ def _advance(units: list[Evolution], target: int, share: float, workers: int, ba
 def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None:
     """Cost the bests so far by hw_model's own `evaluate`, those that changed."""
     outcome.seconds = time.perf_counter() - begin
-    outcome.mappings = sum(unit.mappings * len(unit.searches) for unit in units)
+    outcome.mappings = sum(unit.evaluated for unit in units)
     for unit in units:
         for index, search in enumerate(unit.searches):
             mapping = unit.best(index)

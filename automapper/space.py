@@ -39,7 +39,11 @@ class Space(NamedTuple):
 
 
 def build_space(searches: Sequence[Search], device: Device) -> Space:
-    """The arrays of all searches together. A tensor may be sent past a level outside the PEs where the device allows."""
+    """The arrays of all searches together.
+
+    A tensor may be sent past a level outside the PEs where the device allows it; the known dataflows keep every tensor
+    where the device holds it.
+    """
     caps = np.zeros((len(device.levels), 3), np.int64)
     cap_bits = np.zeros((len(device.levels), 3), np.int64)
     for index, level in enumerate(device.levels):
@@ -53,6 +57,7 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
         tables.append(
             [constraint(flow, search.problem.layer, device, search.problem.bits) for flow in [own, *seeds[1:]]]
         )
+    optional = [0 if level.in_pe else _mask(set(level.holds) & set(level.may_bypass)) for level in device.levels]
     shapes = [search.problem.layer for search in searches]
     widths = [search.problem.bits for search in searches]
     return Space(
@@ -61,7 +66,7 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
         bits=np.array([[bits, bits, max(device.psum_bits, bits)] for bits in widths], np.int64),
         level_slot=np.array([device.slots.index(name) for name in device.level_names]),
         hold=np.array([_mask(level.holds) for level in device.levels]),
-        free=np.array([0 if level.in_pe else _mask(set(level.holds) & set(level.may_bypass)) for level in device.levels]),
+        free=np.array([[0] * len(optional) if search.dataflow else optional for search in searches]),
         caps=caps,
         cap_bits=cap_bits,
         limit=np.array([units.get(slot, 0) for slot in device.slots]),
@@ -77,7 +82,9 @@ def _mask(tensors: Sequence[str] | set[str]) -> int:
 
 def inside(space: Space, t: int, row: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bool:
     """Whether a mapping (f [slots, 8], o [L, 8], b [L]) keeps the constraints of search t."""
-    f, o, _ = row
+    f, o, b = row
+    if (b & ~space.free[t]).any():
+        return False
     allowed, least, rule = space.allowed[0, t], space.least[0, t], space.rule[0, t]
     if (f < least).any() or ((f > 1) & ~(allowed[:, None] >> np.arange(8) & 1).astype(bool)).any():
         return False
