@@ -21,6 +21,7 @@ C.pretrain = None
 C.eval_only = False
 C.resume = False
 C.device = "auto"  # a GPU where there is one
+C.channels_last = True  # depth-wise convolutions run several times faster so on a CPU
 C.num_threads = 0
 C.num_workers = 4  # only for data sets that are decoded from files
 C.nepochs = 200
@@ -106,9 +107,9 @@ PRESETS = {
         "num_workers": 0,
         "num_layer_list": [1, 2, 2],
         "num_channel_list": [16, 24, 32],
-        "stride_list": [1, 2, 2],
+        "stride_list": [2, 1, 2],
         "header_channel": 128,
-        "nepochs": 40,
+        "nepochs": 30,
         "batch_size": 64,
         "lr": 0.1,
     },

@@ -32,19 +32,6 @@ def strided(pixels: int, stride: int) -> int:
     return (pixels - 1) // stride + 1
 
 
-class ChannelShuffle(nn.Module):
-    """[B, C, H, W], channels in `groups` groups -> the same channels interleaved, so that the next grouped convolution
-    mixes them (ShuffleNet, Zhang et al. 2018)."""
-
-    def __init__(self, groups: int):
-        super().__init__()
-        self.groups = groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        return x.view(B, self.groups, C // self.groups, H, W).transpose(1, 2).reshape(B, C, H, W)
-
-
 class ConvBlock(nn.Module):
     """`k{K}_e{E}[_g{G}]`: 1x1 expansion to E*C_in, BN, ReLU, shuffle if grouped; KxK depth-wise with the stride, BN,
     ReLU; 1x1 projection to C_out, BN; plus the input where the shapes match. No ReLU after."""
@@ -64,7 +51,7 @@ class ConvBlock(nn.Module):
         self.stride = stride
         self.expand = SwitchableConv2d(c_in, c_mid, 1, groups=groups, bias=False, precision=precision)
         self.expand_norm = SwitchableBatchNorm2d(c_mid, precision)
-        self.shuffle = ChannelShuffle(groups) if groups > 1 else nn.Identity()
+        self.shuffle = nn.ChannelShuffle(groups) if groups > 1 else nn.Identity()
         self.depthwise = SwitchableConv2d(
             c_mid,
             c_mid,

@@ -250,8 +250,11 @@ def recalibrate(model: SwitchableNetwork, bits: int, batches: Iterable, reset: s
         for norm in own:
             norm.reset_running_stats()
         for module in model.modules():
-            if isinstance(module, ActivationRange) and not module.shared:
-                module.reset()
+            if isinstance(module, ActivationRange):
+                if module.shared:
+                    module.eval()
+                else:
+                    module.reset()
     momenta = [norm.momentum for norm in own]
     for norm in own:
         norm.momentum = None  # cumulative mean

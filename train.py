@@ -13,11 +13,11 @@ from distill import Cascade
 from model_infer import DerivedNetwork, profile
 from operations import Geometry
 from quantize import Precision, recalibrate
-from runtime.checkpoint import find, load_checkpoint, load_weights, save_checkpoint
+from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
-from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, limit_threads, seed_everything, select_device, versions
+from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
+from runtime.machine import derived_seed, limit_threads, placed, seed_everything, select_device, versions
 from runtime.settings import from_command_line
 from runtime.stages import TrainSettings
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 
     seed_everything(C.seed)
     precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum)
-    model = build(ops, C.to_dict(), precision, arch_path).to(device)
+    model = placed(build(ops, C.to_dict(), precision, arch_path), device, C.channels_last)
     if C.pretrain:
         path = find(C.pretrain, "weights.pt")
         load_weights(model, load_checkpoint(path, ["model"], "weights.pt of train.py")["model"], path)
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         path = find(C.save, "checkpoint.pt")
         state = load_checkpoint(path, ["model", "optimizer", "epoch"], "checkpoint.pt of train.py")
         load_weights(model, state["model"], path)
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"], path)
         first_epoch = state["epoch"] + 1
 
     steps = min(len(train_batches), C.max_steps or len(train_batches))
@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
         log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {device}")
         log.settings(C, "config_train.py", versions())
         log.line(f"network of {arch_path}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters\n  {' '.join(ops)}")
-        progress = Progress(C.nepochs * steps * C.batch_size, first_epoch * steps * C.batch_size)
+        images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
+        progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
         for epoch in range(first_epoch, C.nepochs):
             begin = time.perf_counter()
             optimizer.param_groups[0]["lr"] = learning_rate(C, epoch)
@@ -84,11 +85,12 @@ def main(argv: list[str] | None = None) -> None:
                 losses = finite_losses(losses, epoch, step, C.save)
                 loss.add(losses)
                 progress.step(len(labels), epoch, C.nepochs, losses)
+            finite_weights(model, epoch, C.save)
 
             metrics = {
                 "loss": loss.value(),
                 "lr": optimizer.param_groups[0]["lr"],
-                "images_per_s": steps * C.batch_size / (time.perf_counter() - begin),
+                "images_per_s": images_per_epoch / (time.perf_counter() - begin),
             }
             text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
@@ -147,11 +149,13 @@ def evaluate(C: TrainSettings) -> None:
     if missing:
         raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
     device = select_device(C.device)
+    limit_threads(C.num_threads)
     precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum)
     data = load_data(**C.data_arguments(), device=device)
-    model = build(checkpoint["arch"]["ops"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
+    model = build(checkpoint["arch"].get("ops"), C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
     load_weights(model, checkpoint["model"], path)
-    result = accuracy(model.to(device), data.batches("test", batch_size=4 * C.batch_size), wanted, C.max_steps)
+    model = placed(model, device, C.channels_last)
+    result = accuracy(model, data.batches("test", batch_size=4 * C.batch_size), wanted, C.max_steps)
     print(f"{path} on the {len(data.test)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
 
 

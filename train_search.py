@@ -5,6 +5,7 @@ held-out images. Settings: config_search.py. Next stage: train.py.
 """
 
 import random
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -18,12 +19,12 @@ from distill import Cascade
 from model_search import Supernet
 from operations import Geometry
 from quantize import Precision
-from runtime.checkpoint import find, load_checkpoint, load_weights, save_checkpoint
+from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.errors import exit_status
 from runtime.log import Progress, RunLog, per_bits
-from runtime.loop import Mean, accuracy, finite_losses, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, limit_threads, seed_everything, select_device, versions
-from runtime.settings import from_command_line
+from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
+from runtime.machine import derived_seed, limit_threads, placed, seed_everything, select_device, versions
+from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
 
 
@@ -49,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
 
     seed_everything(C.seed)
     precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum)
-    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops).to(device)
+    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops)
+    supernet = placed(supernet, device, C.channels_last)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"
     if C.pretrain:
         path = find(C.pretrain, "checkpoint.pt")
@@ -78,8 +80,8 @@ def main(argv: list[str] | None = None) -> None:
             "checkpoint.pt of train_search.py",
         )
         load_weights(supernet, state["model"], path)
-        optimizer.load_state_dict(state["optimizer"])
-        architect.optimizer.load_state_dict(state["arch_optimizer"])
+        load_optimizer(optimizer, state["optimizer"], path)
+        load_optimizer(architect.optimizer, state["arch_optimizer"], path)
         architect.flops_weight = state["flops_weight"]
         first_epoch, best = state["epoch"] + 1, state["best"]
 
@@ -87,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     with RunLog(C.save, C.resume) as log:
         log.line(f"search on {data.name}: {len(for_weights)} images for weights, {len(for_alpha)} for alpha ({device})")
         log.settings(C, "config_search.py", versions())
-        progress = Progress(C.nepochs * steps * C.batch_size, first_epoch * steps * C.batch_size)
+        images_per_epoch = min(steps * C.batch_size, weight_batches.num_images)
+        progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
         for epoch in range(first_epoch, C.nepochs):
             begin = time.perf_counter()
             optimizer.param_groups[0]["lr"] = learning_rate(C, epoch)
@@ -118,7 +121,8 @@ def main(argv: list[str] | None = None) -> None:
                 losses = finite_losses(losses, epoch, step, C.save)
                 alpha_loss.add(finite_losses({architect.bits: cross_entropy}, epoch, step, C.save))
                 loss.add(losses)
-                progress.step(C.batch_size, epoch, C.nepochs, losses)
+                progress.step(len(labels), epoch, C.nepochs, losses)
+            finite_weights(supernet, epoch, C.save)
 
             flops, flops_weight = supernet.derived_flops(), architect.flops_weight
             metrics = {
@@ -128,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
                 "flops_weight": flops_weight,
                 "temperature": supernet.temperature,
                 "lr": optimizer.param_groups[0]["lr"],
-                "images_per_s": steps * C.batch_size / (time.perf_counter() - begin),
+                "images_per_s": images_per_epoch / (time.perf_counter() - begin),
             }
             text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
@@ -145,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
                 if best is None or C.arch_choice == "last" or rank(candidate, C) > rank(best, C):
                     best = candidate
                     save_checkpoint(f"{C.save}/arch.pt", best)
-                architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
+            architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
             log.line(
                 f"{text}  | {flops / 1e6:.2f} MFLOPs, lambda {flops_weight:.1e}, {metrics['images_per_s']:.0f} img/s"
             )
@@ -203,8 +207,6 @@ def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
 
 def report(best: dict, C: SearchSettings, log: RunLog) -> None:
     """What was found, where it is, and the next command."""
-    from config_train import PRESETS as NEXT_PRESETS
-
     accuracies = per_bits(best["accuracy"], ".2f")
     log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")
     if rank(best, C)[0] < 0:
@@ -213,11 +215,24 @@ def report(best: dict, C: SearchSettings, log: RunLog) -> None:
     ops = iter(best["ops"])
     for stage, (layers, channels) in enumerate(zip(C.num_layer_list, C.num_channel_list, strict=True)):
         log.line(f"  stage {stage + 1}, {channels:3} channels: {'  '.join(islice(ops, layers))}")
+    log.line(f"\nwrote {C.save}/arch.pt\nnext: {next_command(C)}")
+
+
+def next_command(C: SearchSettings) -> str:
+    """The command of stage 2 for what this search found: its presets, and whatever else shapes data and network."""
+    from config_train import PRESETS as NEXT_PRESETS
+    from config_train import C as NEXT
+
     presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
-    command = f"python train.py{presets and ' --preset ' + presets}"
-    if C.save != "ckpt/search":
-        command += f" --load_path {C.save}"
-    log.line(f"\nwrote {C.save}/arch.pt\nnext: {command}")
+    words = ["python", "train.py", *(["--preset", presets] if presets else [])]
+    following = from_command_line(NEXT, NEXT_PRESETS, words[2:], "")
+    shared = "dataset dataset_path image_height image_width num_layer_list num_channel_list stride_list stem_channel"
+    for name in [*shared.split(), "stem_stride", "header_channel", "num_bits_list", "quantize_ends"]:
+        if getattr(C, name) != getattr(following, name):
+            words += [f"--{name}", as_text(getattr(C, name))]
+    if C.save != following.load_path:
+        words += ["--load_path", C.save]
+    return shlex.join(words)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ from torch import nn
 from runtime.errors import UserError
 
 FORMAT = 1
+KINDS = {  # of the entries that a reader may ask for
+    **dict.fromkeys(["model", "optimizer", "arch_optimizer", "arch", "config", "accuracy"], dict),
+    **dict.fromkeys(["ops", "bits"], list),
+    "epoch": int,
+    "flops_weight": float,
+}
 
 
 def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
@@ -43,23 +50,29 @@ def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[str, Any]:
     """The dictionary in `path`; `needs`: the keys it must have, `what`: how messages call such a file.
 
-    Raises `UserError`: no such file, not a checkpoint, truncated, another format version, a key missing.
+    Raises `UserError`: no such file, not a checkpoint, truncated, another format version, a key missing or of
+    another type (`KINDS`).
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected {what}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about odd pickles: what is wrong is said in one line below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling untrusted bytes fails in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint, expected {what} ({reason[:160]})") from error
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path}: not a checkpoint of this project, expected {what}")
-    if content["format"] != FORMAT:
+    if not isinstance(content["format"], int) or content["format"] != FORMAT:
         raise UserError(f"{path}: format {content['format']!r}, this version reads format {FORMAT}")
     missing = [key for key in needs if key not in content]
     if missing:
         raise UserError(f"{path}: expected {what}, but it has no {missing[0]!r}")
+    for key in needs:
+        kind = KINDS.get(key, object)
+        if not isinstance(content[key], kind):
+            raise UserError(f"{path}: expected {what}, but its {key!r} is not of type {kind.__name__}")
     return content
 
 
@@ -81,6 +94,18 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path 
                 f"{path}: weights of another architecture: {name!r} is {shape}, here {list(wanted[name].shape)}"
             )
     model.load_state_dict(weights)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path | str) -> None:
+    """Put an optimiser's `state`, read from `path`, into it; `UserError` where it is another kind's or model's."""
+    try:
+        if state["param_groups"][0].keys() != optimizer.param_groups[0].keys():
+            raise ValueError("another kind of optimiser")
+        optimizer.load_state_dict(state)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"{path}: its optimiser does not fit this run ({error}); resume with the same settings"
+        ) from error
 
 
 def find(path: Path | str, name: str) -> Path:

@@ -76,7 +76,7 @@ class Progress:
         self._bar = tqdm(
             total=total_images,
             initial=done_images,
-            unit="img",
+            unit=" img",
             unit_scale=True,
             dynamic_ncols=True,
             disable=None,

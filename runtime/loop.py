@@ -52,13 +52,25 @@ def finite_losses(losses: dict[int, Tensor], epoch: int, step: int, folder: str)
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     for bits, value in values.items():
         if not math.isfinite(value):
-            checkpoint = Path(folder) / "checkpoint.pt"
-            last_good = f"{checkpoint} (epoch {epoch})" if epoch and checkpoint.exists() else "none yet"
             raise UserError(
-                f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at {bits} bit; last good checkpoint: "
-                f"{last_good}; a lower lr often helps"
+                f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at {bits} bit; "
+                f"{_last_good(folder, epoch)}"
             )
     return values
+
+
+def finite_weights(model: nn.Module, epoch: int, folder: str) -> None:
+    """`UserError` where a parameter is NaN or infinite: an epoch's last step can do that, with no loss to show it."""
+    if not torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all():
+        raise UserError(
+            f"the weights became NaN or infinite in the last step of epoch {epoch + 1}; {_last_good(folder, epoch)}"
+        )
+
+
+def _last_good(folder: str, epoch: int) -> str:
+    checkpoint = Path(folder) / "checkpoint.pt"
+    name = f"{checkpoint} (epoch {epoch})" if epoch and checkpoint.exists() else "none yet"
+    return f"last good checkpoint: {name}; a lower lr often helps"
 
 
 @torch.no_grad()

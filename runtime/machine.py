@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import torch
+from torch import nn
 
 from runtime.errors import UserError
 
@@ -16,6 +17,8 @@ def select_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"no support for {device.type}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -29,6 +32,11 @@ def limit_threads(threads: int) -> None:
     """Let torch compute on so many CPU threads; 0 = as many as it likes."""
     if threads:
         torch.set_num_threads(threads)
+
+
+def placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """`model` on `device`, its weights in the memory format asked for (activations take after the weights)."""
+    return model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
 
 
 def derived_seed(*parts: int | str) -> int:

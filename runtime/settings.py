@@ -14,6 +14,8 @@ Every assignment is checked where it is made; errors name the setting, the value
 
 import argparse
 import difflib
+import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -102,12 +104,13 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting with its value: plain numbers, strings and lists (fit for JSON and for a checkpoint)."""
-        return {name: getattr(self, name) for name in self.legal_settings()}
+        values = {name: getattr(self, name) for name in self.legal_settings()}
+        return {name: list(value) if isinstance(value, list) else value for name, value in values.items()}
 
     def replaced(self, **values: Any) -> Self:
         """A copy with other values."""
         copy = type(self)()
-        vars(copy).update(vars(self))
+        vars(copy).update((name, list(v) if isinstance(v, list) else v) for name, v in vars(self).items())
         for name, value in values.items():
             setattr(copy, name, value)
         return copy
@@ -119,8 +122,11 @@ class Settings:
                 raise UserError(f"setting {name} has no value: give it one in the config module")
 
     def __str__(self) -> str:
-        width = max(map(len, self.legal_settings()))
-        return "\n".join(f"  {name:<{width}} = {value!r}" for name, value in self.to_dict().items())
+        words = [f"{name}={as_text(value)}" for name, value in self.to_dict().items()]
+        options = {"initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False}
+        # A non-breaking space keeps a name and its value on one line.
+        text = "  ".join(word.replace(" ", "\u00a0") for word in words)
+        return textwrap.fill(text, 118, break_on_hyphens=False, **options).replace("\u00a0", " ")
 
 
 def from_command_line(
@@ -167,7 +173,7 @@ class _Parser(argparse.ArgumentParser):
         self.names = list(defaults.legal_settings())
         self.add_argument("--preset", metavar="NAME[,NAME]", help=f"named sets of settings: {', '.join(presets)}")
         for setting in defaults.legal_settings().values():
-            default = _show(getattr(defaults, setting.name))
+            default = as_text(getattr(defaults, setting.name))
             text = f"{setting.help} [{_type_name(setting.type)}; default: {default}]".replace("%", "%%")
             flag = {"nargs": "?", "const": "true"} if setting.type is bool else {}
             self.add_argument(f"--{setting.name}", metavar="VALUE", help=text, **flag)
@@ -190,15 +196,15 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
             return None
         return _convert(setting, next(a for a in arguments if a is not type(None)), value)
     if origin is Literal:
-        if value in arguments and isinstance(value, str):
-            return value
+        if isinstance(value, str) and value.lower() in arguments:
+            return value.lower()
         near = closest(value, arguments) if isinstance(value, str) else ""
         raise UserError(f"setting {setting.name} = {value!r}{near or ':'} legal: {', '.join(arguments)}")
     if origin is list:
         if isinstance(value, list | tuple):
             return [_convert(setting, arguments[0], element) for element in value]
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if value == value and abs(value) != float("inf"):
+        if -sys.float_info.max <= value <= sys.float_info.max:  # neither NaN nor infinite, nor an integer too large
             return float(value)
     elif (kind is int and isinstance(value, int) and not isinstance(value, bool)) or (
         kind in (str, bool) and isinstance(value, kind)
@@ -240,5 +246,6 @@ def _type_name(kind: Any) -> str:
     return {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "none"}[kind]
 
 
-def _show(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """`value` as the command line takes it."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

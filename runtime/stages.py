@@ -6,6 +6,7 @@ from runtime.errors import UserError
 from runtime.settings import AtLeast, Between, Settings
 
 POSITIVE = Between(0, float("inf"), open=True)
+MAX_SEED = 2**63 - 1  # torch's generators take no larger one
 DATASETS = Literal["cifar100", "cifar10", "imagenet", "image_folder", "digits", "random"]
 
 
@@ -13,10 +14,11 @@ class NetworkSettings(Settings):
     """Settings that stages 1 and 2 share."""
 
     # run
-    seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", AtLeast(0)]
+    seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", Between(0, MAX_SEED)]
     save: Annotated[str, "folder of this run's outputs"]
     resume: Annotated[bool, "continue from checkpoint.pt in the folder `save`"]
     device: Annotated[str, "auto, cpu, cuda or cuda:N"]
+    channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"]
     num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)]
     num_workers: Annotated[int, "processes that decode images; 0 = this process", AtLeast(0)]
     nepochs: Annotated[int, "epochs to train", AtLeast(0)]
@@ -68,12 +70,14 @@ class NetworkSettings(Settings):
     betas: Annotated[list[float], "of Adam, for weights (opt = adam) and alpha", Between(0, 1)]
     grad_clip: Annotated[float, "norm the gradient is clipped to; 0 = never", AtLeast(0)]
     lr_schedule: Annotated[Literal["cosine", "linear", "exponential", "multistep"], "learning rate over the epochs"]
-    learning_rate_min: Annotated[float, "cosine: the last epoch's learning rate", AtLeast(0)]
+    learning_rate_min: Annotated[float, "cosine: learning rate that the last epochs approach", AtLeast(0)]
     decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", AtLeast(0)]
     lr_decay: Annotated[float, "exponential: factor per epoch", POSITIVE]
     milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)]
     gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE]
-    pretrain: Annotated[str | None, "weights.pt (or its folder) to start from; none = from scratch"]
+    pretrain: Annotated[
+        str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"
+    ]
 
     def data_arguments(self) -> dict[str, Any]:
         """The settings that say which data set, as keyword arguments of `dataloader.load_data`."""
@@ -109,6 +113,17 @@ class NetworkSettings(Settings):
             )
         if len(self.betas) != 2:
             raise UserError(f"setting betas = {self.betas}: needs two numbers")
+        if 1 in self.betas:
+            raise UserError(f"setting betas = {self.betas}: must be below 1")
+        height, width = self.image_height, self.image_width
+        for stride in [self.stem_stride, *self.stride_list]:
+            height, width = -(-height // stride), -(-width // stride)
+        if self.batch_size == 1 and height == width == 1:
+            raise UserError(
+                "setting batch_size = 1: at 1 x 1 pixel, where this network ends, batch norm needs 2 images"
+            )
+        if not self.save:
+            raise UserError("setting save is empty: name a folder")
         if self.lr_schedule == "linear" and self.decay_epoch >= max(self.nepochs, 1):
             raise UserError(f"setting decay_epoch = {self.decay_epoch}: must be below nepochs = {self.nepochs}")
 
@@ -164,6 +179,6 @@ class MapSettings(Settings):
     goal: Annotated[float | None, "stop when the objective of every bit-width (J*s, J, s) is at most this", POSITIVE]
     engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"]
     budget: Annotated[str, "mappings bred per layer, bit-width and dataflow (20000), or seconds in all (30s)"]
-    seed: Annotated[int, "seed of the search", AtLeast(0)]
+    seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)]
     workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AtLeast(0)]
     backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"]

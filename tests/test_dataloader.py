@@ -1,11 +1,9 @@
-"""Data sets to batches: what a batch holds, that it is repeatable, and what bad data is answered with."""
+"""Data sets to batches: what a batch holds, that it is repeatable, and what cannot be batched."""
 
 import os
 import random
-import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,27 +14,6 @@ import dataloader
 from dataloader import crop_and_flip, load_data, split_indices
 from runtime.errors import UserError
 
-CLASSES = ("ape", "bee", "cat")
-
-
-def write_folders(root, *, height=6, width=5, train=7, test=4, classes=CLASSES, test_name="val"):
-    """Write PNG noise; pixel [0, 0] of the red channel is the class, so that labels can be checked from the pixels."""
-    noise = np.random.default_rng(0)
-    for subset, count in (("train", train), (test_name, test)):
-        for label, name in enumerate(classes):
-            folder = root / subset / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = noise.integers(0, 256, (height, width, 3), dtype=np.uint8)
-                pixels[0, 0, 0] = label
-                Image.fromarray(pixels).save(folder / f"{number:03}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_data("digits", "", 8, 8, 10)
-
 
 @pytest.fixture(scope="module")
 def noise():
@@ -45,7 +22,16 @@ def noise():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    return write_folders(tmp_path_factory.mktemp("images"))
+    """Noise: 7 training and 4 test images for each of 3 classes."""
+    root, noise = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for subset, count in (("train", 7), ("val", 4)):
+        for name in ("ape", "bee", "cat"):
+            folder = root / subset / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = noise.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
 
 
 def all_of(batches, start=0):
@@ -66,187 +52,7 @@ def pixels_of(data, images):
     return scaled.round().to(torch.uint8)
 
 
-# --- data sets ---------------------------------------------------------------------------------------------------
-
-
-def test_digits_counts_and_classes(digits):
-    assert (len(digits.train), len(digits.test)) == (1437, 360)
-    assert digits.num_classes == 10 and digits.in_memory
-    assert digits.class_names == [str(digit) for digit in range(10)]
-    for part in (digits.train, digits.test):
-        share = torch.bincount(part.labels, minlength=10) / len(part)
-        assert (share - 0.1).abs().max() < 0.01  # stratified; the whole set is this even
-
-
-def test_digits_are_the_whole_of_scikit_learns(digits):
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    expected = sorted(
-        (*np.rint(x.ravel() * 255 / 16).astype(int), y) for x, y in zip(source.images, source.target, strict=True)
-    )
-    got = sorted(
-        (*x[0].flatten().tolist(), y)
-        for part in (digits.train, digits.test)
-        for x, y in zip(part.images, part.labels.tolist(), strict=True)
-    )
-    assert [tuple(map(int, row)) for row in expected] == got
-    assert torch.equal(digits.train.images[:, 0], digits.train.images[:, 2])  # grey, replicated
-
-
-def test_digits_are_resized():
-    data = load_data("digits", "", 16, 12, 10)
-    assert data.train.images.shape == (1437, 3, 16, 12)
-    assert data.train.images.dtype == torch.uint8
-
-
-def test_digits_test_set_is_always_the_same(digits):
-    torch.manual_seed(99)
-    np.random.seed(99)
-    assert torch.equal(load_data("digits", "", 8, 8, 10).test.images, digits.test.images)
-
-
-def test_random_images_have_the_size_asked_for(noise):
-    assert noise.train.images.shape == (50, 3, 6, 5) and noise.test.images.shape == (21, 3, 6, 5)
-    assert noise.num_classes == 4 and set(noise.train.labels.tolist()) == {0, 1, 2, 3}
-    again = load_data("random", "", 6, 5, 4, random_images=(50, 21))
-    assert torch.equal(noise.train.images, again.train.images)
-
-
-def fake_cifar(pixels, targets):
-    def source(root, train, download):
-        assert download
-        part = slice(0, 4) if train else slice(4, 6)
-        return SimpleNamespace(data=pixels[part], targets=targets[part], classes=[f"class {i}" for i in range(10)])
-
-    return source
-
-
-def test_cifar_pixels_and_labels(monkeypatch, tmp_path):
-    from torchvision import datasets
-
-    pixels = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    monkeypatch.setattr(datasets, "CIFAR10", fake_cifar(pixels, [3, 1, 4, 1, 5, 9]))
-    data = load_data("cifar10", tmp_path, 32, 32, 10)
-    assert data.train.labels.tolist() == [3, 1, 4, 1] and data.test.labels.tolist() == [5, 9]
-    assert np.array_equal(data.test.images.permute(0, 2, 3, 1).numpy(), pixels[4:])
-    assert load_data("cifar10", tmp_path, 16, 16, 10).train.images.shape == (4, 3, 16, 16)
-
-
-@pytest.mark.parametrize("test_name", ["val", "test"])
-def test_image_folder_pixels_and_labels(tmp_path, test_name):
-    data = load_data("image_folder", write_folders(tmp_path, test_name=test_name), 6, 5, 3)
-    assert data.in_memory and data.class_names == list(CLASSES)
-    assert (len(data.train), len(data.test)) == (21, 12)
-    for part in (data.train, data.test):
-        assert torch.equal(part.images[:, 0, 0, 0].long(), part.labels)
-        assert torch.bincount(part.labels).tolist() == [len(part) // 3] * 3
-    with Image.open(tmp_path / "train" / "bee" / "000.png") as file:
-        assert np.array_equal(data.train.images[7].permute(1, 2, 0).numpy(), np.asarray(file))
-
-
-def test_image_folder_reads_grey_and_transparent_images_and_resizes(tmp_path):
-    write_folders(tmp_path, classes=("a",), train=1, test=1)
-    Image.new("L", (30, 20), 77).save(tmp_path / "train" / "a" / "grey.jpeg")
-    Image.new("RGBA", (9, 9), (10, 20, 30, 40)).save(tmp_path / "train" / "a" / "transparent.PNG")
-    (tmp_path / "train" / "a" / "notes.txt").write_text("not an image")
-    images = load_data("image_folder", tmp_path, 4, 8, 1).train.images
-    assert images.shape == (3, 3, 4, 8)
-    assert (images[1] == 77).all()
-    assert images[2, :, 0, 0].tolist() == [10, 20, 30]
-
-
-def test_streamed_folder_equals_decoded_folder(folders):
-    decoded = load_data("image_folder", folders, 6, 5, 3)
-    streamed = load_data("image_folder", folders, 6, 5, 3, memory_limit_bytes=0)
-    assert decoded.in_memory and not streamed.in_memory
-    assert (streamed.mean, streamed.std) == (decoded.mean, decoded.std)  # the sample holds all 21 images
-    for subset in ("test", "train"):  # train: augmented alike, too
-        batches = [data.batches(subset, batch_size=5, seed=3) for data in (streamed, decoded)]
-        assert same(*map(all_of, batches))
-
-
-def test_workers_do_not_change_the_images(folders):
-    for limit in (0, 1 << 20):
-        one, two = (
-            load_data("image_folder", folders, 9, 9, 3, num_workers=workers, memory_limit_bytes=limit)
-            for workers in (0, 2)
-        )
-        assert one.mean == two.mean
-        assert same(all_of(one.batches(batch_size=4)), all_of(two.batches(batch_size=4)))
-
-
-def test_imagenet_streams_with_its_published_statistics(folders):
-    data = load_data("imagenet", folders, 8, 8, 3)
-    assert not data.in_memory
-    assert data.mean == (0.485, 0.456, 0.406) and data.std == (0.229, 0.224, 0.225)
-    [(images, labels)] = all_of(data.batches("test", batch_size=12))
-    assert images.shape == (12, 3, 8, 8) and labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    from torchvision.transforms import v2
-
-    with Image.open(folders / "val" / "bee" / "001.png") as file:
-        expected = v2.CenterCrop(8)(v2.Resize(9)(file.convert("RGB")))
-    assert np.array_equal(pixels_of(data, images)[5].permute(1, 2, 0).numpy(), np.asarray(expected))
-
-
-def test_imagenet_subset_is_the_first_classes(folders):
-    data = load_data("imagenet", folders, 8, 8, 2)
-    assert data.class_names == ["ape", "bee"]
-    assert (len(data.train), len(data.test)) == (14, 8)
-
-
-def test_imagenet_augmentation_depends_on_seed_and_epoch_only(folders):
-    alone, helped = (load_data("imagenet", folders, 8, 8, 3, num_workers=workers) for workers in (0, 2))
-    batches = alone.batches(batch_size=8, seed=1)
-    first = all_of(batches)
-    assert same(first, all_of(helped.batches(batch_size=8, seed=1)))
-    assert same(first[1:], all_of(batches, 1))
-    plain = alone.batches(batch_size=8, augment=False, shuffle=False)
-    epochs = []
-    for epoch in range(2):
-        augmented = alone.batches(batch_size=8, shuffle=False)
-        augmented.set_epoch(epoch)
-        epochs.append(all_of(augmented))
-    assert not same(*epochs) and not same(epochs[0], all_of(plain))
-
-
-# --- statistics --------------------------------------------------------------------------------------------------
-
-
-def test_statistics_are_exact(noise):
-    pixels = noise.train.images.double() / 255
-    assert noise.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), rel=1e-12)
-    assert noise.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), rel=1e-12)
-
-
-@pytest.mark.parametrize("name", ["digits", "random"])
-def test_training_set_is_normalised(name):
-    data = load_data(name, "", 8, 8, 10)
-    images = torch.cat([x for x, _ in data.batches(batch_size=100, augment=False)]).double()
-    assert images.mean((0, 2, 3)).abs().max() < 1e-5
-    assert (images.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
-
-
-def test_a_constant_channel_is_not_divided_by_zero(tmp_path):
-    for subset in ("train", "val"):
-        (tmp_path / subset / "a").mkdir(parents=True)
-        Image.new("RGB", (4, 4), (0, 9, 255)).save(tmp_path / subset / "a" / "0.png")
-    data = load_data("image_folder", tmp_path, 4, 4, 1)
-    [(images, _)] = all_of(data.batches("test", batch_size=1))
-    assert torch.isfinite(images).all() and images.abs().max() < 1e-6
-
-
-def test_statistics_of_a_streamed_folder_come_from_a_fixed_sample(folders, monkeypatch):
-    monkeypatch.setattr(dataloader, "STATISTICS_SAMPLE", 5)
-    torch.manual_seed(5)
-    one = load_data("image_folder", folders, 6, 5, 3, memory_limit_bytes=0)
-    torch.manual_seed(6)
-    two = load_data("image_folder", folders, 6, 5, 3, memory_limit_bytes=0)
-    assert one.mean == two.mean
-    assert one.mean != load_data("image_folder", folders, 6, 5, 3).mean
-
-
-# --- batches -----------------------------------------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------------------------------
 
 
 def test_batches_hold_every_image_once_with_its_label(noise):
@@ -268,6 +74,45 @@ def test_drop_last(noise):
     batches = noise.batches(batch_size=8, drop_last=True)
     assert [len(labels) for _, labels in batches] == [8] * 6
     assert (len(batches), batches.num_images) == (6, 48)
+
+
+@pytest.mark.parametrize("on", [{"shuffle": True}, {"augment": True}])
+def test_a_last_training_batch_of_one_image_is_dropped(noise, on):
+    """49 = 6 x 8 + 1."""
+    off = {"shuffle": False, "augment": False}
+    for indices, sizes in ((range(49), [8] * 6), (range(50), [8] * 6 + [2]), (range(48), [8] * 6)):
+        batches = noise.batches("train", indices, batch_size=8, **off | on)
+        assert [len(labels) for _, labels in batches] == sizes
+        assert (len(batches), batches.num_images) == (len(sizes), sum(sizes))
+    assert noise.batches("train", range(3), batch_size=1, **off | on).num_images == 3  # as asked for
+    with pytest.raises(UserError, match="1 images of the train set"):
+        noise.batches("train", [0], batch_size=8, **off | on)
+
+
+def test_a_last_batch_of_one_image_is_kept_where_nothing_trains(noise):
+    for subset, indices in (("train", range(49)), ("test", range(17))):
+        batches = noise.batches(subset, indices, batch_size=8, shuffle=False, augment=False)
+        assert [len(labels) for _, labels in batches] == [8] * (len(indices) // 8) + [1]
+        assert batches.num_images == len(indices)
+
+
+def test_the_image_dropped_changes_with_the_epoch(noise):
+    batches, seen = noise.batches("train", range(9), batch_size=4, augment=False), set()
+    for epoch in range(20):
+        batches.set_epoch(epoch)
+        kept = torch.cat([pixels_of(noise, images) for images, _ in batches])
+        matches = (kept[:, None] == noise.train.images[None, :9]).flatten(2).all(2).any(0)
+        seen |= set((~matches).nonzero().flatten().tolist())
+        assert matches.sum() == 8
+    assert len(seen) > 3
+
+
+@pytest.mark.parametrize("name", ["digits", "random"])
+def test_training_set_is_normalised(name):
+    data = load_data(name, "", 8, 8, 10)
+    images = torch.cat([x for x, _ in data.batches(batch_size=100, augment=False)]).double()
+    assert images.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (images.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
 
 def test_test_batches_are_plain_and_in_order(noise):
@@ -347,6 +192,44 @@ def test_the_global_random_state_is_left_alone(folders, name):
     assert states() == before
 
 
+# --- streamed images -----------------------------------------------------------------------------------------------
+
+
+def test_streamed_batches_equal_batches_in_memory(folders):
+    decoded = load_data("image_folder", folders, 6, 5, 3)
+    streamed = load_data("image_folder", folders, 6, 5, 3, memory_limit_bytes=0)
+    assert decoded.in_memory and not streamed.in_memory
+    assert (streamed.mean, streamed.std) == (decoded.mean, decoded.std)  # the sample holds all 21 images
+    for subset in ("test", "train"):  # train: augmented alike, too
+        batches = [data.batches(subset, batch_size=5, seed=3) for data in (streamed, decoded)]
+        assert same(*map(all_of, batches))
+
+
+def test_workers_do_not_change_the_batches(folders):
+    one, two = (
+        load_data("image_folder", folders, 9, 9, 3, num_workers=workers, memory_limit_bytes=0) for workers in (0, 2)
+    )
+    assert same(all_of(one.batches(batch_size=4)), all_of(two.batches(batch_size=4)))
+
+
+def test_imagenet_augmentation_depends_on_seed_and_epoch_only(folders):
+    alone, helped = (load_data("imagenet", folders, 8, 8, 3, num_workers=workers) for workers in (0, 2))
+    batches = alone.batches(batch_size=8, seed=1)
+    first = all_of(batches)
+    assert same(first, all_of(helped.batches(batch_size=8, seed=1)))
+    assert same(first[1:], all_of(batches, 1))
+    plain = alone.batches(batch_size=8, augment=False, shuffle=False)
+    epochs = []
+    for epoch in range(2):
+        augmented = alone.batches(batch_size=8, shuffle=False)
+        augmented.set_epoch(epoch)
+        epochs.append(all_of(augmented))
+    assert not same(*epochs) and not same(epochs[0], all_of(plain))
+
+
+# --- augmentation --------------------------------------------------------------------------------------------------
+
+
 def test_crop_and_flip_against_a_loop(noise):
     images, padding = noise.train.images[:25], 2
     top, left = torch.arange(25) // 5, torch.arange(25) % 5  # every offset
@@ -378,7 +261,7 @@ def test_flip_and_padding_can_be_off():
     assert torch.equal(pixels_of(data, images), data.train.images)
 
 
-# --- split -------------------------------------------------------------------------------------------------------
+# --- split ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "portion", "count"), [(10, 0.5, 5), (11, 0.5, 5), (1437, 0.8, 1149)])
@@ -405,127 +288,17 @@ def test_split_with_an_empty_part(portion):
         split_indices(10, portion, 0)
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------
-
-
-def refused(*words, dataset="image_folder", path="", size=(6, 5), num_classes=3, **settings):
-    """Load, and check that the refusal is one line with all the words."""
-    with pytest.raises(UserError) as caught:
-        load_data(dataset, path, *size, num_classes, **settings)
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message, message
-
-
-def test_unknown_data_set():
-    refused("'cifar'", "cifar100", "image_folder", "digits", "did you mean 'cifar10", dataset="cifar")
-    refused("'nothing like it'", "imagenet", dataset="nothing like it")
-
-
-@pytest.mark.parametrize("dataset", ["image_folder", "imagenet"])
-def test_missing_path(tmp_path, dataset):
-    refused(tmp_path / "nowhere", "train/<class>/", "--preset digits", dataset=dataset, path=tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("missing", ["train", "val"])
-@pytest.mark.parametrize("dataset", ["image_folder", "imagenet"])
-def test_missing_subset(tmp_path, dataset, missing):
-    (write_folders(tmp_path) / missing).rename(tmp_path / "elsewhere")
-    expected = "test" if (dataset, missing) == ("image_folder", "val") else missing
-    refused("no folder", tmp_path / expected, "--preset digits", dataset=dataset, path=tmp_path)
-
-
-@pytest.mark.parametrize("subset", ["train", "val"])
-def test_folder_without_classes(tmp_path, subset):
-    write_folders(tmp_path)
-    (tmp_path / subset).rename(tmp_path / "elsewhere")
-    (tmp_path / subset).mkdir()
-    (tmp_path / subset / "image.png").write_bytes(b"")
-    (tmp_path / subset / ".hidden").mkdir()
-    refused("no class folders", tmp_path / subset, path=tmp_path)
-
-
-@pytest.mark.parametrize("subset", ["train", "val"])
-def test_class_without_images(tmp_path, subset):
-    write_folders(tmp_path)
-    for file in (tmp_path / subset / "bee").iterdir():
-        file.rename(file.with_suffix(".txt"))
-    refused("no images", tmp_path / subset / "bee", ".png", path=tmp_path)
-
-
-@pytest.mark.parametrize("dataset", ["image_folder", "imagenet"])
-def test_classes_that_do_not_match(tmp_path, dataset):
-    write_folders(tmp_path)
-    (tmp_path / "val" / "bee").rename(tmp_path / "val" / "wasp")
-    refused("do not match", "bee", "wasp", dataset=dataset, path=tmp_path)
+# --- bad input -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("dataset", "asked", "actual"),
-    [
-        ("image_folder", 4, 3),
-        ("image_folder", 2, 3),
-        ("imagenet", 4, 3),
-        ("digits", 9, 10),
-        ("cifar10", 100, 10),
-        ("cifar100", 10, 100),
-    ],
+    ("name", "value"),
+    [("image_height", 0), ("image_width", -1), ("num_classes", 0), ("num_workers", -1), ("crop_padding", -1)],
 )
-def test_wrong_num_classes(folders, dataset, asked, actual):
-    refused(
-        f"num_classes is {asked}",
-        f"{dataset}",
-        f"has {actual} classes",
-        dataset=dataset,
-        path=folders,
-        num_classes=asked,
-    )
-
-
-@pytest.mark.parametrize("size", [(0, 5), (6, -1)])
-def test_impossible_size(size):
-    refused("image_height" if size[0] < 1 else "image_width", "at least 1", dataset="random", size=size)
-
-
-@pytest.mark.parametrize(("name", "value"), [("num_classes", 0), ("num_workers", -1), ("crop_padding", -1)])
 def test_impossible_number(name, value):
-    refused(name, f"not {value}", dataset="random", **{name: value})
-
-
-@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("File not found or corrupted.")])
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-def test_failed_download(monkeypatch, tmp_path, dataset, error):
-    from torchvision import datasets
-
-    def fail(root, train, download):
-        raise error
-
-    monkeypatch.setattr(datasets, dataset.upper(), fail)
-    words = (dataset, tmp_path, str(error), "kriz/cifar.html", "--preset digits")
-    refused(*words, dataset=dataset, path=tmp_path, num_classes=int(dataset.removeprefix("cifar")))
-
-
-def damage(root, kind):
-    file = root / "train" / "cat" / "003.png"
-    file.write_bytes({"empty": b"", "text": b"not an image", "cut": file.read_bytes()[:60]}[kind])
-    return file
-
-
-@pytest.mark.parametrize("kind", ["empty", "text", "cut"])
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_unreadable_image(tmp_path, kind, num_workers):
-    file = damage(write_folders(tmp_path), kind)
-    refused("cannot read the image", file, path=tmp_path, num_workers=num_workers)
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_unreadable_image_while_streaming(tmp_path, num_workers):
-    file = damage(write_folders(tmp_path), "cut")
-    data = load_data("imagenet", tmp_path, 8, 8, 3, num_workers=num_workers)
-    with pytest.raises(UserError, match=re.escape(str(file))) as caught:
-        all_of(data.batches(batch_size=4))
-    assert "\n" not in str(caught.value)
+    settings = {"image_height": 6, "image_width": 5, "num_classes": 3}
+    with pytest.raises(UserError, match=rf"^{name} must be at least [01], not {value}$"):
+        load_data("random", "", **settings | {name: value})
 
 
 def test_batches_that_cannot_be(noise):

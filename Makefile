@@ -1,0 +1,34 @@
+# make demo    search, train and map a switchable-precision network on handwritten digits (minutes on two CPU cores)
+# make test    the test suite        make lint    the style checks        make bench    the benchmarks
+# Each creates .venv from requirements.txt when it is missing or older.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench environment
+
+environment: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "creating $(VENV) from requirements.txt (about 6 GB, some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: environment
+	@$(BIN)/python train_search.py --preset digits
+	@$(BIN)/python train.py --preset digits
+	@$(BIN)/python -m automapper ckpt/finetune/weights.pt --device eyeriss
+
+test: environment
+	$(BIN)/python -m pytest
+
+lint: environment
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: environment
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

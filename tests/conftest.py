@@ -1,0 +1,115 @@
+"""What the tests of all stages share: one thread, repeatable hypothesis runs, a network small enough for any test."""
+
+import random
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import hypothesis
+import pytest
+import torch
+
+from operations import OPERATIONS, Geometry
+
+# Tensors this small run no faster on more threads, and far slower on a busy machine.
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+TINY = Geometry(
+    num_layer_list=(1, 2, 1),
+    num_channel_list=(4, 6, 6),
+    stride_list=(1, 2, 1),
+    stem_channel=4,
+    stem_stride=1,
+    header_channel=8,
+    num_classes=5,
+    image_height=8,
+    image_width=8,
+    quantize_ends=False,
+)
+
+
+@pytest.fixture
+def geometry() -> Geometry:
+    """Four searched layers: a strided one, one with matching shapes, all small."""
+    return TINY
+
+
+@pytest.fixture
+def random_ops():
+    """random_ops(geometry, seed) -> one operation's name per searched layer."""
+
+    def draw(geometry: Geometry, seed: int) -> list[str]:
+        return random.Random(seed).choices(list(OPERATIONS), k=geometry.num_layers)
+
+    return draw
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws the same numbers whatever ran before it."""
+    torch.manual_seed(0)
+
+
+# --- the scripts as a user runs them
+
+ROOT = Path(__file__).parent.parent
+TINY_NETWORK = shlex.split(
+    "--num_layer_list 1,1 --num_channel_list 4,6 --stride_list 2,2 --stem_channel 4 --header_channel 8 "
+    "--num_bits_list 4,8,32"
+)
+TINY_SEARCH = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--nepochs", "3", "--batch_size", "32"]
+TINY_SEARCH += ["--max_steps", "2", "--temp_decay", "0.8"]
+
+
+def run_script(*words: str) -> SimpleNamespace:
+    """`python WORDS` in a process of its own, from the repository's root."""
+    result = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return SimpleNamespace(status=result.returncode, out=result.stdout, err=result.stderr)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under `folder` with its bytes: to see that nothing was overwritten."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def same_tensors(first, second) -> bool:
+    """Whether two loaded checkpoints agree bit for bit (their `config` aside, which holds the folder's name)."""
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        keys = first.keys() - {"config"}
+        return keys == second.keys() - {"config"} and all(same_tensors(first[key], second[key]) for key in keys)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same_tensors, first, second))
+    return first == second
+
+
+def load(path: Path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def search_run(tmp_path_factory) -> SimpleNamespace:
+    """One run of train_search.py in a process of its own: status, out, err, folder."""
+    folder = tmp_path_factory.mktemp("search")
+    result = run_script("train_search.py", *TINY_SEARCH, "--save", str(folder))
+    result.folder = folder
+    return result
+
+
+@pytest.fixture(scope="session")
+def train_run(search_run, tmp_path_factory) -> SimpleNamespace:
+    """The command that the search printed, run as it stands but for how long and where to."""
+    folder = tmp_path_factory.mktemp("train run")  # a space in a path is legal
+    (command,) = [line.removeprefix("next: ") for line in search_run.out.splitlines() if line.startswith("next: ")]
+    python, *words = shlex.split(command)
+    assert python == "python"
+    shortened = ["--nepochs", "3", "--max_steps", "2", "--batch_size", "32", "--device", "cpu", "--save", str(folder)]
+    result = run_script(*words, *shortened)
+    result.folder, result.command = folder, command
+    return result

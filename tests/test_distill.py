@@ -1,0 +1,287 @@
+"""CDT: the loss and its gradient against the equation in double precision, and which bit-widths run when."""
+
+import copy
+import random
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from distill import Cascade, bit_widths_of_step, cascade_loss, teachers_of
+from model_infer import DerivedNetwork
+from quantize import Precision
+
+BITS = (4, 8, 12, 16, 32)
+TEACHERS = ("cascade", "highest", "next", "none")
+SCHEDULES = ("all", "sandwich", "max_loss", "high2low", "low2high")
+
+
+class LogitsPerBitWidth(nn.Module):
+    """Callable at a bit-width; Q_i = images @ W_i, so that every loss has a closed form. Notes its calls."""
+
+    def __init__(self, bit_widths=BITS, features=6, classes=4):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.weights = nn.ParameterDict(
+            {str(b): torch.randn(features, classes, generator=generator, dtype=torch.float64) for b in bit_widths}
+        )
+        self.calls: list[tuple[int, bool]] = []  # (bit-width, with gradients)
+
+    def forward(self, images, num_bits):
+        self.calls.append((num_bits, torch.is_grad_enabled()))
+        return images @ self.weights[str(num_bits)]
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(7, 6, dtype=torch.float64), torch.randint(4, (7,))
+
+
+class Updates:
+    """Counts optimizer steps; each takes one of plain SGD and clears the gradients."""
+
+    def __init__(self, model, lr=0.0):
+        self.model, self.lr, self.gradients, self.calls_before = model, lr, [], []
+
+    def __call__(self):
+        self.calls_before.append(len(self.model.calls))
+        self.gradients.append({n: None if p.grad is None else p.grad.clone() for n, p in self.model.named_parameters()})
+        with torch.no_grad():
+            for p in self.model.parameters():
+                if p.grad is not None:
+                    p -= self.lr * p.grad
+                p.grad = None
+
+
+def cross_entropy(logits, labels):
+    return -(logits - logits.logsumexp(1, keepdim=True)).gather(1, labels.view(-1, 1)).mean()
+
+
+def equation(logits, labels, teachers, beta, scale, running, reduction="mean"):
+    """1/N * sum_i scale_i * (CE(Q_i) + beta * sum_{j teaches i} MSE(Q_i, SG(Q_j))), transcribed."""
+    rule = {
+        "cascade": lambda i: range(i + 1, len(running)),
+        "highest": lambda i: [len(running) - 1] if i < len(running) - 1 else [],
+        "next": lambda i: [i + 1] if i < len(running) - 1 else [],
+        "none": lambda i: [],
+    }[teachers]
+    losses = {}
+    for i, b in enumerate(running):  # running: from low to high
+        mse = sum(((logits[b] - logits[running[j]].detach()) ** 2).sum() / logits[b].numel() for j in rule(i))
+        losses[b] = cross_entropy(logits[b], labels) + beta * mse
+    total = sum(scale[b] * losses[b] for b in running)
+    return losses, total / len(running) if reduction == "mean" else total
+
+
+# --- the three choices
+
+
+def test_teachers():
+    assert teachers_of(4, BITS, "cascade") == [8, 12, 16, 32]
+    assert teachers_of(12, BITS, "cascade") == [16, 32]
+    assert teachers_of(4, BITS, "highest") == [32]
+    assert teachers_of(4, BITS, "next") == [8]
+    assert teachers_of(4, BITS, "none") == []
+    assert all(teachers_of(32, BITS, choice) == [] for choice in TEACHERS)
+    assert all(teachers_of(8, [8], choice) == [] for choice in TEACHERS)
+    assert teachers_of(4, [32, 4, 8], "next") == [8], "whatever the order they run in"
+    assert teachers_of(4, [32, 16, 4], "next") == [16], "the next of those that run"
+
+
+def test_bit_widths_of_a_step():
+    rng = random.Random(0)
+    shuffled = (12, 4, 32, 8, 16)
+    for schedule in ("all", "max_loss", "high2low"):
+        assert bit_widths_of_step(schedule, shuffled, rng) == [32, 16, 12, 8, 4]
+    assert bit_widths_of_step("low2high", shuffled, rng) == [4, 8, 12, 16, 32]
+
+
+@pytest.mark.parametrize("bit_widths", [(8,), (4, 8), (4, 8, 32), (4, 8, 16, 32), BITS, (2, 3, 4, 5, 6, 8, 12, 16)])
+def test_sandwich_is_highest_lowest_and_two_at_random(bit_widths):
+    rng = random.Random(0)
+    seen = set()
+    for _ in range(200):
+        running = bit_widths_of_step("sandwich", bit_widths, rng)
+        assert running == sorted(set(running), reverse=True)
+        assert {min(bit_widths), max(bit_widths)} <= set(running) <= set(bit_widths)
+        assert len(running) == min(4, len(bit_widths))
+        seen |= set(running)
+    assert seen == set(bit_widths), "each one runs now and then"
+
+
+def test_cascade_loss_by_hand():
+    """One image, two classes, equal logits: CE = log 2; MSE to (2, 0) = 4 / 2 and to (0, 4) = 16 / 2."""
+    logits, labels = torch.zeros(1, 2), torch.tensor([1])
+    teachers = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])]
+    assert cascade_loss(logits, labels, teachers, 1.0).item() == pytest.approx(0.693147 + 2 + 8)
+    assert cascade_loss(logits, labels, teachers, 0.5).item() == pytest.approx(0.693147 + 5)
+
+
+def test_no_gradient_into_a_teacher():
+    logits, teacher = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
+    cascade_loss(logits, torch.tensor([0, 1, 2]), [teacher], 1.0).backward()
+    assert logits.grad is not None and teacher.grad is None
+
+
+# --- a step against the equation
+
+
+@pytest.mark.parametrize("teachers", TEACHERS)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("beta, scale", [(1.0, [1, 1, 1, 1, 1]), (0.3, [5, 1, 0, 0.5, 2])])
+def test_loss_and_gradient_are_the_equation(batch, teachers, reduction, beta, scale):
+    """N backwards accumulate the gradient of the whole, in one optimizer step."""
+    model = LogitsPerBitWidth()
+    images, labels = batch
+    scale = dict(zip(BITS, map(float, scale), strict=True))
+    reference = copy.deepcopy(model)
+    logits = {b: reference(images, num_bits=b) for b in BITS}
+    expected, total = equation(logits, labels, teachers, beta, scale, BITS, reduction)
+    total.backward()
+
+    update = Updates(model)
+    losses = Cascade(BITS, scale, teachers, beta, "all", reduction).step(
+        model, images, labels, update, random.Random(0)
+    )
+    assert model.calls == [(b, True) for b in (32, 16, 12, 8, 4)], "N forwards from high to low, none for teachers"
+    assert update.calls_before == [5], "one optimizer step, after all of them"
+    assert sorted(losses) == list(BITS)
+    for b in BITS:
+        assert not losses[b].requires_grad
+        torch.testing.assert_close(losses[b], expected[b].detach(), rtol=1e-12, atol=1e-12)
+        gradient = update.gradients[0][f"weights.{b}"]
+        torch.testing.assert_close(gradient, reference.weights[str(b)].grad, rtol=1e-10, atol=1e-12)
+
+
+def test_sandwich_step(batch):
+    """Teachers are those that run; the mean is over those that run."""
+    model = LogitsPerBitWidth()
+    images, labels = batch
+    reference = copy.deepcopy(model)
+    update = Updates(model)
+    scale = dict.fromkeys(BITS, 1.0)
+    losses = Cascade(BITS, scale, bit_schedule="sandwich").step(model, images, labels, update, random.Random(1))
+    running = sorted(losses)
+    assert len(running) == 4
+    assert [b for b, _ in model.calls] == running[::-1]
+    expected, total = equation(
+        {b: reference(images, num_bits=b) for b in running}, labels, "cascade", 1.0, scale, running
+    )
+    total.backward()
+    (left_out,) = set(BITS) - set(running)
+    assert update.gradients[0][f"weights.{left_out}"] is None
+    for b in running:
+        torch.testing.assert_close(losses[b], expected[b].detach())
+        torch.testing.assert_close(update.gradients[0][f"weights.{b}"], reference.weights[str(b)].grad)
+
+
+@pytest.mark.parametrize("teachers", TEACHERS)
+def test_max_loss_backpropagates_the_largest_only(batch, teachers):
+    model = LogitsPerBitWidth()
+    images, labels = batch
+    reference = copy.deepcopy(model)
+    scale = dict.fromkeys(BITS, 2.0)
+    expected, _ = equation({b: reference(images, num_bits=b) for b in BITS}, labels, teachers, 1.0, scale, BITS)
+    update = Updates(model)
+    losses = Cascade(BITS, scale, teachers, bit_schedule="max_loss").step(
+        model, images, labels, update, random.Random(0)
+    )
+    largest = max(BITS, key=lambda b: expected[b].item())
+    (2 * expected[largest]).backward()
+    assert update.calls_before == [5]
+    for b in BITS:
+        torch.testing.assert_close(losses[b], expected[b].detach())
+        gradient = update.gradients[0][f"weights.{b}"]
+        if b == largest:
+            torch.testing.assert_close(gradient, reference.weights[str(b)].grad)
+        else:
+            assert gradient is None
+
+
+@pytest.mark.parametrize("teachers", TEACHERS)
+@pytest.mark.parametrize("schedule", ["high2low", "low2high"])
+def test_one_optimizer_step_per_bit_width(batch, schedule, teachers):
+    model = LogitsPerBitWidth()
+    images, labels = batch
+    reference = copy.deepcopy(model)
+    scale = dict(zip(BITS, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
+    expected, _ = equation({b: reference(images, num_bits=b) for b in BITS}, labels, teachers, 0.5, scale, BITS)
+    sum(scale[b] * expected[b] for b in BITS).backward()
+    entered = []
+
+    @contextmanager
+    def frozen():
+        entered.append(True)
+        yield
+
+    update = Updates(model, lr=0.1)
+    losses = Cascade(BITS, scale, teachers, 0.5, schedule).step(model, images, labels, update, random.Random(0), frozen)
+    order = BITS if schedule == "low2high" else BITS[::-1]
+    assert [b for b, grad in model.calls if grad] == list(order)
+    assert len(update.gradients) == len(BITS)
+    extra = [b for b, grad in model.calls if not grad]
+    taught_by = {"cascade": [8, 12, 16, 32], "highest": [32], "next": [8, 12, 16, 32], "none": []}[teachers]
+    assert sorted(extra) == (taught_by if schedule == "low2high" else [])
+    if schedule == "low2high":
+        assert entered, "the extra passes record no statistics"
+    for step, b in enumerate(order):
+        torch.testing.assert_close(losses[b], expected[b].detach())
+        for other in BITS:
+            gradient = update.gradients[step][f"weights.{other}"]
+            if other == b:
+                torch.testing.assert_close(gradient, reference.weights[str(b)].grad)
+            else:
+                assert gradient is None
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("teachers", TEACHERS)
+def test_a_single_bit_width_is_plain_training(batch, schedule, teachers):
+    model = LogitsPerBitWidth((8,))
+    images, labels = batch
+    reference = copy.deepcopy(model)
+    plain = cross_entropy(reference(images, num_bits=8), labels)
+    plain.backward()
+    update = Updates(model)
+    losses = Cascade((8,), {8: 1.0}, teachers, bit_schedule=schedule).step(
+        model, images, labels, update, random.Random(0)
+    )
+    assert model.calls == [(8, True)]
+    torch.testing.assert_close(losses, {8: plain.detach()})
+    assert len(update.gradients) == 1
+    torch.testing.assert_close(update.gradients[0]["weights.8"], reference.weights["8"].grad)
+
+
+def test_no_distillation_where_beta_is_zero(batch):
+    images, labels = batch
+    results = []
+    for teachers, beta in (("cascade", 0.0), ("none", 1.0)):
+        for schedule in ("all", "low2high"):
+            model = LogitsPerBitWidth()
+            cascade = Cascade(BITS, dict.fromkeys(BITS, 1.0), teachers, beta, schedule)
+            results.append(cascade.step(model, images, labels, Updates(model), random.Random(0)))
+            assert len(model.calls) == 5
+    for other in results[1:]:
+        torch.testing.assert_close(results[0], other)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_step_of_a_real_network(geometry, schedule):
+    """The network's own statistics see every training pass once, whichever schedule runs."""
+    precision = Precision([4, 8, 32])
+    model = DerivedNetwork(["k3_e3", "k3_e1", "skip", "k5_e1_g2"], geometry, precision)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def update():
+        optimizer.step()
+        optimizer.zero_grad()
+
+    cascade = Cascade((4, 8, 32), dict.fromkeys((4, 8, 32), 1.0), bit_schedule=schedule)
+    images, labels = torch.randn(4, 3, 8, 8), torch.randint(5, (4,))
+    losses = cascade.step(model, images, labels, update, random.Random(0), precision.frozen_statistics)
+    assert sorted(losses) == [4, 8, 32]
+    assert model.stem.norm.num_batches_tracked == 3
+    for norm in model.cells[0].expand_norm.per_bit_width:
+        assert norm.num_batches_tracked == 1
+    assert precision.track_statistics

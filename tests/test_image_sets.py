@@ -1,0 +1,327 @@
+"""Where images are, how they are read: pixels, labels, statistics, and the answers to missing or damaged data."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import image_sets
+from image_sets import MemoryImages, StreamedImages, open_image_sets, statistics
+from runtime.errors import UserError
+
+CLASSES = ("ape", "bee", "cat")
+
+
+def write_folders(root, *, height=6, width=5, train=7, test=4, classes=CLASSES, test_name="val"):
+    """Write PNG noise; pixel [0, 0] of the red channel is the class, so that labels can be checked from the pixels."""
+    noise = np.random.default_rng(0)
+    for subset, count in (("train", train), (test_name, test)):
+        for label, name in enumerate(classes):
+            folder = root / subset / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = noise.integers(0, 256, (height, width, 3), dtype=np.uint8)
+                pixels[0, 0, 0] = label
+                Image.fromarray(pixels).save(folder / f"{number:03}.png")
+    return root
+
+
+def opened(dataset, path="", size=(6, 5), num_classes=3, **settings):
+    """Return the training set, the test set and the class names."""
+    defaults = {
+        "flip": True,
+        "num_workers": 0,
+        "device": torch.device("cpu"),
+        "memory_limit_bytes": 1 << 20,
+        "random_images": (50, 21),
+    }
+    return open_image_sets(dataset, Path(path), size, num_classes, **defaults | settings)
+
+
+def plain(image_set):
+    """Return all images and labels, in batches of 5, in order."""
+    requests = [(indices, None) for indices in torch.arange(len(image_set)).split(5)]
+    return tuple(map(torch.cat, zip(*image_set.read(requests), strict=True)))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return opened("digits", size=(8, 8), num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return write_folders(tmp_path_factory.mktemp("images"))
+
+
+# --- data sets -----------------------------------------------------------------------------------------------------
+
+
+def test_digits_counts_and_classes(digits):
+    train, test, class_names = digits
+    assert isinstance(train, MemoryImages) and (len(train), len(test)) == (1437, 360)
+    assert class_names == [str(digit) for digit in range(10)]
+    for part in (train, test):
+        share = torch.bincount(part.labels, minlength=10) / len(part)
+        assert (share - 0.1).abs().max() < 0.01  # stratified; the whole set is this even
+
+
+def test_digits_are_the_whole_of_scikit_learns(digits):
+    from sklearn.datasets import load_digits
+
+    train, test, _ = digits
+    source = load_digits()
+    expected = sorted(
+        (*np.rint(x.ravel() * 255 / 16).astype(int), y) for x, y in zip(source.images, source.target, strict=True)
+    )
+    got = sorted(
+        (*x[0].flatten().tolist(), y)
+        for part in (train, test)
+        for x, y in zip(part.images, part.labels.tolist(), strict=True)
+    )
+    assert [tuple(map(int, row)) for row in expected] == got
+    assert torch.equal(train.images[:, 0], train.images[:, 2])  # grey, replicated
+
+
+def test_digits_are_resized():
+    train, _, _ = opened("digits", size=(16, 12), num_classes=10)
+    assert train.images.shape == (1437, 3, 16, 12)
+    assert train.images.dtype == torch.uint8
+
+
+def test_digits_test_set_is_always_the_same(digits):
+    torch.manual_seed(99)
+    np.random.seed(99)
+    _, test, _ = opened("digits", size=(8, 8), num_classes=10)
+    assert torch.equal(test.images, digits[1].images)
+
+
+def test_random_images_have_the_size_asked_for():
+    train, test, class_names = opened("random", num_classes=4)
+    assert train.images.shape == (50, 3, 6, 5) and test.images.shape == (21, 3, 6, 5)
+    assert len(class_names) == 4 and set(train.labels.tolist()) == {0, 1, 2, 3}
+    assert torch.equal(train.images, opened("random", num_classes=4)[0].images)
+
+
+def fake_cifar(pixels, targets):
+    def source(root, train, download):
+        assert download
+        part = slice(0, 4) if train else slice(4, 6)
+        return SimpleNamespace(data=pixels[part], targets=targets[part], classes=[f"class {i}" for i in range(10)])
+
+    return source
+
+
+def test_cifar_pixels_and_labels(monkeypatch, tmp_path):
+    from torchvision import datasets
+
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    monkeypatch.setattr(datasets, "CIFAR10", fake_cifar(pixels, [3, 1, 4, 1, 5, 9]))
+    train, test, _ = opened("cifar10", tmp_path, (32, 32), 10)
+    assert train.labels.tolist() == [3, 1, 4, 1] and test.labels.tolist() == [5, 9]
+    assert np.array_equal(test.images.permute(0, 2, 3, 1).numpy(), pixels[4:])
+    assert opened("cifar10", tmp_path, (16, 16), 10)[0].images.shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize("test_name", ["val", "test"])
+def test_image_folder_pixels_and_labels(tmp_path, test_name):
+    train, test, class_names = opened("image_folder", write_folders(tmp_path, test_name=test_name))
+    assert isinstance(train, MemoryImages) and class_names == list(CLASSES)
+    assert (len(train), len(test)) == (21, 12)
+    for part in (train, test):
+        assert torch.equal(part.images[:, 0, 0, 0].long(), part.labels)
+        assert torch.bincount(part.labels).tolist() == [len(part) // 3] * 3
+    with Image.open(tmp_path / "train" / "bee" / "000.png") as file:
+        assert np.array_equal(train.images[7].permute(1, 2, 0).numpy(), np.asarray(file))
+
+
+def test_image_folder_reads_grey_and_transparent_images_and_resizes(tmp_path):
+    write_folders(tmp_path, classes=("a",), train=1, test=1)
+    Image.new("L", (30, 20), 77).save(tmp_path / "train" / "a" / "grey.jpeg")
+    Image.new("RGBA", (9, 9), (10, 20, 30, 40)).save(tmp_path / "train" / "a" / "transparent.PNG")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("not an image")
+    images = opened("image_folder", tmp_path, (4, 8), 1)[0].images
+    assert images.shape == (3, 3, 4, 8)
+    assert (images[1] == 77).all()
+    assert images[2, :, 0, 0].tolist() == [10, 20, 30]
+
+
+def test_streamed_folder_equals_decoded_folder(folders):
+    streamed, decoded = (opened("image_folder", folders, memory_limit_bytes=limit) for limit in (0, 1 << 20))
+    assert isinstance(streamed[0], StreamedImages) and isinstance(decoded[0], MemoryImages)
+    assert statistics("image_folder", streamed[0]) == statistics("image_folder", decoded[0])  # of all 21 images
+    for parts in zip(streamed[:2], decoded[:2], strict=True):
+        (images, labels), (expected_images, expected_labels) = map(plain, parts)
+        assert torch.equal(images, expected_images) and torch.equal(labels, expected_labels)
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_workers_do_not_change_the_images(folders, limit):
+    one, two = (
+        opened("image_folder", folders, (9, 9), num_workers=workers, memory_limit_bytes=limit)[0] for workers in (0, 2)
+    )
+    assert statistics("image_folder", one) == statistics("image_folder", two)
+    assert all(map(torch.equal, plain(one), plain(two)))
+
+
+def test_imagenet_streams_with_its_published_statistics(folders):
+    from torchvision.transforms import v2
+
+    train, test, _ = opened("imagenet", folders, (8, 8))
+    assert isinstance(train, StreamedImages)
+    assert statistics("imagenet", train) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    images, labels = plain(test)
+    assert images.shape == (12, 3, 8, 8) and labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    with Image.open(folders / "val" / "bee" / "001.png") as file:
+        expected = v2.CenterCrop(8)(v2.Resize(9)(file.convert("RGB")))
+    assert np.array_equal(images[5].permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+def test_imagenet_subset_is_the_first_classes(folders):
+    train, test, class_names = opened("imagenet", folders, (8, 8), 2)
+    assert class_names == ["ape", "bee"]
+    assert (len(train), len(test)) == (14, 8)
+
+
+# --- statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_statistics_are_exact():
+    train, _, _ = opened("random")
+    pixels = train.images.double() / 255
+    mean, std = statistics("random", train)
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), rel=1e-12)
+    assert std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), rel=1e-12)
+
+
+def test_a_constant_channel_is_not_divided_by_zero():
+    images = torch.tensor([0, 9, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 4)
+    mean, std = statistics("image_folder", MemoryImages(images, torch.zeros(2, dtype=torch.int64)))
+    assert mean == pytest.approx((0, 9 / 255, 1)) and std == (1, 1, 1)
+
+
+def test_statistics_of_a_streamed_folder_come_from_a_fixed_sample(folders, monkeypatch):
+    monkeypatch.setattr(image_sets, "STATISTICS_SAMPLE", 5)
+    streamed, decoded = (opened("image_folder", folders, memory_limit_bytes=limit)[0] for limit in (0, 1 << 20))
+    torch.manual_seed(5)
+    sampled = statistics("image_folder", streamed)
+    torch.manual_seed(6)
+    assert statistics("image_folder", streamed) == sampled
+    assert statistics("image_folder", decoded) != sampled
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def refused(*words, dataset="image_folder", **settings):
+    """Open, and check that the refusal is one line with all the words."""
+    with pytest.raises(UserError) as caught:
+        opened(dataset, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message, message
+
+
+def test_unknown_data_set():
+    refused("'cifar'", "cifar100", "image_folder", "digits", "did you mean 'cifar10", dataset="cifar")
+    refused("'nothing like it'", "imagenet", dataset="nothing like it")
+
+
+@pytest.mark.parametrize("dataset", ["image_folder", "imagenet"])
+def test_missing_path(tmp_path, dataset):
+    refused(tmp_path / "nowhere", "train/<class>/", "--preset digits", dataset=dataset, path=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("missing", ["train", "val"])
+@pytest.mark.parametrize("dataset", ["image_folder", "imagenet"])
+def test_missing_subset(tmp_path, dataset, missing):
+    (write_folders(tmp_path) / missing).rename(tmp_path / "elsewhere")
+    expected = "test" if (dataset, missing) == ("image_folder", "val") else missing
+    refused("no folder", tmp_path / expected, "--preset digits", dataset=dataset, path=tmp_path)
+
+
+@pytest.mark.parametrize("subset", ["train", "val"])
+def test_folder_without_classes(tmp_path, subset):
+    write_folders(tmp_path)
+    (tmp_path / subset).rename(tmp_path / "elsewhere")
+    (tmp_path / subset).mkdir()
+    (tmp_path / subset / "image.png").write_bytes(b"")
+    (tmp_path / subset / ".hidden").mkdir()
+    refused("no class folders", tmp_path / subset, path=tmp_path)
+
+
+@pytest.mark.parametrize("subset", ["train", "val"])
+def test_class_without_images(tmp_path, subset):
+    write_folders(tmp_path)
+    for file in (tmp_path / subset / "bee").iterdir():
+        file.rename(file.with_suffix(".txt"))
+    refused("no images", tmp_path / subset / "bee", ".png", path=tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["image_folder", "imagenet"])
+def test_classes_that_do_not_match(tmp_path, dataset):
+    write_folders(tmp_path)
+    (tmp_path / "val" / "bee").rename(tmp_path / "val" / "wasp")
+    refused("do not match", "bee", "wasp", dataset=dataset, path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "asked", "actual"),
+    [
+        ("image_folder", 4, 3),
+        ("image_folder", 2, 3),
+        ("imagenet", 4, 3),
+        ("digits", 9, 10),
+        ("cifar10", 100, 10),
+        ("cifar100", 10, 100),
+    ],
+)
+def test_wrong_num_classes(folders, dataset, asked, actual):
+    refused(
+        f"num_classes is {asked}",
+        f"{dataset}",
+        f"has {actual} classes",
+        dataset=dataset,
+        path=folders,
+        num_classes=asked,
+    )
+
+
+@pytest.mark.parametrize("error", [OSError("no route to host"), RuntimeError("File not found or corrupted.")])
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_failed_download(monkeypatch, tmp_path, dataset, error):
+    from torchvision import datasets
+
+    def fail(root, train, download):
+        raise error
+
+    monkeypatch.setattr(datasets, dataset.upper(), fail)
+    words = (dataset, tmp_path, str(error), "kriz/cifar.html", "--preset digits")
+    refused(*words, dataset=dataset, path=tmp_path, num_classes=int(dataset.removeprefix("cifar")))
+
+
+def damage(root, kind):
+    file = root / "train" / "cat" / "003.png"
+    file.write_bytes({"empty": b"", "text": b"not an image", "cut": file.read_bytes()[:60]}[kind])
+    return file
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "cut"])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_image(tmp_path, kind, num_workers):
+    file = damage(write_folders(tmp_path), kind)
+    refused("cannot read the image", file, path=tmp_path, num_workers=num_workers)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_image_while_streaming(tmp_path, num_workers):
+    file = damage(write_folders(tmp_path), "cut")
+    train, _, _ = opened("imagenet", tmp_path, (8, 8), num_workers=num_workers)
+    with pytest.raises(UserError, match=re.escape(str(file))) as caught:
+        plain(train)
+    assert "\n" not in str(caught.value)

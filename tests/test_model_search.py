@@ -1,0 +1,219 @@
+"""The supernet: with one-hot weights it is the derived network; sampling; FLOPs under alpha."""
+
+import random
+
+import pytest
+import torch
+
+from distill import Cascade
+from model_infer import DerivedNetwork
+from model_search import Supernet, one_hot
+from operations import OPERATIONS
+from quantize import Precision
+
+BITS = (4, 8, 32)
+
+
+def weights_of(supernet, ops):
+    """The derived network's state_dict out of the supernet's: the chosen candidate of every layer."""
+    index = {f"cells.{i}.candidates.{list(OPERATIONS).index(op)}.": f"cells.{i}." for i, op in enumerate(ops)}
+    state = {}
+    for name, tensor in supernet.state_dict().items():
+        if not name.startswith("cells."):
+            state[name] = tensor
+        for old, new in index.items():
+            if name.startswith(old):
+                state[new + name.removeprefix(old)] = tensor
+    state.pop("alpha")
+    return state
+
+
+@pytest.fixture
+def supernet(geometry):
+    model = Supernet(geometry, Precision(BITS))
+    for bits in BITS:  # statistics and ranges other than the initial ones
+        model(torch.randn(6, 3, 8, 8), num_bits=bits)
+    return model
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("training", [True, False])
+def test_one_hot_is_the_derived_network(geometry, supernet, random_ops, seed, training):
+    """Bit for bit at every bit-width: the other candidates are multiplied by 0 and added."""
+    ops = random_ops(geometry, seed)
+    derived = DerivedNetwork(ops, geometry, Precision(BITS))
+    derived.load_state_dict(weights_of(supernet, ops))
+    supernet.train(training)
+    derived.train(training)
+    supernet.op_weights = one_hot(ops)
+    x = torch.randn(4, 3, 8, 8)
+    for bits in BITS:
+        assert torch.equal(supernet(x, num_bits=bits), derived(x, num_bits=bits))
+    if training:  # the passes recorded the same
+        for name, tensor in weights_of(supernet, ops).items():
+            assert torch.equal(tensor, derived.state_dict()[name]), name
+
+
+def test_every_operation_in_every_layer(geometry, supernet):
+    supernet.eval()
+    x = torch.randn(2, 3, 8, 8)
+    for op in OPERATIONS:
+        ops = [op] * geometry.num_layers
+        derived = DerivedNetwork(ops, geometry, Precision(BITS)).eval()
+        derived.load_state_dict(weights_of(supernet, ops))
+        supernet.op_weights = one_hot(ops)
+        assert torch.equal(supernet(x, num_bits=4), derived(x, num_bits=4))
+        assert supernet.expected_flops().item() == derived.flops()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_hot_flops_are_the_derived_networks(geometry, supernet, random_ops, seed):
+    ops = random_ops(geometry, seed)
+    with torch.no_grad():
+        supernet.alpha.copy_(one_hot(ops))
+    supernet.op_weights = one_hot(ops)
+    derived = DerivedNetwork(ops, geometry, Precision(BITS))
+    assert supernet.derived_ops() == ops
+    assert supernet.expected_flops().item() == supernet.derived_flops() == derived.flops()
+
+
+def test_expected_flops_is_the_weighted_sum(geometry, supernet):
+    supernet.sample()
+    expected = supernet.ends_flops()
+    for cell, size, weights in zip(supernet.cells, geometry.layer_sizes(), supernet.op_weights, strict=False):
+        expected += sum(w.item() * op.flops(*size) for w, op in zip(weights, cell.candidates, strict=True))
+    assert supernet.expected_flops().item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_flops_have_a_gradient_in_alpha(supernet):
+    """Central differences of the noise-free expected FLOPs."""
+    supernet.op_weights = None
+    (gradient,) = torch.autograd.grad(supernet.expected_flops(), supernet.alpha)
+    for layer, op in ((0, 3), (1, 8), (3, 0)):
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                supernet.alpha[layer, op] += sign * 1e-2
+                values.append(supernet.expected_flops().item())
+                supernet.alpha[layer, op] -= sign * 1e-2
+        assert gradient[layer, op].item() == pytest.approx((values[0] - values[1]) / 2e-2, rel=1e-2)
+
+
+def test_released_skip_flops(geometry):
+    exact, released = (Supernet(geometry, Precision([4]), skip_flops=choice) for choice in ("exact", "released"))
+    differ = (exact.flops_table != released.flops_table).nonzero().tolist()
+    strided = [i for i, (_, _, stride) in enumerate(geometry.layers()) if stride == 2]
+    assert differ == [[layer, list(OPERATIONS).index("skip")] for layer in strided]
+    assert released.flops_table[strided[0], -1] == 4 * exact.flops_table[strided[0], -1]
+
+
+def test_output_is_the_weighted_sum_of_the_candidates(geometry):
+    supernet = Supernet(geometry, Precision([32])).eval()
+    cell, x = supernet.cells[0], torch.randn(2, 4, 8, 8)
+    weights = torch.softmax(torch.randn(9), 0)
+    expected = torch.stack([op(x) for op in cell.candidates])
+    torch.testing.assert_close(cell(x, weights), (weights.view(-1, 1, 1, 1, 1) * expected).sum(0))
+
+
+# --- alpha and its samples
+
+
+def test_alpha_starts_at_a_thousandth(geometry, supernet):
+    assert supernet.alpha.shape == (geometry.num_layers, 9)
+    assert supernet.alpha.eq(1e-3).all()
+    assert not any(p is supernet.alpha for p in supernet.weight_parameters())
+    assert len(supernet.weight_parameters()) + 1 == len(list(supernet.parameters()))
+
+
+def test_gumbel_softmax_by_the_formula(supernet):
+    with torch.no_grad():
+        supernet.alpha.normal_()
+    supernet.temperature = 2.5
+    supernet.generator.manual_seed(11)
+    supernet.sample()
+    uniform = torch.rand(supernet.alpha.shape, generator=torch.Generator().manual_seed(11))
+    noise = -torch.log(-torch.log(uniform.double()))
+    expected = torch.softmax((supernet.alpha.detach().double() + noise) / 2.5, dim=-1)
+    torch.testing.assert_close(supernet.op_weights.detach().double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gumbel_noise_chooses_by_the_softmax_of_alpha(supernet):
+    """The largest of alpha + Gumbel noise is a draw from softmax(alpha): the property that gives it its name."""
+    probabilities = torch.tensor([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.03, 0.02])
+    with torch.no_grad():
+        supernet.alpha.copy_(probabilities.log().expand_as(supernet.alpha))
+    counts = torch.zeros(9)
+    for _ in range(2000):
+        supernet.sample()
+        counts += torch.bincount(supernet.op_weights.argmax(-1), minlength=9)
+    share = counts / counts.sum()
+    assert (share - probabilities).abs().max() < 4 * (0.25 / counts.sum()).sqrt()
+
+
+def test_softmax_has_no_noise(geometry):
+    supernet = Supernet(geometry, Precision([4]), sample_func="softmax")
+    with torch.no_grad():
+        supernet.alpha.normal_()
+    supernet.temperature = 0.7
+    supernet.sample()
+    assert torch.equal(supernet.op_weights, torch.softmax(supernet.alpha / 0.7, dim=-1))
+
+
+def test_a_high_temperature_is_uniform_and_a_low_one_a_choice(supernet):
+    for temperature, check in ((1e6, lambda w: w.max() < 0.112), (1e-3, lambda w: w.max(-1).values.min() > 0.95)):
+        supernet.temperature = temperature
+        supernet.generator.manual_seed(0)
+        supernet.sample()
+        assert check(supernet.op_weights)
+
+
+def used_weights(supernet, run):
+    """op_weights of every pass that `run` makes."""
+    used = []
+    hook = supernet.cells[0].register_forward_pre_hook(lambda _, inputs: used.append(inputs[1].detach().clone()))
+    run()
+    hook.remove()
+    return used
+
+
+@pytest.mark.parametrize("per_forward", [False, True])
+def test_one_sample_for_all_bit_widths_or_a_fresh_one_each(supernet, per_forward):
+    supernet.noise_per_forward = per_forward
+    cascade = Cascade(BITS, dict.fromkeys(BITS, 1.0))
+
+    def step():
+        supernet.alpha.requires_grad_(False)
+        supernet.sample()
+        cascade.step(supernet, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]), lambda: None, random.Random(0))
+
+    used = used_weights(supernet, step)
+    assert len(used) == 3
+    distinct = {tuple(w.tolist()) for w in used}
+    assert len(distinct) == (3 if per_forward else 1)
+    before = supernet.expected_flops().item()
+    assert (supernet.expected_flops().item() == before) is not per_forward
+
+
+def test_noise_free_passes_are_repeatable(supernet):
+    supernet.op_weights = None
+    supernet.eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(supernet(x, num_bits=4), supernet(x, num_bits=4))
+    weights = used_weights(supernet, lambda: supernet(x))[0]
+    torch.testing.assert_close(weights, torch.full((9,), 1 / 9))
+
+
+def test_all_candidates_and_alpha_get_a_gradient(supernet):
+    supernet.sample()
+    for bits in BITS:
+        supernet(torch.randn(4, 3, 8, 8), num_bits=bits).square().mean().backward(retain_graph=True)
+    dead = [name for name, p in supernet.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not dead
+
+
+def test_all_state_is_in_the_state_dict(geometry, supernet):
+    twin = Supernet(geometry, Precision(BITS))
+    twin.load_state_dict(supernet.state_dict())
+    x = torch.randn(2, 3, 8, 8)
+    for bits in BITS:
+        assert torch.equal(twin.eval()(x, num_bits=bits), supernet.eval()(x, num_bits=bits))
