@@ -42,7 +42,8 @@ class Traffic:
 class Cost:
     """Cost of a layer, or of several run one after another (`a + b`, `3 * a`, `sum(costs)`).
 
-    macs: of the layers; padded_macs: charged, with the padding a mapping adds; levels: {level: {tensor: Traffic}};
+    macs: of the layers; padded_macs: charged, with the padding a mapping adds; levels: {level: {tensor: Traffic}},
+    all zero where a level does not hold a tensor;
     noc: {tensor: Traffic}; mac_energy_pj; drain_energy_pj: the part of the level energy that reading out drains takes;
     active_pe_cycles, peak_macs: PEs in use, and MACs possible, summed over cycles.
     """
@@ -134,6 +135,8 @@ class Cost:
         for name, parts in {**self.levels, "noc": self.noc}.items():
             for tensor, part in parts.items():
                 counts = [part.reads, part.fills, part.updates, part.drains]
+                if not any(counts):
+                    continue  # the level does not hold this tensor
                 lines.append(
                     f"{name:10}{tensor:3}" + "".join(f"{n:16,.0f}" for n in counts) + self._share(part.energy_pj)
                 )
@@ -173,7 +176,6 @@ def cost_from_arrays(
         levels[level.name] = {
             tensor: Traffic(*(int(n) for n in counters[index, column]), energy_pj=float(energy_pj[index, column]))
             for column, tensor in enumerate(TENSORS)
-            if counters[index, column].any()
         }
     noc = {
         "W": Traffic(fills=int(network[0]), energy_pj=float(energy_pj[n_levels, 0])),
@@ -200,7 +202,7 @@ def cost_from_arrays(
 def _drain_energy_pj(device: Device, bits: int, levels: dict, outputs: int) -> float:
     total = 0.0
     for level in device.levels:
-        drains = levels[level.name].get("O", Traffic()).drains
+        drains = levels[level.name]["O"].drains
         if drains:
             moved_bits = (drains - outputs) * max(device.psum_bits, bits) + outputs * bits
             total += moved_bits * level.read_energy_pj_per_bit["O"]

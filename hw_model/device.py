@@ -117,7 +117,7 @@ def device_names() -> list[str]:
 
 
 def load_device(source: str | os.PathLike | Mapping | Device) -> Device:
-    """A device by name ("eyeriss"), by path of a YAML file, or from a file's content as a dictionary.
+    """A device by name ("eyeriss"), by path of a YAML file, or from a file's content as a dictionary or as text.
 
     Raises:
         InputError: no such device, or the file, line and field that is wrong and what was expected.
@@ -129,6 +129,11 @@ def load_device(source: str | os.PathLike | Mapping | Device) -> Device:
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"device: expected a name, a path or an object, got {shown(source)}")
     text = os.fspath(source)
+    if isinstance(text, str) and "\n" in text:
+        data, lines = read_yaml(text, "device")
+        return _build(data, "device", lines)
+    if not isinstance(text, str):
+        raise InputError(f"device: expected a name, a path or an object, got {shown(text)}")
     if text in device_names():
         return _from_package(text)
     if not (os.sep in text or text.endswith((".yaml", ".yml"))):

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """What was asked is not a question the model can answer; the message is one line that says what was expected."""
 
+    def __init__(self, message: str):
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 class InvalidMapping(InputError):
     """The mapping does not run this layer on this device.

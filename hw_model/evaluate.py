@@ -51,7 +51,7 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: int) -> Cost:
         "cost_one",
         factors,
         table.slots,
-        np.array([DIMS.index(dim) for dim, _ in loops], np.int64),
+        np.array([DIMS.index(dim) for dim, _ in loops], np.uint8),
         trips,
         np.cumsum([len(mapping[name]) for name in device.level_names]),
         np.cumprod(trips),

@@ -186,8 +186,10 @@ def check(b, p, factors, slots, level_end, prefix, keep, sizes, bits, device, ca
     total = x * y * v
     for level in range(n_levels):
         slot = slots[level]
+        trips = 1.0
         for d in range(8):
-            total *= factors[b, slot, d]
+            trips *= factors[b, slot, d]
+        total *= trips
     if total * mac_rate[p, 1] > LIMIT:
         return OVERFLOW, 1.0 + math.log2(total * mac_rate[p, 1] / LIMIT)
     reason = 0
@@ -482,7 +484,7 @@ def cost_batch(
             slot = slots[level]
             seen = 0
             for k in range(8):
-                d = np.int64(orders[b, level, k] & 7)
+                d = np.uint8(orders[b, level, k] & 7)
                 n = np.int64(factors[b, slot, d])
                 seen |= 1 << orders[b, level, k]
                 loop_dim[position] = d
@@ -496,10 +498,12 @@ def cost_batch(
             keep[level] = hold[level] & ~bypass[b, level]
             if hold[level] & bypass[b, level] & ~may_bypass[level]:
                 reason |= BYPASS
+        lowest = factors[b, 0, 0]
         for slot in range(n_slots):
             for d in range(8):
-                if factors[b, slot, d] < 1:
-                    reason |= FACTOR
+                lowest = min(lowest, factors[b, slot, d])
+        if lowest < 1:
+            reason |= FACTOR
         if reason != 0:
             out_reason[b] = reason
             out_violation[b] = math.inf

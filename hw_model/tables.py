@@ -131,7 +131,7 @@ def scratch(n_levels: int) -> tuple[np.ndarray, ...]:
     """What the kernel writes on: loop_dim, loop_n, prefix, level_end, keep, tiles, counters, network, energy (pJ)."""
     loops = 8 * n_levels
     return (
-        np.zeros(loops, np.int64),
+        np.zeros(loops, np.uint8),
         np.zeros(loops, np.int64),
         np.zeros(loops, np.int64),
         np.zeros(n_levels, np.int64),
