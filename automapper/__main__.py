@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from automapper.budget import parse_budget
+from automapper.exhaustive import TooLarge
 from automapper.layer_list import read_layers
 from automapper.objective import Objective, parse_objective
 from automapper.report import build_report, network_cost, output_folder, write_report
@@ -52,7 +53,7 @@ def run(argv: Sequence[str]) -> None:
         outcome = run_search(
             problems, device, objective, budget, C.seed, C.engine, C.workers or -1, C.backend, watch.after_round
         )
-    except NoMapping as error:
+    except (NoMapping, TooLarge) as error:
         raise UserError(f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: {error}") from error
     finally:
         watch.close()
@@ -69,6 +70,9 @@ def run(argv: Sequence[str]) -> None:
     report = build_report(network, device, objective.name, bit_widths, outcome, statistics, C.to_dict())
     path = write_report(folder, report)
     ended = "interrupted, best so far" if outcome.interrupted else "goal met" if outcome.goal_met else "budget used"
+    if outcome.optima:
+        covered = sum(optimum.covered for optimum in outcome.optima.values())
+        print(f"exhaustive: every mapping is the optimum of its layer; {covered:.3e} mappings covered")
     print(
         f"{outcome.mappings:,} mappings tried in {outcome.seconds:.1f} s ({ended})\n\n{summary(report)}\n\nwrote {path}"
     )

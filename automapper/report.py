@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from automapper.dataflows import DATAFLOWS
+from automapper.exhaustive import Optimum
 from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.workload import Network, NetworkLayer, problem_of
@@ -93,10 +94,16 @@ def _layer(item: NetworkLayer, bits: int, outcome: Outcome) -> dict[str, Any]:
         "mapping": best.mapping.to_dict(),
         "cycles": best.cost.cycles,
         **_totals(best.cost),
+        **({"exhaustive": _optimum(outcome.optima[problem])} if problem in outcome.optima else {}),
         "winner": _winner(best, baselines),
         "baselines": baselines,
         "cost": best.cost.to_dict(),
     }
+
+
+def _optimum(optimum: Optimum) -> dict[str, int]:
+    """What shows that a layer's mapping is the best there is."""
+    return {"mappings_covered": optimum.covered, "mappings_costed": optimum.evaluated, "nodes": optimum.nodes}
 
 
 def _winner(best: Found, baselines: Mapping[str, Mapping[str, Any]]) -> str:

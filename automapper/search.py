@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from automapper.budget import Budget
 from automapper.dataflows import DATAFLOWS
 from automapper.evolve import Evolution
+from automapper.exhaustive import Optimum, find_optimum
 from automapper.objective import Objective
 from automapper.space import Search
 from automapper.workload import Problem
@@ -30,13 +31,15 @@ class Found:
 @dataclass
 class Outcome:
     """found: the best of every search so far; a dataflow that admits no mapping is left out. mappings: evaluated in
-    all, and in so many seconds; interrupted by Ctrl-C; goal_met: ended by `after_round`."""
+    all, and in so many seconds; interrupted by Ctrl-C; goal_met: ended by `after_round`; optima: of the exhaustive
+    engine."""
 
     found: dict[Search, Found] = field(default_factory=dict)
     mappings: int = 0
     seconds: float = 0.0
     interrupted: bool = False
     goal_met: bool = False
+    optima: dict[Problem, Optimum] = field(default_factory=dict)
 
 
 class NoMapping(Exception):
@@ -61,7 +64,8 @@ def run_search(
     """The best mapping of every problem in the whole space and inside each known dataflow.
 
     Args:
-        engine: "evolution", or "random": as many random mappings, the floor.
+        engine: "evolution"; "random": as many random mappings, the floor; "exhaustive": evolution, and then whatever
+            its result does not already rule out, so that the outcome is the optimum.
         workers: shapes searched at once. The result does not depend on it, unless the budget is in seconds.
         backend: of joblib: "threading", "loky" (processes), or any registered with it ("dask", "ray").
         after_round: told the outcome so far and the share of the budget used; True ends the search.
@@ -70,6 +74,7 @@ def run_search(
 
     Raises:
         NoMapping: nothing valid was found for a problem.
+        TooLarge: a layer is too large for the exhaustive engine.
     """
     flows = ["", *DATAFLOWS]
     by_shape: dict = {}
@@ -96,6 +101,9 @@ def run_search(
     if share < 1.0 or outcome.interrupted:
         units = [unit.advance(1, 1.0) for unit in units]
     _collect(outcome, units, begin)
+    if engine == "exhaustive" and not outcome.interrupted:
+        _find_optima(outcome, units, workers, backend)
+        outcome.seconds = time.perf_counter() - begin
     after_round(outcome, 1.0)
     for problem in problems:
         if Search(problem) not in outcome.found:
@@ -139,6 +147,25 @@ def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None
             except InvalidMapping:
                 continue
             outcome.found[search] = Found(search, mapping, cost)
+
+
+def _find_optima(outcome: Outcome, units: Iterable[Evolution], workers: int, backend: str) -> None:
+    """Replace what evolution found by the optimum, where that is better."""
+    from joblib import Parallel, delayed
+
+    work = [
+        (search.problem, unit.device, unit.objective, float(unit.score[index]))
+        for unit in units
+        for index, search in enumerate(unit.searches)
+        if not search.dataflow
+    ]
+    optima = Parallel(n_jobs=workers, backend=backend)(delayed(find_optimum)(*arguments) for arguments in work)
+    for (problem, device, _, _), optimum in zip(work, optima, strict=True):
+        outcome.optima[problem] = optimum
+        outcome.mappings += optimum.evaluated
+        if optimum.mapping:
+            cost = evaluate(problem.layer, optimum.mapping, device, problem.bits)
+            outcome.found[Search(problem)] = Found(Search(problem), optimum.mapping, cost)
 
 
 def _raise_no_mapping(problem: Problem, units: Iterable[Evolution], device: Device) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_network import OPS, tiny_settings
 
 import hw_model
 from automapper.__main__ import main
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import UserError, exit_status
-from tests.automapper.conftest import OPS, tiny_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--budget", "640"]
