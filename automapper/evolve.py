@@ -68,7 +68,7 @@ class Evolution:
         """Search on until `mappings` per search are evaluated; share: of the whole budget that is then used up."""
         self.running = True
         try:
-            while self.mappings < mappings and not (self.stopped and self.mappings):
+            while self.mappings < max(1, mappings) and not (self.stopped and self.mappings):
                 self.step()
             if share >= EXPLORE and not self.together and not self.random and not self.stopped:
                 self.bring_together()
