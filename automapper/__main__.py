@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from automapper.budget import parse_budget
 from automapper.exhaustive import TooLarge
+from automapper.folder import output_folder, write_outputs
 from automapper.layer_list import read_layers
 from automapper.objective import Objective, parse_objective
-from automapper.report import build_report, network_cost, output_folder, write_report
+from automapper.report import build_report, network_cost
 from automapper.search import NoMapping, Outcome, run_search
 from automapper.terminal import summary
 from automapper.workload import Network, distinct_problems
@@ -68,13 +69,14 @@ def run(argv: Sequence[str]) -> None:
         "convergence": watch.history,
     }
     report = build_report(network, device, objective.name, bit_widths, outcome, statistics, C.to_dict())
-    path = write_report(folder, report)
+    write_outputs(folder, report, device)
     ended = "interrupted, best so far" if outcome.interrupted else "goal met" if outcome.goal_met else "budget used"
     if outcome.optima:
         covered = sum(optimum.covered for optimum in outcome.optima.values())
         print(f"exhaustive: every mapping is the optimum of its layer; {covered:.3e} mappings covered")
     print(
-        f"{outcome.mappings:,} mappings tried in {outcome.seconds:.1f} s ({ended})\n\n{summary(report)}\n\nwrote {path}"
+        f"{outcome.mappings:,} mappings tried in {outcome.seconds:.1f} s ({ended})\n\n{summary(report)}\n\n"
+        f"wrote {folder}/report.json, report.html (open it in a browser) and mappings/"
     )
 
 

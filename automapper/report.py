@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from automapper.dataflows import DATAFLOWS
@@ -16,7 +12,6 @@ from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.workload import Network, NetworkLayer, problem_of
 from hw_model import Cost, Device
-from runtime.errors import UserError
 
 FORMAT = 1
 TIE = 1e-9  # EDPs that differ by less are the same
@@ -132,41 +127,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def output_folder(path: str) -> Path:
-    """The folder, made if it is not there. Raises UserError where nothing can be written in it."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise UserError(f"setting save = {path!r}: cannot write there ({error.strerror})") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write so that `path` holds either the old file or the whole new one, whatever happens meanwhile."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; the file before, if any, is intact") from error
-    finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-
-
-def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
-    """Write report.json into the folder; its path."""
-    path = folder / "report.json"
-    write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    return path
