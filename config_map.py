@@ -17,6 +17,8 @@ C.save = "ckpt/map"  # report.json, report.html, mappings/
 
 # how it is searched
 C.objective = "edp"  # the paper's
+C.delay = "latency"  # the paper's EDP; interval where only the pace of results counts
+C.stages = 3  # pipelines of 2 and 3 stages are compared with multi-cycle
 C.goal = None  # use the whole budget
 C.engine = "evolution"  # the paper's; random is the floor, exhaustive for small layers
 C.budget = "20000"  # twice as many improve MobileNetV2 by less than 1 %: docs/automapper.md

@@ -13,6 +13,7 @@ from automapper.exhaustive import TooLarge
 from automapper.folder import output_folder, write_outputs
 from automapper.layer_list import read_layers
 from automapper.objective import Objective, parse_objective
+from automapper.pipelines import best_pipelines
 from automapper.report import build_report, network_cost
 from automapper.search import NoMapping, Outcome, run_search
 from automapper.terminal import summary
@@ -22,6 +23,7 @@ from runtime.errors import UserError, exit_status
 from runtime.settings import from_command_line
 from runtime.stages import MapSettings
 
+PIPELINE_SHARE = 0.2  # of a search's mappings go to each size of a pipeline's stage
 BIT_WIDTHS = (4, 8, 12, 16, 32)  # where neither the input nor the setting names any: the paper's
 
 
@@ -37,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
     from config_map import C as defaults
 
     C = from_command_line(defaults, PRESETS, argv, __doc__)
-    objective, budget = parse_objective(C.objective), parse_budget(C.budget)
+    objective, budget = parse_objective(C.objective, C.delay), parse_budget(C.budget)
     device = load_device(C.device)
     network = read_network(C)
     bit_widths = chosen_bits(C, network)
@@ -46,7 +48,8 @@ def run(argv: Sequence[str]) -> None:
     print(
         f"map {network.name} onto {device.name} ({device.description})\n"
         f"{len(network.layers)} layers, {network.macs / 1e6:.2f} M multiply-accumulates, at {list(bit_widths)} bit: "
-        f"{len(problems)} different searches"
+        f"{len(problems)} different searches",
+        flush=True,
     )
 
     watch = Watch(network, bit_widths, objective, C.goal)
@@ -58,6 +61,12 @@ def run(argv: Sequence[str]) -> None:
         raise UserError(f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: {error}") from error
     finally:
         watch.close()
+    pipelines = {}
+    if not outcome.interrupted:
+        mappings = max(1, int(PIPELINE_SHARE * outcome.per_search))
+        pipelines = best_pipelines(
+            network, bit_widths, device, objective, C.stages, mappings, C.seed, C.workers or -1, C.backend
+        )
     statistics = {
         "engine": C.engine,
         "mappings": outcome.mappings,
@@ -68,7 +77,7 @@ def run(argv: Sequence[str]) -> None:
         "goal_met": outcome.goal_met,
         "convergence": watch.history,
     }
-    report = build_report(network, device, objective.name, bit_widths, outcome, statistics, C.to_dict())
+    report = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, C.to_dict())
     write_outputs(folder, report, device)
     ended = "interrupted, best so far" if outcome.interrupted else "goal met" if outcome.goal_met else "budget used"
     if outcome.optima:

@@ -62,7 +62,9 @@ def convergence_plot(report: Mapping[str, Any]) -> str:
     series = []
     for row in report["bit_widths"]:
         bits = str(row["bits"])
-        points = [(point["mappings"], 100 * (point["edp_js"][bits] / row["edp_js"] - 1)) for point in history]
+        points = [
+            (point["mappings"], 100 * (point["edp_js"][bits] / history[-1]["edp_js"][bits] - 1)) for point in history
+        ]
         series.append(Series(f"{bits} bit", points))
     return plot(series, "mappings tried", "EDP above the final one, %", log_x=True)
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from automapper.dataflows import DATAFLOWS
 from automapper.exhaustive import Optimum
+from automapper.objective import Objective
+from automapper.pipelines import Pipeline
 from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.workload import Network, NetworkLayer, problem_of
-from hw_model import Cost, Device
+from hw_model import Cost, Device, NetworkCost
 
 FORMAT = 1
 TIE = 1e-9  # EDPs that differ by less are the same
@@ -20,24 +22,27 @@ TIE = 1e-9  # EDPs that differ by less are the same
 def build_report(
     network: Network,
     device: Device,
-    objective: str,
+    objective: Objective,
     bit_widths: Sequence[int],
     outcome: Outcome,
+    pipelines: Mapping[int, Pipeline],
     search: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of report.json. search: mappings, seconds, mappings_per_second, seed, ... .
 
-    The layers run one after another on the whole array (multi-cycle), so a network's energy and latency are sums, and
-    the interval between two results is the latency. A layer's `dims`, `bits` and `mapping` with the device are a case
-    of `python -m hw_model`, which gives the same numbers.
+    A bit-width's energy, latency, interval and EDP (energy of one input times its latency) are those of its `mode`.
+    `layers` are mapped onto the whole array, one after another: multi-cycle. Each one's `dims`, `bits` and `mapping`
+    with the device are a case of `python -m hw_model`, which gives the same numbers. `pipeline`: the best one found.
     """
     return {
         "format": FORMAT,
         "network": network.name,
         "device": device.name,
-        "objective": objective,
-        "bit_widths": [_bit_width(network, bits, outcome) for bits in bit_widths],
+        "objective": objective.name,
+        "bit_widths": [
+            _bit_width(network, bits, outcome, pipelines.get(bits), objective, device) for bits in bit_widths
+        ],
         "search": dict(search),
         "settings": dict(settings),
         "versions": versions(),
@@ -50,23 +55,66 @@ def network_cost(network: Network, bits: int, outcome: Outcome, dataflow: str = 
     return sum(item.cost for item in found) if all(found) else None
 
 
-def _bit_width(network: Network, bits: int, outcome: Outcome) -> dict[str, Any]:
+def _bit_width(
+    network: Network, bits: int, outcome: Outcome, pipeline: Pipeline | None, objective: Objective, device: Device
+) -> dict[str, Any]:
     total = network_cost(network, bits, outcome)
+    mode, why = _mode(total, pipeline, objective)
+    chosen = pipeline.cost if mode == "pipeline" else total
     baselines = {}
     for name in DATAFLOWS:
         cost = network_cost(network, bits, outcome, name)
         if cost is not None:
-            baselines[name] = {**_totals(cost), "edp_improvement_percent": improvement(total, cost)}
+            baselines[name] = {**_totals(cost), "edp_improvement_percent": improvement(chosen, cost)}
     return {
         "bits": bits,
         "accuracy": network.accuracy.get(bits),
-        **_totals(total),
-        "interval_s": total.latency_s,
-        "mode": "multi-cycle",
+        **_totals(chosen),
+        "interval_s": pipeline.cost.interval_s if mode == "pipeline" else total.latency_s,
+        "mode": mode,
+        "why": why,
         "utilisation": total.utilisation,
         "baselines": baselines,
+        "pipeline": _pipeline(pipeline, network, device) if pipeline else None,
         "layers": [_layer(item, bits, outcome) for item in network.layers],
     }
+
+
+def _mode(total: Cost, pipeline: Pipeline | None, objective: Objective) -> tuple[str, str]:
+    """("multi-cycle" or "pipeline", why)."""
+    if pipeline is None:
+        return "multi-cycle", "no pipeline was searched or possible"
+    cost = pipeline.cost
+    alone = objective.network_value(total.energy_j, total.latency_s, total.latency_s)
+    staged = objective.network_value(cost.energy_j, cost.latency_s, cost.interval_s)
+    mode, other = ("pipeline", "multi-cycle") if staged < alone else ("multi-cycle", "the best pipeline")
+    gain = 1 - min(alone, staged) / max(alone, staged)
+    times = [
+        f"{over / under:.2f} x the {name}"
+        for name, over, under in (
+            ("latency", cost.latency_s, total.latency_s),
+            ("interval", cost.interval_s, total.latency_s),
+            ("energy", cost.energy_j, total.energy_j),
+        )
+    ]
+    return mode, (
+        f"{objective.name} over the {objective.delay} is {gain:.1%} lower than with {other}; the pipeline's "
+        f"{len(pipeline.columns)} stages, with a part of PEs, buffers and bandwidth each, take {', '.join(times)}"
+    )
+
+
+def _pipeline(pipeline: Pipeline, network: Network, device: Device) -> dict[str, Any]:
+    stages = []
+    for columns, begin, end, cost in zip(
+        pipeline.columns, (0, *pipeline.ends), pipeline.ends, pipeline.cost.stages, strict=False
+    ):
+        layers = [
+            {"name": item.layer.name, "bits": found.search.problem.bits, "mapping": found.mapping.to_dict(),
+             "cycles": found.cost.cycles, **_totals(found.cost)}
+            for item, found in zip(network.layers[begin:end], pipeline.found[begin:end], strict=True)
+        ]  # fmt: skip
+        stages.append({"columns": columns, "pes": columns * device.array[1], **_totals(cost), "layers": layers})
+    return {**_totals(pipeline.cost), "interval_s": pipeline.cost.interval_s, "stages": stages}
 
 
 def _layer(item: NetworkLayer, bits: int, outcome: Outcome) -> dict[str, Any]:
@@ -109,11 +157,11 @@ def _winner(best: Found, baselines: Mapping[str, Mapping[str, Any]]) -> str:
     return "automapper"
 
 
-def _totals(cost: Cost) -> dict[str, float]:
+def _totals(cost: Cost | NetworkCost) -> dict[str, float]:
     return {"energy_j": cost.energy_j, "latency_s": cost.latency_s, "edp_js": cost.edp_js}
 
 
-def improvement(cost: Cost, over: Cost) -> float:
+def improvement(cost: Cost | NetworkCost, over: Cost) -> float:
     """How many percent lower the EDP of `cost` is than that of `over`."""
     return 100.0 * (1.0 - cost.edp_js / over.edp_js)
 

@@ -31,11 +31,12 @@ class Found:
 @dataclass
 class Outcome:
     """found: the best of every search so far; a dataflow that admits no mapping is left out. mappings: evaluated in
-    all, and in so many seconds; interrupted by Ctrl-C; goal_met: ended by `after_round`; optima: of the exhaustive
-    engine."""
+    all, per_search of them bred by each search, in so many seconds; interrupted by Ctrl-C; goal_met: ended by
+    `after_round`; optima: of the exhaustive engine."""
 
     found: dict[Search, Found] = field(default_factory=dict)
     mappings: int = 0
+    per_search: int = 0
     seconds: float = 0.0
     interrupted: bool = False
     goal_met: bool = False
@@ -135,6 +136,7 @@ def _advance(units: list[Evolution], target: int, share: float, workers: int, ba
 def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None:
     """Cost the bests so far by hw_model's own `evaluate`, those that changed."""
     outcome.seconds = time.perf_counter() - begin
+    outcome.per_search = max(unit.mappings for unit in units)
     outcome.mappings = sum(unit.evaluated for unit in units)
     for unit in units:
         for index, search in enumerate(unit.searches):

@@ -24,7 +24,13 @@ def summary(report: Mapping[str, Any]) -> str:
                 *("-" if gain is None else f"{-gain['edp_improvement_percent']:+.1f} %" for gain in gains),
             ]
         )
-    return f"{table(header, rows)}\nlast columns: EDP against the best mapping found inside each of these dataflows"
+    lines = [table(header, rows), "last columns: EDP against the best mapping found inside each of these dataflows"]
+    for mode in ("multi-cycle", "pipeline"):
+        chosen = [row for row in report["bit_widths"] if row["mode"] == mode]
+        if chosen:
+            bits = ", ".join(str(row["bits"]) for row in chosen)
+            lines.append(f"{mode} at {bits} bit: {chosen[0]['why']} ({chosen[0]['bits']} bit)")
+    return "\n".join(lines)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

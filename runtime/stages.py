@@ -176,6 +176,10 @@ class MapSettings(Settings):
     bits: Annotated[list[int], "bit-widths to map; empty = the checkpoint's, or 4,8,12,16,32", Between(1, 32)]
     batch: Annotated[int, "images per inference", AtLeast(1)]
     objective: Annotated[str, "what to minimise: edp, energy, latency, or weights as in energy=1,latency=2"]
+    delay: Annotated[
+        Literal["latency", "interval"], "what counts as a network's latency: of one input, or between two results"
+    ]
+    stages: Annotated[int, "stages of a pipeline at most; 1 = multi-cycle only", Between(1, 4)]
     goal: Annotated[float | None, "stop when the objective of every bit-width (J*s, J, s) is at most this", POSITIVE]
     engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"]
     budget: Annotated[str, "mappings bred per layer, bit-width and dataflow (20000), or seconds in all (30s)"]

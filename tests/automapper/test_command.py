@@ -198,7 +198,7 @@ def test_interrupt_writes_the_best_so_far(weights, tmp_path):
     command = [sys.executable, "-m", "automapper", str(weights), "--save", str(tmp_path), "--budget", "100000000"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("map ")
-        time.sleep(6)
+        time.sleep(2)
         process.send_signal(signal.SIGINT)
         text = process.communicate(timeout=60)[0]
     assert process.returncode == 0

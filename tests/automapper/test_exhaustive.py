@@ -206,4 +206,4 @@ def test_splits_leave_out_what_the_array_cannot_hold():
     device = load_device("eyeriss168")  # 14 x 12
     pes = {row[len(device.levels)] for row in splits_of(17, device)}
     assert 17 not in pes  # a prime above both axes
-    assert {14, 18} <= pes  # along one axis; 9 x 2 with one of them padded
+    assert {9, 18} <= pes  # 9 along one axis, twice; and 18 = 9 x 2 over both
