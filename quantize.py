@@ -4,12 +4,14 @@ Shapes: B images, C channels, H x W pixels, K output channels. The quantizer is 
 2018): uniform, min-max, fake-quantized in float32, straight-through gradients. Bit-width 32 means float.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import fused_quantize
 
 FLOAT_BITS = 32
 
@@ -22,13 +24,21 @@ class Precision:
     bit_widths: the legal bit-widths, kept sorted from lowest to highest.
     range_scope: "bit_width" = running activation ranges per layer and bit-width; "shared" (released) = one per layer.
     range_momentum: share of the newest batch in a running range.
+    fused: on a CPU, measure and quantize by compiled kernels (bit-equal); False = torch's operations one by one.
     track_statistics: False = training passes leave BN statistics and activation ranges as they are.
     """
 
-    def __init__(self, bit_widths: Sequence[int], range_scope: str = "bit_width", range_momentum: float = 0.1):
+    def __init__(
+        self,
+        bit_widths: Sequence[int],
+        range_scope: str = "bit_width",
+        range_momentum: float = 0.1,
+        fused: bool = False,
+    ):
         self.bit_widths = tuple(sorted(bit_widths))
         self.range_scope = range_scope
         self.range_momentum = range_momentum
+        self.fused = fused
         self.track_statistics = True
         self._index_of = {bits: index for index, bits in enumerate(self.bit_widths)}
         self.set(self.bit_widths[-1])
@@ -51,18 +61,15 @@ class Precision:
             self.track_statistics = before
 
 
-class _FakeQuantize(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
-        levels = 2**bits - 1
-        scale = (high - low) / levels
-        # A zero range divides by one and multiplies by zero: every x becomes `low`, the constant.
-        divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-        return (x - low).div_(divisor).clamp_(0, levels).round_().mul_(scale).add_(low)
+    def forward(ctx, x: Tensor, quantizer: Callable[..., Tensor], *arguments) -> Tensor:
+        ctx.arguments = len(arguments)
+        return quantizer(x, *arguments)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        return gradient, None, None, None  # straight through, outside the range too
+        return gradient, None, *(None,) * ctx.arguments  # also where x lies outside the range
 
 
 def fake_quantize(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
@@ -72,11 +79,21 @@ def fake_quantize(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
     q = round(clamp((x - low) / scale, 0, 2^bits - 1)), result q * scale + low; where high == low the result is low.
     The gradient of x passes unchanged.
     """
-    return _FakeQuantize.apply(x, low, high, bits)
+    return _StraightThrough.apply(x, _fake_quantized, low, high, bits)
 
 
-def quantize_weight(weight: Tensor, bits: int) -> Tensor:
-    """weight [K, ...] fake-quantized over each output channel's own min and max."""
+def _fake_quantized(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+    levels = 2**bits - 1
+    scale = (high - low) / levels
+    # A zero range divides by one and multiplies by zero: every x becomes `low`, the constant.
+    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (x - low).div_(divisor).clamp_(0, levels).round_().mul_(scale).add_(low)
+
+
+def quantize_weight(weight: Tensor, bits: int, fused: bool = False) -> Tensor:
+    """weight [K, ...] fake-quantized over each output channel's own min and max; the gradient passes unchanged."""
+    if fused and fused_quantize.weight_usable(weight, bits):
+        return _StraightThrough.apply(weight, fused_quantize.quantize_weight, bits)
     low, high = weight.detach().flatten(1).aminmax(dim=1)
     shape = (-1,) + (1,) * (weight.dim() - 1)
     return fake_quantize(weight, low.view(shape), high.view(shape), bits)
@@ -87,8 +104,8 @@ class ActivationRange(nn.Module):
 
     per_channel: number of channels C for a range per channel (inputs [B, C, H, W] of depth-wise convolutions), None
     for one range over the whole tensor. Running range: new = (1 - momentum) * old + momentum * batch; the first batch
-    initialises it. Before that, evaluation falls back on the batch's own range.
-    Buffers: low, high [bit-widths or 1, C or 1]; initialised [bit-widths or 1] (bool).
+    initialises it. Before that, evaluation falls back on the batch's own range. Called with x, it gives (low, high),
+    [C] or [1]. Buffers: low, high [bit-widths or 1, C or 1]; initialised [bit-widths or 1] (bool).
     """
 
     def __init__(self, precision: Precision, per_channel: int | None = None):
@@ -110,7 +127,17 @@ class ActivationRange(nn.Module):
             low, high = self._of_batch(x.detach())
             if self.training and self.precision.track_statistics:
                 self._record(slot, low, high)
-        return (low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)) if self.per_channel else (low, high)
+        return low, high
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """x fake-quantized at the current bit-width, over the range that `forward` gives."""
+        bits = self.precision.bits
+        low, high = self(x)
+        if self.precision.fused and fused_quantize.usable(x, bits, self.per_channel is not None):
+            return _StraightThrough.apply(x, fused_quantize.quantize, low, high, bits, self.per_channel is not None)
+        if self.per_channel:
+            low, high = low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
+        return fake_quantize(x, low, high, bits)
 
     def reset(self) -> None:
         """Forget the running range of the current bit-width (at 32 bit there is none)."""
@@ -120,6 +147,8 @@ class ActivationRange(nn.Module):
             self._known[slot] = False
 
     def _of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.precision.fused and fused_quantize.usable(x, self.precision.bits, self.per_channel is not None):
+            return fused_quantize.batch_range(x, self.per_channel is not None)
         if self.per_channel:
             return x.amin((0, 2, 3)), x.amax((0, 2, 3))
         low, high = x.aminmax()
@@ -159,8 +188,8 @@ class SwitchableConv2d(nn.Conv2d):
         bits = self.precision.bits
         if bits == FLOAT_BITS:
             return self._conv_forward(x, self.weight, self.bias)
-        x = fake_quantize(x, *self.input_range(x), bits)
-        return self._conv_forward(x, quantize_weight(self.weight, bits), self.bias)
+        weight = quantize_weight(self.weight, bits, self.precision.fused)
+        return self._conv_forward(self.input_range.quantize(x), weight, self.bias)
 
 
 class SwitchableLinear(nn.Linear):
@@ -175,8 +204,8 @@ class SwitchableLinear(nn.Linear):
         bits = self.precision.bits
         if bits == FLOAT_BITS:
             return F.linear(x, self.weight, self.bias)
-        x = fake_quantize(x, *self.input_range(x), bits)
-        return F.linear(x, quantize_weight(self.weight, bits), self.bias)
+        weight = quantize_weight(self.weight, bits, self.precision.fused)
+        return F.linear(self.input_range.quantize(x), weight, self.bias)
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -17,7 +17,7 @@ from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weigh
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, limit_threads, placed, seed_everything, select_device, versions
+from runtime.machine import derived_seed, placed, seed_everything, select_device, tune_cpu, versions
 from runtime.settings import from_command_line
 from runtime.stages import TrainSettings
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     if C.eval_only:
         return evaluate(C)
     device = select_device(C.device)
-    limit_threads(C.num_threads)
+    tune_cpu(C.num_threads, C.keep_memory)
     arch_path = find(C.load_path, "arch.pt")
     ops = load_checkpoint(arch_path, ["ops"], "arch.pt of train_search.py")["ops"]
     data = load_data(**C.data_arguments(), device=device)
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     test_batches = data.batches("test", batch_size=4 * C.batch_size)
 
     seed_everything(C.seed)
-    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum)
+    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer)
     model = placed(build(ops, C.to_dict(), precision, arch_path), device, C.channels_last)
     if C.pretrain:
         path = find(C.pretrain, "weights.pt")
@@ -149,8 +149,8 @@ def evaluate(C: TrainSettings) -> None:
     if missing:
         raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
     device = select_device(C.device)
-    limit_threads(C.num_threads)
-    precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum)
+    tune_cpu(C.num_threads, C.keep_memory)
+    precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum, C.fused_quantizer)
     data = load_data(**C.data_arguments(), device=device)
     model = build(checkpoint["arch"].get("ops"), C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
     load_weights(model, checkpoint["model"], path)

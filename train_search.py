@@ -23,7 +23,7 @@ from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weigh
 from runtime.errors import exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, limit_threads, placed, seed_everything, select_device, versions
+from runtime.machine import derived_seed, placed, seed_everything, select_device, tune_cpu, versions
 from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
     C = from_command_line(defaults, PRESETS, argv, __doc__)
     device = select_device(C.device)
-    limit_threads(C.num_threads)
+    tune_cpu(C.num_threads, C.keep_memory)
     data = load_data(**C.data_arguments(), device=device)
     C = C.replaced(num_classes=data.num_classes)
     for_weights, for_alpha = split_indices(
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         held_out = data.batches("train", for_alpha, batch_size=4 * C.batch_size, shuffle=False, augment=False)
 
     seed_everything(C.seed)
-    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum)
+    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer)
     supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops)
     supernet = placed(supernet, device, C.channels_last)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"

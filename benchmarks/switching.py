@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from model_infer import DerivedNetwork
 from operations import Geometry
 from quantize import BatchNorm2d, Precision, SwitchableBatchNorm2d, SwitchableConv2d
-from runtime.machine import limit_threads, versions
+from runtime.machine import tune_cpu, versions
 
 CIFAR = Geometry(
     (1, 4, 4, 4, 4, 4, 1), (16, 24, 32, 64, 112, 184, 352), (1, 1, 2, 2, 1, 2, 1), 16, 1, 1504, 100, 32, 32, False
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
     options = parser.parse_args()
-    limit_threads(options.threads)
+    tune_cpu(options.threads, keep_memory=True)
     devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
     result = {
         "versions": versions(),

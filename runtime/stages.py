@@ -19,6 +19,8 @@ class NetworkSettings(Settings):
     resume: Annotated[bool, "continue from checkpoint.pt in the folder `save`"]
     device: Annotated[str, "auto, cpu, cuda or cuda:N"]
     channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"]
+    fused_quantizer: Annotated[bool, "CPU: measure and quantize in compiled kernels, bit-equal to the plain operations"]
+    keep_memory: Annotated[bool, "CPU: keep freed memory for the next pass"]
     num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)]
     num_workers: Annotated[int, "processes that decode images; 0 = this process", AtLeast(0)]
     nepochs: Annotated[int, "epochs to train", AtLeast(0)]

@@ -115,11 +115,6 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(train_run, same_run, tmp_path)
         assert same_tensors(load(train_run.folder / name), load(tmp_path / name))
 
 
-def test_another_seed_gives_another_result(train_run, same_run, tmp_path):
-    assert run(*same_run, "--save", tmp_path, "--seed", 1) == 0
-    assert not same_tensors(load(train_run.folder / "weights.pt"), load(tmp_path / "weights.pt"))
-
-
 @pytest.mark.parametrize("name, call, last_epoch", [("finite_losses", 4, 0), ("accuracy", 3, 1), ("recalibrate", 2, 2)])
 def test_resume_equals_the_undisturbed_run(train_run, same_run, tmp_path, monkeypatch, name, call, last_epoch):
     """Interrupted within an epoch, at its validation, and while recalibrating after the last."""
@@ -169,13 +164,6 @@ def test_eval_only_of_some_bit_widths(train_run, capsys):
     assert run("--eval_only", "--save", train_run.folder, "--num_bits_list", "4,6", "--device", "cpu") == 2
     err = capsys.readouterr().err
     assert "no bit-width 6" in err and err.count("\n") == 1
-
-
-def test_eval_only_in_a_process_of_its_own(train_run):
-    result = run_script("train.py", "--eval_only", "--save", str(train_run.folder))
-    assert result.status == 0, result.err
-    assert sorted(percentages(result.out)) == [4, 8, 32]
-    assert result.err == ""
 
 
 # --- recalibration
