@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -108,11 +109,13 @@ def speeds(device: hw_model.Device, population: dict, rows: int, repeats: int) -
     arrays = repeated(population, rows)
     counts = [n for n in (1, 2, 4, 8, 16, 32, 64, 128) if n <= cpu_count()]
     seconds: dict[int, list[float]] = {threads: [] for threads in counts}
+    cpu_seconds: dict[int, list[float]] = {threads: [] for threads in counts}
     for _ in range(repeats):
         for threads in counts:
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             result = evaluate(device, population, arrays, threads)
             seconds[threads].append(time.perf_counter() - start)
+            cpu_seconds[threads].append(time.process_time() - cpu_start)
     assert result.valid.all()
     return [
         {
@@ -120,6 +123,7 @@ def speeds(device: hw_model.Device, population: dict, rows: int, repeats: int) -
             "best_per_second": rows / min(runs),
             "median_per_second": rows / statistics.median(runs),
             "worst_per_second": rows / max(runs),
+            "best_per_cpu_second": rows / min(cpu_seconds[threads]),
         }
         for threads, runs in seconds.items()
     ]
@@ -154,12 +158,15 @@ def main() -> None:
     loops = float((population["factors"] > 1).sum((1, 2)).mean())
     print(f"{device.name}: {len(population['problem'])} distinct valid mappings, {loops:.1f} loops each")
     print(f"python {platform.python_version()}, numba {numba.__version__}, numpy {np.__version__}, {cpu_count()} cores")
+    load = os.getloadavg()[0]
+    print(f"load of the machine before: {load:.1f} (timings of a busy machine say little; CPU time says more)")
     speed = speeds(device, population, options.rows, options.repeats)
-    print(f"\ncores   million mappings/s: best  median  worst of {options.repeats}     against one core (best)")
+    print(f"\ncores   million mappings/s: best  median  worst of {options.repeats}  against one core  per CPU second")
     for line in speed:
         figures = [line[f"{name}_per_second"] / 1e6 for name in ("best", "median", "worst")]
         ratio = line["best_per_second"] / speed[0]["best_per_second"]
-        print(f"{line['threads']:5}{'':19}{figures[0]:8.2f}{figures[1]:8.2f}{figures[2]:7.2f}{ratio:22.2f}x")
+        cpu = line["best_per_cpu_second"] / 1e6
+        print(f"{line['threads']:5}{'':19}{figures[0]:8.2f}{figures[1]:8.2f}{figures[2]:7.2f}{ratio:17.2f}x{cpu:16.2f}")
     space = memory(device, population, options.largest)
     print("\n    rows   bytes per mapping: given   allocated (peak)")
     for line in space:
@@ -167,7 +174,7 @@ def main() -> None:
     if options.json:
         report = {
             "device": device.name, "loops_per_mapping": loops, "valid_share_of_random": population["valid_share"],
-            "python": platform.python_version(), "numba": numba.__version__, "cores": cpu_count(),
+            "load_before": load, "python": platform.python_version(), "numba": numba.__version__, "cores": cpu_count(),
             "speed": speed, "memory": space,
         }  # fmt: skip
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

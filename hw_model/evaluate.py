@@ -6,6 +6,7 @@ from collections.abc import Mapping as MappingABC
 
 import numpy as np
 
+from hw_model.batch import REASONS
 from hw_model.compiled import call
 from hw_model.cost import Cost, cost_from_arrays
 from hw_model.device import Device, load_device
@@ -14,6 +15,8 @@ from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Mapping
 from hw_model.reasons import factor_products, invalid_reasons
 from hw_model.tables import check_bits, device_table, keep_table, problem_table, scratch
+
+OVERFLOW = 1 << REASONS.index("overflow")
 
 
 def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: Device | str, bits: int) -> Cost:
@@ -72,6 +75,8 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: int) -> Cost:
         network,
         energy_pj,
     )
+    if reason == OVERFLOW:
+        raise InvalidMapping([f"overflow: the bandwidths of device {device.name} make for more than 2**53 cycles"])
     if reason:
         raise AssertionError(f"compiled and worded validity disagree (reason {reason}): {layer} {mapping}")
     return cost_from_arrays(layer, device, bits, counters, network, energy_pj, total_pj, cycles, active_pes, tiles)

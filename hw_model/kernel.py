@@ -19,6 +19,8 @@ W, I, O = range(3)
 READS, FILLS, UPDATES, DRAINS = range(4)
 FACTOR, OVERFLOW, ARRAY_X, ARRAY_Y, LANES, UNCOVERED, CAPACITY, BYPASS = (1 << bit for bit in range(8))
 LIMIT = 2.0**53
+index = np.uint32  # numba looks for negative indices in signed ones only, which costs an eighth of the time
+NO_SLOT = 255  # where a device has no lanes
 NO_CYCLES = 2**62  # of an invalid mapping: worse than any valid one
 PLANES = 1 << N | 1 << G | 1 << C  # dimensions whose every step replaces the whole input tile
 RELEVANT_W = 1 << G | 1 << K | 1 << C | 1 << R | 1 << S
@@ -117,10 +119,10 @@ def input_words(
     back_columns = 0
     fanned = False
     for j in range(end - 1, -1, -1):
-        d = loop_dim[j]
+        d = loop_dim[index(j)]
         if PLANES >> d & 1:  # nothing of the old tile is left, and so for all loops further out
-            words *= prefix[j]
-            together *= prefix[j]
+            words *= prefix[index(j)]
+            together *= prefix[index(j)]
             break
         if j < pe_end and not fanned:
             fanned = True
@@ -128,7 +130,7 @@ def input_words(
             part_q *= fan_q
             part_r *= fan_r
             part_s *= fan_s
-        n = loop_n[j]
+        n = loop_n[index(j)]
         shift_rows = -back_rows
         shift_columns = -back_columns
         if d == P:
@@ -171,21 +173,22 @@ def check(b, p, factors, slots, level_end, prefix, keep, sizes, bits, device, ca
     Returns (reason bits, violation): violation is the sum of log2(needed / available) over everything exceeded.
     """
     n_levels, first_pe = device[0], device[1]
-    slot_x, slot_y, slot_lanes = slots[n_levels], slots[n_levels + 1], slots[n_levels + 2]
+    slot_x, slot_y = slots[index(n_levels)], slots[index(n_levels + 1)]
+    slot_lanes = slots[index(n_levels + 2)]
     x = 1.0
     y = 1.0
     v = 1.0
     for d in range(8):
         x *= factors[b, slot_x, d]
         y *= factors[b, slot_y, d]
-        tiles[n_levels, d] = 1
-    if slot_lanes >= 0:
+        tiles[index(n_levels), d] = 1
+    if slot_lanes != NO_SLOT:
         for d in range(8):
             v *= factors[b, slot_lanes, d]
-            tiles[n_levels, d] = factors[b, slot_lanes, d]
+            tiles[index(n_levels), d] = factors[b, slot_lanes, d]
     total = x * y * v
     for level in range(n_levels):
-        slot = slots[level]
+        slot = slots[index(level)]
         trips = 1.0
         for d in range(8):
             trips *= factors[b, slot, d]
@@ -204,18 +207,19 @@ def check(b, p, factors, slots, level_end, prefix, keep, sizes, bits, device, ca
         reason |= LANES
         violation += math.log2(v / device[4])
     stride = sizes[p, 8]
-    for level in range(n_levels - 1, -1, -1):
+    for step in range(n_levels - 1, -1, -1):
+        level = index(step)
         slot = slots[level]
-        if level == first_pe - 1:
+        if step == first_pe - 1:
             for d in range(8):
                 fan = factors[b, slot_x, d] * np.int64(factors[b, slot_y, d])
-                tiles[level, d] = tiles[level + 1, d] * fan * factors[b, slot, d]
+                tiles[level, d] = tiles[index(step + 1), d] * fan * factors[b, slot, d]
         else:
             for d in range(8):
-                tiles[level, d] = tiles[level + 1, d] * factors[b, slot, d]
-        end = level_end[level - 1] if level > 0 else 0
-        outside = float(prefix[end - 1]) if end > 0 else 1.0
-        if level >= first_pe:
+                tiles[level, d] = tiles[index(step + 1), d] * factors[b, slot, d]
+        end = level_end[index(step - 1)] if step > 0 else 0
+        outside = float(prefix[index(end - 1)]) if end > 0 else 1.0
+        if step >= first_pe:
             outside *= x * y
         planes = float(tiles[level, N] * tiles[level, G] * tiles[level, C])
         rows = (tiles[level, P] - 1.0) * stride + tiles[level, R]
@@ -252,8 +256,8 @@ def check(b, p, factors, slots, level_end, prefix, keep, sizes, bits, device, ca
 def turns(end, loop_dim, prefix, relevant):
     """How often a tile is replaced by loops 0..end-1: loops inside the innermost relevant one leave it in place."""
     for j in range(end - 1, -1, -1):
-        if relevant >> loop_dim[j] & 1:
-            return prefix[j]
+        if relevant >> loop_dim[index(j)] & 1:
+            return prefix[index(j)]
     return 1
 
 
@@ -269,7 +273,7 @@ def count(b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes
                 counters[level, tensor, counter] = 0
     for tensor in range(4):
         network[tensor] = 0
-    x, y = slots[n_levels], slots[n_levels + 1]
+    x, y = slots[index(n_levels)], slots[index(n_levels + 1)]
     fan_n = np.int64(factors[b, x, N]) * factors[b, y, N]
     fan_g = np.int64(factors[b, x, G]) * factors[b, y, G]
     fan_k = np.int64(factors[b, x, K]) * factors[b, y, K]
@@ -278,23 +282,24 @@ def count(b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes
     fan_q = np.int64(factors[b, x, Q]) * factors[b, y, Q]
     fan_r = np.int64(factors[b, x, R]) * factors[b, y, R]
     fan_s = np.int64(factors[b, x, S]) * factors[b, y, S]
-    end = level_end[n_levels - 1]
-    pe_end = level_end[first_pe - 1]
-    steps = prefix[end - 1] if end > 0 else 1
+    end = level_end[index(n_levels - 1)]
+    pe_end = level_end[index(first_pe - 1)]
+    steps = prefix[index(end - 1)] if end > 0 else 1
     reducing = fan_c * fan_r * fan_s
     pes_w = fan_g * fan_k * reducing
     pes_o = fan_n * fan_g * fan_k * fan_p * fan_q
     pes = pes_o * reducing
     serving_i = multicast and pes > fan_k
     outputs = tiles[0, N] * tiles[0, G] * tiles[0, K] * tiles[0, P] * tiles[0, Q]
-    neighbours = min(first_pe, n_levels)  # row of tiles that holds the step from PE to PE
+    neighbours = index(first_pe)  # row of tiles that holds the step from PE to PE
 
-    parent_w = 0
-    parent_i = 0
-    parent_o = 0
-    for level in range(1, n_levels):
-        end = level_end[level - 1]
-        inside_pe = level >= first_pe
+    parent_w = index(0)
+    parent_i = index(0)
+    parent_o = index(0)
+    for step in range(1, n_levels):
+        level = index(step)
+        end = level_end[index(step - 1)]
+        inside_pe = step >= first_pe
         instances = pes if inside_pe else 1
         common = tiles[level, G] * tiles[level, K]
         if keep[level] & 1:
@@ -335,8 +340,8 @@ def count(b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes
     lane_w = 1
     lane_i = 1
     lane_o = 1
-    if slots[n_levels + 2] >= 0:
-        lane = n_levels  # row of tiles
+    if slots[index(n_levels + 2)] != NO_SLOT:
+        lane = index(n_levels)  # row of tiles
         common = tiles[lane, G] * tiles[lane, K]
         lane_w = common * tiles[lane, C] * tiles[lane, R] * tiles[lane, S]
         lane_o = common * tiles[lane, N] * tiles[lane, P] * tiles[lane, Q]
@@ -382,14 +387,16 @@ def price(
     cycles = steps
     if mac_rate[p, 0] != mac_rate[p, 1]:
         cycles = -((-steps * mac_rate[p, 1]) // mac_rate[p, 0])
+    wait = 0.0  # cycles, as a float: a bandwidth far below one bit per cycle must not wrap around
     total = 0.0
-    for level in range(n_levels):
+    for step in range(n_levels):
+        level = index(step)
         reads_w, fills_w = counters[level, W, READS], counters[level, W, FILLS]
         reads_i, fills_i = counters[level, I, READS], counters[level, I, FILLS]
         reads_o, fills_o = counters[level, O, READS], counters[level, O, FILLS]
         updates_o, drains_o = counters[level, O, UPDATES], counters[level, O, DRAINS]
         holds_o = updates_o > 0
-        finished = outputs if holds_o and level < accumulator else 0  # the innermost level adds partial sums only
+        finished = outputs if holds_o and step < accumulator else 0  # the innermost level adds partial sums only
         drained = outputs if drains_o > 0 else 0
         energy_w = reads_w * per_word[p, level, W, 0] + fills_w * per_word[p, level, W, 1]
         energy_i = reads_i * per_word[p, level, I, 0] + fills_i * per_word[p, level, I, 1]
@@ -403,14 +410,14 @@ def price(
         energy[level, I] = energy_i
         energy[level, O] = energy_o
         total += energy_w + energy_i + energy_o
-        instances = pes if level >= first_pe else 1
+        instances = pes if step >= first_pe else 1
         if bandwidth[level, 0] < math.inf:
             moved = reads_w * bits[p, W] + reads_i * bits[p, I] + reads_o * bits[p, O]
-            cycles = max(cycles, np.int64(math.ceil(moved / (instances * bandwidth[level, 0]))))
+            wait = max(wait, np.ceil(moved / (instances * bandwidth[level, 0])))
         if bandwidth[level, 1] < math.inf:
             moved = fills_w * bits[p, W] + fills_i * bits[p, I]
             moved += (fills_o + updates_o - finished) * bits[p, O] + finished * bits[p, 3]
-            cycles = max(cycles, np.int64(math.ceil(moved / (instances * bandwidth[level, 1]))))
+            wait = max(wait, np.ceil(moved / (instances * bandwidth[level, 1])))
     energy[n_levels, W] = network[W] * per_hop[p, W]
     energy[n_levels, I] = network[I] * per_hop[p, I]
     energy[n_levels, O] = 0.0
@@ -418,7 +425,9 @@ def price(
         energy[n_levels, O] = (network[O] + network[3] - outputs) * per_hop[p, O] + outputs * per_hop[p, 3]
     energy[n_levels + 1, 0] = macs * mac_pj[p]
     total += energy[n_levels, W] + energy[n_levels, I] + energy[n_levels, O] + energy[n_levels + 1, 0]
-    return total, cycles
+    if wait > LIMIT:
+        return total, NO_CYCLES
+    return total, max(cycles, np.int64(wait))
 
 
 @part
@@ -447,6 +456,8 @@ def cost_of(
         p, counters, network, steps, pes, outputs, accumulator, macs, bits, device, bandwidth, per_word, per_final,
         per_hop, mac_pj, mac_rate, energy,
     )  # fmt: skip
+    if cycles == NO_CYCLES:
+        return OVERFLOW, 1.0, math.inf, NO_CYCLES, 0
     return 0, 0.0, total, cycles, pes
 
 
@@ -471,12 +482,13 @@ def cost_batch(
     """Rows begin..end-1 of a batch.
 
     factors [B, slots, 8]; orders [B, L, 8]: dimensions outermost first; bypass [B, L] tensor bits; problem [B]: row of
-    sizes [., 9], bits [., 4], per_word [., L, 3, 2], ...; slots [L+3]: slot of each level, of x, y and the lanes (-1).
+    sizes [., 9], bits [., 4], per_word [., L, 3, 2], ...; slots [L+3]: slot of each level, of x, y and the lanes.
     The last nine arrays are scratch, one set per thread.
     """
     n_levels = device[0]
     n_slots = factors.shape[1]
-    for b in range(begin, end):
+    for row in range(begin, end):
+        b = np.uint64(row)
         reason = 0
         position = 0
         running = 1
@@ -487,10 +499,10 @@ def cost_batch(
                 d = np.uint8(orders[b, level, k] & 7)
                 n = np.int64(factors[b, slot, d])
                 seen |= 1 << orders[b, level, k]
-                loop_dim[position] = d
-                loop_n[position] = n
+                loop_dim[index(position)] = d
+                loop_n[index(position)] = n
                 running *= n
-                prefix[position] = running
+                prefix[index(position)] = running
                 position += n > 1
             if seen != 255:
                 reason = FACTOR
@@ -510,8 +522,9 @@ def cost_batch(
             out_energy[b] = math.inf
             out_cycles[b] = NO_CYCLES
             continue
+        p = index(problem[b])
         reason, violation, total, cycles, _ = cost_of(
-            b, problem[b], factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes, bits, device, cap_mask,
+            b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes, bits, device, cap_mask,
             cap_bits, bandwidth, per_word, per_final, per_hop, mac_pj, mac_rate, tiles, counters, network, energy,
         )  # fmt: skip
         out_reason[b] = reason

@@ -14,13 +14,15 @@ from hw_model.errors import InputError, shown
 from hw_model.layer import TENSORS, Layer
 from hw_model.mapping import Mapping
 
+ARRAY_SLOTS = ("spatial_x", "spatial_y", "lanes")
 TENSOR_BIT = {"W": 1, "I": 2, "O": 4}
 
 
 @dataclass(frozen=True)
 class DeviceTable:
     """L levels. hold, may_bypass [L]: tensor bits (W 1, I 2, O 4); device [7]: levels, first PE level, x, y, lanes,
-    multicast, reduction; cap_mask, cap_bits [L, 3]: partitions; bandwidth [L, 2]: bits per cycle; slots [L + 3]."""
+    multicast, reduction; cap_mask, cap_bits [L, 3]: partitions; bandwidth [L, 2]: bits per cycle; slots [L + 3],
+    255 for lanes the device does not have."""
 
     hold: np.ndarray
     may_bypass: np.ndarray
@@ -85,17 +87,21 @@ def device_table(device: Device) -> DeviceTable:
         bandwidth=np.array(
             [[l.read_bandwidth_bits_per_cycle, l.write_bandwidth_bits_per_cycle] for l in device.levels]
         ),
-        slots=np.array([slots.get(name, -1) for name in (*device.level_names, "spatial_x", "spatial_y", "lanes")]),
+        slots=np.array([slots.get(name, 255) for name in (*device.level_names, *ARRAY_SLOTS)], np.uint32),
     )
 
 
 def problem_table(problems: Sequence[tuple[Layer, int]], device: Device) -> ProblemTable:
     """The arrays of (layer, bits) pairs on a device."""
-    rows = [_problem_row(layer, check_bits(bits), device) for layer, bits in problems]
+    return _problem_table(tuple((layer, check_bits(bits)) for layer, bits in problems), device)
+
+
+@functools.lru_cache(maxsize=256)
+def _problem_table(problems: tuple[tuple[Layer, int], ...], device: Device) -> ProblemTable:
+    rows = [_problem_row(layer, bits, device) for layer, bits in problems]
     return ProblemTable(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-@functools.lru_cache(maxsize=4096)
 def _problem_row(layer: Layer, bits: int, device: Device) -> tuple[np.ndarray, ...]:
     widths = word_bits(device, bits)
     per_word = np.zeros((len(device.levels), 3, 2))

@@ -127,7 +127,7 @@ def mapping_directives(mapping: Mapping, device: Device) -> dict:
             )
             loops = mapping[level.name] if name == parts[-1][0] else ()
             directives.append({"target": name, "type": "temporal", **_nest(loops, level.name)})
-        if index == device.first_pe_level - 1:
+        if index == device.first_pe_level - 1 and device.pes > 1:  # Timeloop has no spatial nest without a fan-out
             both = [dim for dim in DIMS if min(products["spatial_x"][dim], products["spatial_y"][dim]) > 1]
             if both:
                 raise InputError(f"Timeloop cannot put dimension {both[0]} on both axes of the array")

@@ -58,3 +58,16 @@ def test_cycles_equal(case):
     )
     if same_reads:  # Timeloop divides as floating-point numbers, which ends one cycle up in 3 cases
         assert case["cycles"] - result["cycles"] in (0, 1)
+
+
+@pytest.mark.parametrize("case", json.loads((DATA / "timeloop_mapper.json").read_text())["cases"])
+def test_energy_and_cycles_of_the_mappers_best(case):
+    """Its energy, in MACs and without network and drains: equal, or below where overlapping tiles share reads."""
+    device = hw_model.load_device(case["architecture"])
+    mapping = {slot.removesuffix("_temporal"): loops for slot, loops in case["mapping"].items()}
+    layer = {**case["dims"], "stride": case["stride"]}
+    device = device if case["bandwidth_limited"] else device.unlimited()
+    cost = hw_model.evaluate(layer, mapping, device, 16)
+    assert cost.cycles == case["cycles"]
+    energy = cost.energy_without_drains_j * 1e12 - sum(part.energy_pj for part in cost.noc.values())
+    assert 0.93 < energy / case["energy_without_network"] < 1 + 1e-9
