@@ -14,6 +14,7 @@ from automapper.folder import output_folder, write_outputs
 from automapper.layer_list import read_layers
 from automapper.objective import Objective, parse_objective
 from automapper.pipelines import best_pipelines
+from automapper.published import add_published
 from automapper.report import build_report, network_cost
 from automapper.search import NoMapping, Outcome, run_search
 from automapper.terminal import summary
@@ -61,6 +62,7 @@ def run(argv: Sequence[str]) -> None:
         raise UserError(f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: {error}") from error
     finally:
         watch.close()
+    add_published(outcome, problems, device, objective)
     pipelines = {}
     if not outcome.interrupted:
         mappings = max(1, int(PIPELINE_SHARE * outcome.per_search))

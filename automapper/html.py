@@ -26,7 +26,7 @@ def render(report: Mapping[str, Any], device: Device) -> str:
         macs=sum(math.prod(layer["dims"][d] for d in DIMS) for layer in report["bit_widths"][0]["layers"]),
         accuracy_plot=accuracy_plot(report),
         convergence_plot=convergence_plot(report),
-        dataflows=list(report["bit_widths"][0]["baselines"]),
+        dataflows=_baselines(report),
     )
 
 
@@ -40,12 +40,16 @@ def _template():
     return environment.get_template("report.html.j2")
 
 
+def _baselines(report: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for row in report["bit_widths"] for name in row["baselines"]))
+
+
 def accuracy_plot(report: Mapping[str, Any]) -> str:
     """Accuracy over EDP, one point per bit-width, AutoMapper and each dataflow; without accuracies EDP over bits."""
     rows = report["bit_widths"]
     known = all(row["accuracy"] is not None for row in rows)
     series = []
-    for name in ["AutoMapper", *rows[0]["baselines"]]:
+    for name in ["AutoMapper", *_baselines(report)]:
         costs = [row if name == "AutoMapper" else row["baselines"].get(name) for row in rows]
         pairs = [(row, cost) for row, cost in zip(rows, costs, strict=True) if cost]
         points = [(c["edp_js"], r["accuracy"]) if known else (r["bits"], c["edp_js"]) for r, c in pairs]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from automapper import published
 from automapper.dataflows import DATAFLOWS
 from automapper.exhaustive import Optimum
 from automapper.objective import Objective
@@ -16,6 +17,7 @@ from automapper.workload import Network, NetworkLayer, problem_of
 from hw_model import Cost, Device, NetworkCost
 
 FORMAT = 1
+BASELINES = (*DATAFLOWS, published.NAME)
 TIE = 1e-9  # EDPs that differ by less are the same
 
 
@@ -62,7 +64,7 @@ def _bit_width(
     mode, why = _mode(total, pipeline, objective)
     chosen = pipeline.cost if mode == "pipeline" else total
     baselines = {}
-    for name in DATAFLOWS:
+    for name in BASELINES:
         cost = network_cost(network, bits, outcome, name)
         if cost is not None:
             baselines[name] = {**_totals(cost), "edp_improvement_percent": improvement(chosen, cost)}
@@ -121,7 +123,7 @@ def _layer(item: NetworkLayer, bits: int, outcome: Outcome) -> dict[str, Any]:
     problem = problem_of(item, bits)
     best = outcome.found[Search(problem)]
     baselines = {}
-    for name in DATAFLOWS:
+    for name in BASELINES:
         found = outcome.found.get(Search(problem, name))
         if found:
             baselines[name] = {
