@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> None:
     watch = Watch(network, bit_widths, objective, C.goal)
     try:
         outcome = run_search(
-            problems, device, objective, budget, C.seed, C.engine, C.workers or -1, C.backend, watch.after_round
+            problems, device, objective, budget, C.seed, C.engine, C.workers, C.backend, watch.after_round
         )
     except (NoMapping, TooLarge) as error:
         raise UserError(f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: {error}") from error
@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> None:
     if not outcome.interrupted:
         mappings = max(1, int(PIPELINE_SHARE * outcome.per_search))
         pipelines = best_pipelines(
-            network, bit_widths, device, objective, C.stages, mappings, C.seed, C.workers or -1, C.backend
+            network, bit_widths, device, objective, C.stages, mappings, C.seed, C.workers, C.backend
         )
     statistics = {
         "engine": C.engine,

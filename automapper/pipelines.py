@@ -15,6 +15,7 @@ from automapper.evolve import EXPLORE, Evolution
 from automapper.objective import Objective
 from automapper.search import Found
 from automapper.space import Search
+from automapper.spread import spread
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InputError, InvalidMapping, NetworkCost, evaluate, partition, pipeline
 
@@ -47,8 +48,6 @@ def best_pipelines(
 
     mappings: evaluated per layer, bit-width and size of the part.
     """
-    from joblib import Parallel, delayed
-
     widths = sorted({device.array[0] * a // b for a, b in SHARES} - {0, device.array[0]})
     if max_stages < 2 or len(network.layers) < 2 or not widths:
         return {}
@@ -59,7 +58,7 @@ def best_pipelines(
     work = [
         (list(problems), part, objective, mappings, seed) for problems in by_shape.values() for part in parts.values()
     ]
-    searched = Parallel(n_jobs=workers, backend=backend)(delayed(_search)(*arguments) for arguments in work)
+    searched = spread(_search, work, workers, backend)
     found: dict[tuple[str, Problem], Found] = {}
     for (_, part, *_), bests in zip(work, searched, strict=True):
         found |= {(part.name, problem): best for problem, best in bests.items()}

@@ -12,6 +12,7 @@ from automapper.evolve import Evolution
 from automapper.exhaustive import Optimum, find_optimum
 from automapper.objective import Objective
 from automapper.space import Search
+from automapper.spread import spread
 from automapper.workload import Problem
 from hw_model import Cost, Device, InvalidMapping, Mapping, evaluate
 
@@ -58,7 +59,7 @@ def run_search(
     budget: Budget,
     seed: int,
     engine: str = "evolution",
-    workers: int = 1,
+    workers: int = 0,
     backend: str = "threading",
     after_round: Callable[[Outcome, float], bool] = lambda outcome, share: False,
 ) -> Outcome:
@@ -67,8 +68,9 @@ def run_search(
     Args:
         engine: "evolution"; "random": as many random mappings, the floor; "exhaustive": evolution, and then whatever
             its result does not already rule out, so that the outcome is the optimum.
-        workers: shapes searched at once. The result does not depend on it, unless the budget is in seconds.
-        backend: of joblib: "threading", "loky" (processes), or any registered with it ("dask", "ray").
+        workers: shapes searched at once, 0 = as many as there are cores. The result does not depend on it, unless the
+            budget is in seconds.
+        backend: see `spread`.
         after_round: told the outcome so far and the share of the budget used; True ends the search.
 
     Ctrl-C ends the search too; the outcome is then the best so far.
@@ -126,11 +128,7 @@ def _next_round(budget: Budget, done: int, seconds: float) -> tuple[int, float]:
 
 
 def _advance(units: list[Evolution], target: int, share: float, workers: int, backend: str) -> list[Evolution]:
-    if workers == 1 or len(units) == 1:
-        return [unit.advance(target, share) for unit in units]
-    from joblib import Parallel, delayed
-
-    return Parallel(n_jobs=workers, backend=backend)(delayed(Evolution.advance)(unit, target, share) for unit in units)
+    return spread(Evolution.advance, [(unit, target, share) for unit in units], workers, backend)
 
 
 def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None:
@@ -153,15 +151,13 @@ def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None
 
 def _find_optima(outcome: Outcome, units: Iterable[Evolution], workers: int, backend: str) -> None:
     """Replace what evolution found by the optimum, where that is better."""
-    from joblib import Parallel, delayed
-
     work = [
         (search.problem, unit.device, unit.objective, float(unit.score[index]))
         for unit in units
         for index, search in enumerate(unit.searches)
         if not search.dataflow
     ]
-    optima = Parallel(n_jobs=workers, backend=backend)(delayed(find_optimum)(*arguments) for arguments in work)
+    optima = spread(find_optimum, work, workers, backend)
     for (problem, device, _, _), optimum in zip(work, optima, strict=True):
         outcome.optima[problem] = optimum
         outcome.mappings += optimum.evaluated

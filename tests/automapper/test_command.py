@@ -239,6 +239,8 @@ BAD = {
     "{weights} --goal 0": "setting goal = 0.0: must be strictly between 0 and inf",
     "{weights} --engine genetic": "setting engine = 'genetic': legal: evolution, random, exhaustive",
     "{weights} --network resnet18": "give one of them",
+    "{weights} --delay throughput": "setting delay = 'throughput': legal: latency, interval",
+    "{weights} --stages 9": "setting stages = 9: must be between 1 and 4",
     "--network resnet19": "did you mean 'resnet1",
     "--network vit_b_16": "self_attention (MultiheadAttention) is no convolution",
     "--network {files}/none.yaml": "No such file",
