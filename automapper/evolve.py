@@ -67,6 +67,7 @@ class Evolution:
     def advance(self, mappings: int, share: float) -> Evolution:
         """Search on until `mappings` per search are evaluated; share: of the whole budget that is then used up."""
         self.running = True
+        self._own_arrays()
         try:
             while self.mappings < max(1, mappings) and not (self.stopped and self.mappings):
                 self.step()
@@ -133,6 +134,13 @@ class Evolution:
             if score < self.score[t]:
                 self.score[t], self.rows[t] = score, own[s]
 
+    def _own_arrays(self) -> None:
+        """Copy what arrived from another process as read-only memory."""
+        self.pool = tuple(map(_writable, self.pool))
+        self.space = type(self.space)(*map(_writable, self.space))
+        for name in ("pool_score", "seeds", "fresh", "stale", "start_score", "score"):
+            setattr(self, name, _writable(getattr(self, name)))
+
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         layers = [search.problem.layer for search in self.searches]
         bits = [search.problem.bits for search in self.searches]
@@ -156,6 +164,10 @@ class Evolution:
             row = tuple(array[t, first[t]].copy() for array in self.pool)
             self.kept[t] = sorted([*self.kept[t], (score[t], row)], key=lambda pair: pair[0])[:KEPT]
             self.stale[t], self.start_score[t], self.fresh[t] = 0, np.inf, 2
+
+
+def _writable(array: np.ndarray) -> np.ndarray:
+    return array if array.flags.writeable else array.copy()
 
 
 def _seed(search: Search, seed: int) -> int:

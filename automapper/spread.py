@@ -23,7 +23,7 @@ def spread(function: Callable, work: Sequence[tuple], workers: int, backend: str
     """
     if workers == 1 or len(work) < 2:
         return [function(*arguments) for arguments in work]
-    from joblib import Parallel, delayed  # here: a single worker needs none of it
+    from joblib import Parallel, delayed, parallel_config  # here: a single worker needs none of it
 
     jobs = [delayed(function)(*arguments) for arguments in work]
     try:
@@ -38,7 +38,8 @@ def spread(function: Callable, work: Sequence[tuple], workers: int, backend: str
         raise UserError(
             f"setting backend = {backend!r}: needs the package {package} (pip install {package})"
         ) from error
-    return Parallel(n_jobs=workers or -1, backend=backend)(jobs)
+    with parallel_config(backend=backend, n_jobs=workers or -1):
+        return Parallel()(jobs)
 
 
 def _ensure_client(workers: int) -> None:

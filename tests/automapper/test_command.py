@@ -138,6 +138,14 @@ def test_workers_do_not_change_the_result(report, weights, tmp_path):
         assert without_time(again)["search"] == without_time(report)["search"]
 
 
+def test_processes_that_get_read_only_arrays(tmp_path):
+    """Arrays of more than a megabyte reach joblib's processes as read-only memory maps."""
+    (tmp_path / "layers.yaml").write_text(LAYERS)
+    words = ["--network", tmp_path / "layers.yaml", "--bits", ",".join(map(str, range(1, 17))), "--stages", "1"]
+    rows = [run(*words, *more, folder=tmp_path)["bit_widths"] for more in ([], ["--backend", "loky", "--workers", "2"])]
+    assert rows[0] == rows[1]
+
+
 def test_another_seed_is_another_search(report, weights, tmp_path):
     assert run(weights, "--seed", "1", folder=tmp_path)["bit_widths"] != report["bit_widths"]
 
@@ -239,6 +247,7 @@ BAD = {
     "{weights} --goal 0": "setting goal = 0.0: must be strictly between 0 and inf",
     "{weights} --engine genetic": "setting engine = 'genetic': legal: evolution, random, exhaustive",
     "{weights} --network resnet18": "give one of them",
+    "{weights} --workers 2 --backend ray": "setting backend = 'ray': needs the package ray",
     "{weights} --delay throughput": "setting delay = 'throughput': legal: latency, interval",
     "{weights} --stages 9": "setting stages = 9: must be between 1 and 4",
     "--network resnet19": "did you mean 'resnet1",
