@@ -247,7 +247,6 @@ BAD = {
     "{weights} --goal 0": "setting goal = 0.0: must be strictly between 0 and inf",
     "{weights} --engine genetic": "setting engine = 'genetic': legal: evolution, random, exhaustive",
     "{weights} --network resnet18": "give one of them",
-    "{weights} --workers 2 --backend ray": "setting backend = 'ray': needs the package ray",
     "{weights} --delay throughput": "setting delay = 'throughput': legal: latency, interval",
     "{weights} --stages 9": "setting stages = 9: must be between 1 and 4",
     "--network resnet19": "did you mean 'resnet1",
@@ -290,6 +289,15 @@ def test_bad_input_is_one_line_and_status_2(words, files, weights, capsys):
     assert lines[-1].startswith("error: ")
     assert BAD[words] in lines[-1]
     assert old.read_text() == "old"
+
+
+@pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_a_backend_whose_package_is_missing(backend, package, weights, tmp_path, monkeypatch):
+    for name in (package, "dask", "ray.util.joblib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    words = [str(weights), "--backend", backend, "--workers", "2", "--save", str(tmp_path), *FAST]
+    with pytest.raises(UserError, match=rf"^setting backend = '{backend}': needs the package {package}"):
+        main(words)
 
 
 def test_no_mapping_error_names_the_layer(files, weights):
