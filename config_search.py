@@ -94,8 +94,8 @@ C.arch_choice = "best"  # highest lowest-bit accuracy inside the window; release
 C.skip_flops = "exact"
 
 PRESETS = {
-    "cifar100": {},  # the defaults above
-    "cifar10": {"dataset": "cifar10"},
+    "cifar100": {"num_classes": 100},  # the defaults above
+    "cifar10": {"dataset": "cifar10", "num_classes": 10},
     "imagenet": {  # the authors' configuration: 100 classes, 80/20 split
         "dataset": "imagenet",
         "num_classes": 100,
@@ -157,9 +157,8 @@ PRESETS = {
     "sp_nas": {"weight_bits": "all", "alpha_bits": "lowest"},
     "fp_nas": {"weight_bits": "highest", "alpha_bits": "highest"},
     "lp_nas": {"weight_bits": "lowest", "alpha_bits": "lowest"},
-    "smoke": {  # after another preset: two steps on random images, to see that it runs
+    "smoke": {  # after another preset: a step on random images, to see that it runs
         "dataset": "random",
-        "num_classes": 10,
         "batch_size": 2,
         "num_workers": 0,
         "nepochs": 1,

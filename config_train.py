@@ -80,11 +80,11 @@ C.milestones = [80, 120, 160]
 C.gamma = 0.1
 
 PRESETS = {
-    "cifar100": {},  # the defaults above
-    "cifar10": {"dataset": "cifar10"},
+    "cifar100": {"num_classes": 100},  # the defaults above
+    "cifar10": {"dataset": "cifar10", "num_classes": 10},
     "imagenet": {  # the authors' configuration
         "dataset": "imagenet",
-        "num_classes": None,  # all 1000
+        "num_classes": 1000,
         "image_height": 224,
         "image_width": 224,
         "crop_padding": 0,
@@ -126,7 +126,6 @@ PRESETS = {
     },
     "smoke": {  # after another preset: a step on random images, to see that it runs
         "dataset": "random",
-        "num_classes": 10,
         "batch_size": 2,
         "num_workers": 0,
         "nepochs": 1,

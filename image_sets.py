@@ -94,7 +94,7 @@ class StreamedImages(torch.utils.data.Dataset):
 
         try:
             with Image.open(path) as file:
-                picture = file.convert("RGB")
+                picture = _rgb(file)
         except Exception as error:  # the decoders raise a dozen kinds for a damaged file
             raise UserError(f"cannot read the image {path}: {error}") from error
         if seed is None or self.random_view is None:
@@ -114,7 +114,7 @@ class StreamedImages(torch.utils.data.Dataset):
         loader = torch.utils.data.DataLoader(
             self,
             batch_sampler=(list(zip(i.tolist(), seeds or [None] * len(i), strict=True)) for i, seeds in requests),
-            num_workers=self.num_workers,
+            num_workers=min(self.num_workers, os.cpu_count() or 1),  # more only make torch warn
             collate_fn=_as_is,
             worker_init_fn=_leave_interrupts_to_parent,
             pin_memory=self.device.type == "cuda",
@@ -124,6 +124,18 @@ class StreamedImages(torch.utils.data.Dataset):
             if isinstance(batch, UserError):
                 raise batch
             yield tuple(part.to(self.device, non_blocking=True) for part in batch)
+
+
+def _rgb(picture):
+    """An RGB picture of 8 bits out of any PIL picture; PIL itself would cut grey values of 16 bits off at 255."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        from PIL import Image
+
+        grey = np.asarray(picture, dtype=np.float64)
+        # PIL opens 16-bit files as "I;16" or, depending on its release, as "I".
+        scale = 1.0 if picture.mode in ("I", "F") and grey.max(initial=0) <= 255 else 255 / 65535
+        picture = Image.fromarray(np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8))
+    return picture.convert("RGB")
 
 
 def _as_is(batch):
@@ -211,7 +223,8 @@ def _check_num_classes(num_classes: int | None, actual: int | None, where: str) 
 def _resized(images: Tensor, size: Size) -> Tensor:
     if tuple(images.shape[2:]) == size:
         return images
-    return F.interpolate(images, size, mode="bilinear", antialias=True)
+    # In float: on bytes torch's kernel fails at a size of one pixel.
+    return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round_().clamp_(0, 255).byte()
 
 
 def _load_digits(size: Size) -> tuple[MemoryImages, MemoryImages, list[str]]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from operations import OPERATIONS, Backbone, Geometry
-from quantize import BatchNorm2d, Precision, SwitchableConv2d, SwitchableLinear
+from quantize import BatchNorm2d, Precision, SwitchableBatchNorm2d, SwitchableConv2d, SwitchableLinear
 
 
 class DerivedNetwork(Backbone):
@@ -55,11 +55,12 @@ def profile(model: Backbone) -> tuple[int, int]:
     hooks = {
         nn.Conv2d: count_convolution,
         SwitchableConv2d: count_convolution,
+        SwitchableBatchNorm2d: count_norm,  # as a whole: its parameters are those of every bit-width
         BatchNorm2d: count_norm,
         nn.Linear: count_nothing,
         SwitchableLinear: count_nothing,
     }
     counted = copy.deepcopy(model).cpu().eval()  # thop leaves buffers behind in what it counts
     image = torch.zeros(1, 3, geometry.image_height, geometry.image_width)
-    flops, _ = thop.profile(counted, inputs=(image,), custom_ops=hooks, verbose=False)
-    return int(flops), sum(parameter.numel() for parameter in model.parameters())
+    flops, parameters = thop.profile(counted, inputs=(image,), custom_ops=hooks, verbose=False)
+    return int(flops), int(parameters)

@@ -4,11 +4,12 @@ Every higher precision teaches every lower one in the same step. Settings: confi
 """
 
 import random
+import shlex
 import sys
 import time
 from itertools import islice
 
-from dataloader import load_data
+from dataloader import DataSet, load_data
 from distill import Cascade
 from model_infer import DerivedNetwork, profile
 from operations import Geometry
@@ -17,8 +18,8 @@ from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weigh
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, placed, seed_everything, select_device, tune_cpu, versions
-from runtime.settings import from_command_line
+from runtime.machine import derived_seed, placed, python_command, seed_everything, select_device, tune_cpu, versions
+from runtime.settings import as_text, from_command_line
 from runtime.stages import TrainSettings
 
 
@@ -32,7 +33,9 @@ def main(argv: list[str] | None = None) -> None:
     device = select_device(C.device)
     tune_cpu(C.num_threads, C.keep_memory)
     arch_path = find(C.load_path, "arch.pt")
-    ops = load_checkpoint(arch_path, ["ops"], "arch.pt of train_search.py")["ops"]
+    arch = load_checkpoint(arch_path, ["ops"], "arch.pt of train_search.py")
+    ops = arch["ops"]
+    check_shape(arch.get("config"), C, arch_path)
     data = load_data(**C.data_arguments(), device=device)
     C = C.replaced(num_classes=data.num_classes)
     train_batches = data.batches(
@@ -50,7 +53,12 @@ def main(argv: list[str] | None = None) -> None:
     model = placed(build(ops, C.to_dict(), precision, arch_path), device, C.channels_last)
     if C.pretrain:
         path = find(C.pretrain, "weights.pt")
-        load_weights(model, load_checkpoint(path, ["model"], "weights.pt of train.py")["model"], path)
+        content = load_checkpoint(path, ["model", "bits"], "weights.pt of train.py")
+        if content["bits"] != list(precision.bit_widths):
+            raise UserError(
+                f"{path} has the bit-widths {content['bits']}, num_bits_list has {list(precision.bit_widths)}"
+            )
+        load_weights(model, content["model"], path)
     parameters = list(model.parameters())
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
@@ -60,16 +68,16 @@ def main(argv: list[str] | None = None) -> None:
     first_epoch = 0
     if C.resume:
         path = find(C.save, "checkpoint.pt")
-        state = load_checkpoint(path, ["model", "optimizer", "epoch"], "checkpoint.pt of train.py")
+        state = load_checkpoint(path, ["model", "optimizer", "epoch", "config"], "checkpoint.pt of train.py")
         load_weights(model, state["model"], path)
         load_optimizer(optimizer, state["optimizer"], path)
         first_epoch = state["epoch"] + 1
 
     steps = min(len(train_batches), C.max_steps or len(train_batches))
-    with RunLog(C.save, C.resume) as log:
+    with RunLog(C.save, first_epoch if C.resume else None) as log:
         flops, size = profile(model)
         log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {device}")
-        log.settings(C, "config_train.py", versions())
+        log.settings(C, "config_train.py", versions(), resumed=state["config"] if C.resume else None)
         log.line(f"network of {arch_path}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters\n  {' '.join(ops)}")
         images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
         progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
@@ -107,26 +115,51 @@ def main(argv: list[str] | None = None) -> None:
             save_checkpoint(f"{C.save}/checkpoint.pt", state)
         progress.close()
 
-        result = {}
-        as_trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         train_batches.set_epoch(C.nepochs)
-        for bits in precision.bit_widths:
-            if C.update_bn:
-                recalibrate(model, bits, islice(train_batches, steps), reset=C.recalibration)
-            result |= accuracy(model, test_batches, [bits], C.max_steps)
-        if C.recalibration == "all":
-            model.load_state_dict(as_trained)  # each bit-width's recalibration has undone the others'
+        if C.recalibration == "all" and C.update_bn:
+            # As released: each bit-width's recalibration undoes the others', so the weights are kept as trained.
+            as_trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            result = {}
+            for bits in precision.bit_widths:
+                recalibrate(model, bits, islice(train_batches, steps), reset="all")
+                result |= accuracy(model, test_batches, [bits], C.max_steps)
+            model.load_state_dict(as_trained)
+            log.line(f"\naccuracy %, each bit-width recalibrated alone, as released:  {per_bits(result, '.2f')}")
+        elif C.update_bn:
+            for bits in precision.bit_widths:
+                recalibrate(model, bits, islice(train_batches, steps), reset="own")
+        finite_weights(model, max(C.nepochs - 1, 0), C.save)
+        saved = accuracy(model, test_batches, precision.bit_widths, C.max_steps)
         content = {
             "model": model.state_dict(),
             "arch": {"ops": list(ops), "flops": flops},
             "bits": list(precision.bit_widths),
-            "accuracy": result,
+            "accuracy": saved,
             "config": C.to_dict(),
         }
         save_checkpoint(f"{C.save}/weights.pt", content)
-        log.epoch(C.nepochs, {"final_accuracy": result, "flops": flops, "parameters": size})
-        log.line(f"\naccuracy on the {len(data.test)} test images, %:  {per_bits(result, '.2f')}")
-        log.line(f"wrote {C.save}/weights.pt\nnext: python -m automapper {C.save}/weights.pt --device eyeriss")
+        reported = result if C.recalibration == "all" and C.update_bn else saved
+        log.result({"accuracy": reported, "flops": flops, "parameters": size})
+        log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(saved, '.2f')}")
+        command = [python_command(), "-m", "automapper", f"{C.save}/weights.pt", "--device", "eyeriss"]
+        log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join(command)}")
+
+
+def tested(data: DataSet, C: TrainSettings) -> int:
+    """Test images that an accuracy is over."""
+    return min(len(data.test), 4 * C.batch_size * C.max_steps or len(data.test))
+
+
+def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
+    """`UserError` where this run, without having been told, shapes the network unlike the search of `path`."""
+    shape = ["num_layer_list", "num_channel_list", "stride_list", "stem_channel", "stem_stride", "header_channel"]
+    for name in shape if isinstance(searched, dict) else []:
+        before, now = searched.get(name, getattr(C, name)), getattr(C, name)
+        if name not in C.given and before != now:
+            raise UserError(
+                f"{path} was searched with {name} = {as_text(before)}, this run has {as_text(now)}: name the --preset "
+                f"of the search, or mean it with --{name}"
+            )
 
 
 def build(ops: list[str], settings: dict, precision: Precision, path: object) -> DerivedNetwork:
@@ -134,16 +167,16 @@ def build(ops: list[str], settings: dict, precision: Precision, path: object) ->
     try:
         return DerivedNetwork(ops, Geometry.from_settings(settings), precision)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: {error}; was it made with another --preset?") from error
+        raise UserError(f"{path}: {error}") from error
 
 
 def evaluate(C: TrainSettings) -> None:
-    """Print the accuracy of a weights.pt per bit-width: its own settings, but for those given on the command line."""
+    """Print the accuracy of a weights.pt per bit-width: its own settings, but for those named on the command line."""
     path = find(C.pretrain or C.save, "weights.pt")
     checkpoint = load_checkpoint(path, ["model", "arch", "bits", "config"], "weights.pt of train.py")
     machine = {"dataset_path", "device", "num_workers", "batch_size", "max_steps"}
-    own = {name: value for name, value in checkpoint["config"].items() if name not in C.given | machine}
-    wanted = C.num_bits_list if "num_bits_list" in C.given else checkpoint["bits"]
+    own = {name: value for name, value in checkpoint["config"].items() if name not in C.named | machine}
+    wanted = C.num_bits_list if "num_bits_list" in C.named else checkpoint["bits"]
     C = C.replaced(**own)
     missing = [bits for bits in wanted if bits not in checkpoint["bits"]]
     if missing:
@@ -156,7 +189,7 @@ def evaluate(C: TrainSettings) -> None:
     load_weights(model, checkpoint["model"], path)
     model = placed(model, device, C.channels_last)
     result = accuracy(model, data.batches("test", batch_size=4 * C.batch_size), wanted, C.max_steps)
-    print(f"{path} on the {len(data.test)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
+    print(f"{path} on {tested(data, C)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weigh
 from runtime.errors import exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, placed, seed_everything, select_device, tune_cpu, versions
+from runtime.machine import derived_seed, placed, python_command, seed_everything, select_device, tune_cpu, versions
 from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
 
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     tune_cpu(C.num_threads, C.keep_memory)
     data = load_data(**C.data_arguments(), device=device)
     C = C.replaced(num_classes=data.num_classes)
+    next_stage = next_command(C)  # now: a mistake in config_train.py should not wait for the end of the search
     for_weights, for_alpha = split_indices(
         len(data.train), C.train_portion, derived_seed(C.seed, "split"), shuffled=C.split == "random"
     )
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         path = find(C.save, "checkpoint.pt")
         state = load_checkpoint(
             path,
-            ["model", "optimizer", "arch_optimizer", "flops_weight", "epoch", "best"],
+            ["model", "optimizer", "arch_optimizer", "flops_weight", "epoch", "best", "config"],
             "checkpoint.pt of train_search.py",
         )
         load_weights(supernet, state["model"], path)
@@ -84,11 +85,12 @@ def main(argv: list[str] | None = None) -> None:
         load_optimizer(architect.optimizer, state["arch_optimizer"], path)
         architect.flops_weight = state["flops_weight"]
         first_epoch, best = state["epoch"] + 1, state["best"]
+        save_checkpoint(f"{C.save}/arch.pt", best)
 
     steps = min(len(weight_batches), C.max_steps or len(weight_batches))
-    with RunLog(C.save, C.resume) as log:
+    with RunLog(C.save, first_epoch if C.resume else None) as log:
         log.line(f"search on {data.name}: {len(for_weights)} images for weights, {len(for_alpha)} for alpha ({device})")
-        log.settings(C, "config_search.py", versions())
+        log.settings(C, "config_search.py", versions(), resumed=state["config"] if C.resume else None)
         images_per_epoch = min(steps * C.batch_size, weight_batches.num_images)
         progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
         for epoch in range(first_epoch, C.nepochs):
@@ -100,11 +102,12 @@ def main(argv: list[str] | None = None) -> None:
             supernet.train()
             loss, alpha_loss = Mean(), Mean()
             for step, (images, labels) in enumerate(islice(weight_batches, steps)):
-                supernet.generator.manual_seed(derived_seed(C.seed, "gumbel", epoch, step))
-
+                noise = derived_seed(C.seed, "gumbel", epoch, step)  # one sample of it for the whole step
+                supernet.generator.manual_seed(noise)
                 supernet.sample()
                 cross_entropy = architect.step(*next(held_out_images), precision.frozen_statistics)
 
+                supernet.generator.manual_seed(noise)
                 with torch.no_grad():  # the weights' step needs no gradient of alpha
                     supernet.sample()
                 supernet.alpha.requires_grad_(False)
@@ -168,6 +171,7 @@ def main(argv: list[str] | None = None) -> None:
             )
         progress.close()
         report(best, C, log)
+        log.line(f"\nwrote {C.save}/arch.pt\nnext: {next_stage}")
 
 
 def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:
@@ -206,7 +210,7 @@ def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
 
 
 def report(best: dict, C: SearchSettings, log: RunLog) -> None:
-    """What was found, where it is, and the next command."""
+    """What was found."""
     accuracies = per_bits(best["accuracy"], ".2f")
     log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")
     if rank(best, C)[0] < 0:
@@ -215,7 +219,6 @@ def report(best: dict, C: SearchSettings, log: RunLog) -> None:
     ops = iter(best["ops"])
     for stage, (layers, channels) in enumerate(zip(C.num_layer_list, C.num_channel_list, strict=True)):
         log.line(f"  stage {stage + 1}, {channels:3} channels: {'  '.join(islice(ops, layers))}")
-    log.line(f"\nwrote {C.save}/arch.pt\nnext: {next_command(C)}")
 
 
 def next_command(C: SearchSettings) -> str:
@@ -224,10 +227,11 @@ def next_command(C: SearchSettings) -> str:
     from config_train import C as NEXT
 
     presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
-    words = ["python", "train.py", *(["--preset", presets] if presets else [])]
+    words = [python_command(), "train.py", *(["--preset", presets] if presets else [])]
     following = from_command_line(NEXT, NEXT_PRESETS, words[2:], "")
-    shared = "dataset dataset_path image_height image_width num_layer_list num_channel_list stride_list stem_channel"
-    for name in [*shared.split(), "stem_stride", "header_channel", "num_bits_list", "quantize_ends"]:
+    data = ["dataset", "dataset_path", "image_height", "image_width", "crop_padding", "flip"]
+    shape = ["num_layer_list", "num_channel_list", "stride_list", "stem_channel", "stem_stride", "header_channel"]
+    for name in [*data, *shape, "num_bits_list", "quantize_ends"]:
         if getattr(C, name) != getattr(following, name):
             words += [f"--{name}", as_text(getattr(C, name))]
     if C.save != following.load_path:

@@ -52,7 +52,8 @@ def _export(cases: list[Case] | Case, folder: str) -> None:
 
 def _print(case: Case) -> bool:
     """Print a case and its cost; False when the mapping is invalid."""
-    print(f"{case.layer.name or 'layer'} on {case.device.name}, {case.bits} bit")
+    unit = "" if case.device.energy_unit == "pJ" else f" (1 pJ stands for one unit: {case.device.energy_unit})"
+    print(f"{case.layer.name or 'layer'} on {case.device.name}, {case.bits} bit{unit}")
     print(loop_nest(case.layer, case.mapping, case.device, case.bits))
     try:
         cost = case.cost()

@@ -151,7 +151,7 @@ class Cost:
 
     def _share(self, energy_pj: float) -> str:
         share = energy_pj / self.energy_pj if self.energy_pj else 0.0
-        return f"{energy_pj * 1e-6:14,.4f}{share:8.1%}"
+        return f"{energy_pj * 1e-6:14.5g}{share:8.1%}"
 
 
 _NUMBERS = tuple(f.name for f in fields(Cost) if f.name not in ("levels", "noc"))

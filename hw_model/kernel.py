@@ -68,6 +68,9 @@ def union_length(length, step_a, count_a, step_b, count_b):
         return length * ((count_a - 1) * min(count_b, step_a // step_b) + count_b)
     if step_b % step_a == 0:
         return length * ((count_b - 1) * min(count_a, step_b // step_a) + count_a)
+    if count_a > count_b:  # the loops below take count_a * count_a * count_b steps
+        step_a, step_b = step_b, step_a
+        count_a, count_b = count_b, count_a
     covered = 0
     for a in range(count_a):
         for b in range(count_b):

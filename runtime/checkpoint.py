@@ -60,8 +60,9 @@ def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[s
         with warnings.catch_warnings(action="ignore"):  # about odd pickles: what is wrong is said in one line below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling untrusted bytes fails in many ways
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint, expected {what} ({reason[:160]})") from error
+        raise UserError(
+            f"{path}: not a readable checkpoint (damaged, or another kind of file); expected {what}"
+        ) from error
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path}: not a checkpoint of this project, expected {what}")
     if not isinstance(content["format"], int) or content["format"] != FORMAT:
@@ -93,7 +94,14 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path 
             raise UserError(
                 f"{path}: weights of another architecture: {name!r} is {shape}, here {list(wanted[name].shape)}"
             )
+    if not all_finite(weights):
+        raise UserError(f"{path}: its weights are NaN or infinite: the training that wrote them has diverged")
     model.load_state_dict(weights)
+
+
+def all_finite(tensors: dict[str, torch.Tensor]) -> bool:
+    """Whether no floating-point tensor holds NaN or infinity."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point())
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path: Path | str) -> None:

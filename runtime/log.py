@@ -14,18 +14,21 @@ from runtime.settings import Settings
 
 
 class RunLog:
-    """Writes into `folder`; `resume` appends to what an earlier run left there, else its logs start anew.
+    """Writes into `folder`: anew, or with `first_epoch` (a resumed run) behind what was logged of the epochs before.
 
     Raises `UserError` where the folder cannot be written. Close it, or use it in a `with`.
     """
 
-    def __init__(self, folder: Path | str, resume: bool = False):
+    def __init__(self, folder: Path | str, first_epoch: int | None = None):
         self.folder = Path(folder)
+        resume = first_epoch is not None
         mode = "a" if resume else "w"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lines = open(self.folder / "logs.txt", mode, buffering=1)  # noqa: SIM115
-            self._metrics = open(self.folder / "metrics.jsonl", mode, buffering=1)  # noqa: SIM115
+            kept = self._metrics_before(first_epoch) if resume else []
+            self._metrics = open(self.folder / "metrics.jsonl", "w", buffering=1)  # noqa: SIM115
+            self._metrics.writelines(kept)
         except OSError as error:
             raise UserError(f"setting save = {str(folder)!r}: cannot write there ({error.strerror})") from error
         if not resume:
@@ -35,10 +38,28 @@ class RunLog:
 
         self._events = SummaryWriter(str(self.folder))
 
-    def settings(self, C: Settings, module: str, versions: Mapping[str, str]) -> None:
-        """The resolved settings and the versions: printed, and settings.json in the folder."""
+    def _metrics_before(self, epoch: int) -> list[str]:
+        """Lines of metrics.jsonl that an interrupted run wrote of the epochs before `epoch`."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < epoch]
+
+    def result(self, content: Mapping[str, Any]) -> None:
+        """What the run arrived at: result.json."""
+        (self.folder / "result.json").write_text(json.dumps(content, indent=1) + "\n")
+
+    def settings(
+        self, C: Settings, module: str, versions: Mapping[str, str], resumed: Mapping[str, Any] | None = None
+    ) -> None:
+        """The resolved settings and the versions: printed, and settings.json in the folder.
+
+        resumed: the settings of the run that is continued; those that differ now are named.
+        """
         source = f"{module}{C.preset and ', preset ' + C.preset}, command line"
         self.line(f"settings ({source}):\n{C}\nversions: {', '.join(f'{k} {v}' for k, v in versions.items())}")
+        for name, value in C.to_dict().items():
+            if resumed is not None and resumed.get(name, value) != value and name != "resume":
+                self.line(f"note: {name} was {resumed[name]!r} before, and is {value!r} from here on")
         content = {"preset": C.preset, "settings": C.to_dict(), "versions": dict(versions)}
         (self.folder / "settings.json").write_text(json.dumps(content, indent=1) + "\n")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from runtime.checkpoint import all_finite
 from runtime.errors import UserError
 from runtime.stages import NetworkSettings
 
@@ -15,7 +16,7 @@ from runtime.stages import NetworkSettings
 def make_optimizer(parameters: list[nn.Parameter], C: NetworkSettings) -> torch.optim.Optimizer:
     """The optimiser of the weights, at the first epoch's learning rate."""
     if C.opt == "adam":
-        return torch.optim.Adam(parameters, lr=C.lr, betas=tuple(C.betas))
+        return torch.optim.Adam(parameters, lr=C.lr, betas=tuple(C.betas), weight_decay=C.weight_decay)
     return torch.optim.SGD(parameters, lr=C.lr, momentum=C.momentum, weight_decay=C.weight_decay)
 
 
@@ -60,10 +61,12 @@ def finite_losses(losses: dict[int, Tensor], epoch: int, step: int, folder: str)
 
 
 def finite_weights(model: nn.Module, epoch: int, folder: str) -> None:
-    """`UserError` where a parameter is NaN or infinite: an epoch's last step can do that, with no loss to show it."""
-    if not torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all():
+    """`UserError` where a weight or a running statistic is NaN or infinite: an epoch's last step, or a recalibration,
+    can do that with no loss to show it."""
+    if not all_finite(model.state_dict()):
         raise UserError(
-            f"the weights became NaN or infinite in the last step of epoch {epoch + 1}; {_last_good(folder, epoch)}"
+            f"weights or running statistics became NaN or infinite by the end of epoch {epoch + 1}; "
+            f"{_last_good(folder, epoch)}"
         )
 
 
@@ -82,17 +85,24 @@ def accuracy(
 ) -> dict[int, float]:
     """Bit-width -> percent of images whose largest logit is their label's; the model is in evaluation meanwhile.
 
-    batches yields (images [B, C, H, W], labels [B]); max_steps: only the first so many, 0 = all.
+    batches yields (images [B, C, H, W], labels [B]); max_steps: only the first so many, 0 = all. Raises `UserError`
+    where a logit is NaN or infinite.
     """
     model.eval()
     bit_widths = list(bit_widths)
     correct: dict[int, Tensor | int] = dict.fromkeys(bit_widths, 0)
+    finite: dict[int, Tensor | bool] = dict.fromkeys(bit_widths, True)
     total = 0
     for images, labels in islice(batches, max_steps or None):
         total += len(labels)
         for bits in bit_widths:
-            correct[bits] += (model(images, num_bits=bits).argmax(dim=1) == labels).sum()
+            logits = model(images, num_bits=bits)
+            correct[bits] += (logits.argmax(dim=1) == labels).sum()
+            finite[bits] &= logits.isfinite().all()
     model.train()
+    for bits in bit_widths:
+        if not finite[bits]:
+            raise UserError(f"the network's outputs at {bits} bit are NaN or infinite: its training has diverged")
     return {bits: 100 * int(correct[bits]) / max(total, 1) for bits in bit_widths}
 
 

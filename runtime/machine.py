@@ -2,8 +2,11 @@
 
 import ctypes
 import hashlib
+import os
 import platform
 import random
+import shutil
+import sys
 
 import numpy as np
 import torch
@@ -64,6 +67,15 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def python_command() -> str:
+    """How the user's shell calls this Python: "python" where that is it, else its path."""
+    found = shutil.which("python")
+    if found and os.path.samefile(found, sys.executable) and os.path.dirname(found) == os.path.dirname(sys.executable):
+        return "python"
+    path = os.path.relpath(sys.executable)
+    return sys.executable if path.startswith("..") else path
 
 
 def versions() -> dict[str, str]:

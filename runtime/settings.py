@@ -20,6 +20,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from runtime.errors import UserError
@@ -78,17 +79,26 @@ class Setting:
 class Settings:
     """Base of the typed settings objects; see the module's docstring. Assigning an unknown name is an error.
 
-    `given`: names set by a preset or on the command line; `preset`: the presets applied, as the user named them.
+    `named`: names set on the command line; `given`: those and the names a preset set; `preset`: the presets applied, as
+    the user named them.
     """
 
+    named: frozenset[str] = frozenset()
     given: frozenset[str] = frozenset()
     preset: str = ""
 
     def __setattr__(self, name: str, value: Any) -> None:
         legal = self.legal_settings()
-        if name not in legal:
-            raise UserError(f"unknown setting {name!r}{closest(name, legal)}")
-        super().__setattr__(name, legal[name].check(value))
+        try:
+            if name not in legal:
+                raise UserError(f"unknown setting {name!r}{closest(name, legal)}")
+            super().__setattr__(name, legal[name].check(value))
+        except UserError as error:
+            caller = sys._getframe(1)
+            if caller.f_code.co_name != "<module>":
+                raise
+            # A line of a config module: say which.
+            raise UserError(f"{Path(caller.f_code.co_filename).name}, line {caller.f_lineno}: {error}") from error
 
     @classmethod
     def legal_settings(cls) -> dict[str, Setting]:
@@ -115,11 +125,15 @@ class Settings:
             setattr(copy, name, value)
         return copy
 
-    def check(self) -> None:
-        """Raise `UserError` where settings contradict each other. Subclasses extend it."""
+    def require_values(self) -> None:
+        """Raise `UserError` where a setting has no value."""
         for name in self.legal_settings():
             if name not in vars(self):
                 raise UserError(f"setting {name} has no value: give it one in the config module")
+
+    def check(self) -> None:
+        """Raise `UserError` where settings contradict each other. Subclasses extend it."""
+        self.require_values()
 
     def __str__(self) -> str:
         words = [f"{name}={as_text(value)}" for name, value in self.to_dict().items()]
@@ -137,6 +151,7 @@ def from_command_line(
     argv: the words after the script's name; None reads the process's own. `--help` prints every setting with its type,
     default and one line, and ends the process. Raises `UserError` on anything unknown or not legal.
     """
+    defaults.require_values()
     parser = _Parser(description, defaults, presets)
     given = vars(parser.parse_args(argv))
     chosen = given.pop("preset", "")
@@ -148,7 +163,7 @@ def from_command_line(
     legal = defaults.legal_settings()
     values |= {name: legal[name].parse(text) for name, text in given.items()}
     resolved = defaults.replaced(**values)
-    vars(resolved).update(given=frozenset(values), preset=chosen)
+    vars(resolved).update(named=frozenset(given), given=frozenset(values), preset=chosen)
     resolved.check()
     return resolved
 
@@ -157,6 +172,13 @@ def closest(name: str, legal: Sequence[str] | dict) -> str:
     """`: did you mean 'x'?` where something legal looks like `name`, else nothing."""
     match = difflib.get_close_matches(name, list(legal), n=1, cutoff=0.5)
     return f": did you mean {match[0]!r}?" if match else ""
+
+
+class _JoinWords(argparse.Action):
+    """`--num_bits_list 4 8 32` means `--num_bits_list 4,8,32`."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, ",".join(values))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -175,8 +197,12 @@ class _Parser(argparse.ArgumentParser):
         for setting in defaults.legal_settings().values():
             default = as_text(getattr(defaults, setting.name))
             text = f"{setting.help} [{_type_name(setting.type)}; default: {default}]".replace("%", "%%")
-            flag = {"nargs": "?", "const": "true"} if setting.type is bool else {}
-            self.add_argument(f"--{setting.name}", metavar="VALUE", help=text, **flag)
+            words = {}
+            if setting.type is bool:
+                words = {"nargs": "?", "const": "true"}
+            elif get_origin(setting.type) is list:
+                words = {"nargs": "+", "action": _JoinWords}
+            self.add_argument(f"--{setting.name}", metavar="VALUE", help=text, **words)
 
     def parse_args(self, argv=None, namespace=None):
         known, unknown = self.parse_known_args(argv, namespace)

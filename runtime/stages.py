@@ -42,9 +42,9 @@ class NetworkSettings(Settings):
     # network
     num_layer_list: Annotated[list[int], "searched layers per stage", AtLeast(1)]
     num_channel_list: Annotated[list[int], "output channels per stage", AtLeast(2)]
-    stride_list: Annotated[list[int], "stride of each stage's first layer, 1 or 2", Between(1, 2)]
+    stride_list: Annotated[list[int], "stride of each stage's first layer", AtLeast(1)]
     stem_channel: Annotated[int, "output channels of the stem", AtLeast(2)]
-    stem_stride: Annotated[int, "stride of the stem, 1 or 2", Between(1, 2)]
+    stem_stride: Annotated[int, "stride of the stem", AtLeast(1)]
     header_channel: Annotated[int, "output channels of the header", AtLeast(1)]
 
     # precision
@@ -74,7 +74,7 @@ class NetworkSettings(Settings):
     lr_schedule: Annotated[Literal["cosine", "linear", "exponential", "multistep"], "learning rate over the epochs"]
     learning_rate_min: Annotated[float, "cosine: learning rate that the last epochs approach", AtLeast(0)]
     decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", AtLeast(0)]
-    lr_decay: Annotated[float, "exponential: factor per epoch", POSITIVE]
+    lr_decay: Annotated[float, "exponential: factor per epoch", Between(1e-6, 1)]
     milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)]
     gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE]
     pretrain: Annotated[
@@ -137,7 +137,7 @@ class SearchSettings(NetworkSettings):
     alpha_bits: Annotated[Literal["lowest", "highest"], "bit-width that updates the architecture"]
     sample_func: Annotated[Literal["gumbel_softmax", "softmax"], "how alpha weighs the operations"]
     temp_init: Annotated[float, "temperature at the first epoch", POSITIVE]
-    temp_decay: Annotated[float, "factor on the temperature per epoch", POSITIVE]
+    temp_decay: Annotated[float, "factor on the temperature per epoch", Between(1e-6, 1)]
     gumbel_noise: Annotated[Literal["per_step", "per_forward"], "how often the Gumbel noise is drawn"]
     train_portion: Annotated[float, "share of the training images for the weights, rest for alpha", Between(0, 1, True)]
     split: Annotated[Literal["random", "index"], "how the training images are split"]
@@ -155,6 +155,11 @@ class SearchSettings(NetworkSettings):
         super().check()
         if self.flops_min > self.flops_max:
             raise UserError(f"setting flops_min = {self.flops_min:g}: above flops_max = {self.flops_max:g}")
+        if self.weight_bits != "all" and self.weight_bits != self.alpha_bits and len(self.num_bits_list) > 1:
+            raise UserError(
+                f"settings weight_bits = {self.weight_bits}, alpha_bits = {self.alpha_bits}: alpha would be updated at "
+                "a bit-width whose batch norms never train"
+            )
         if self.nepochs < 1:
             raise UserError(f"setting nepochs = {self.nepochs}: a search needs at least one epoch")
 

@@ -2,6 +2,7 @@
 
 import random
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +109,7 @@ def train_run(search_run, tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("train run")  # a space in a path is legal
     (command,) = [line.removeprefix("next: ") for line in search_run.out.splitlines() if line.startswith("next: ")]
     python, *words = shlex.split(command)
-    assert python == "python"
+    assert shutil.which(python) is not None  # "python", or the path of one that the shell would not find
     shortened = ["--nepochs", "3", "--max_steps", "2", "--batch_size", "32", "--device", "cpu", "--save", str(folder)]
     result = run_script(*words, *shortened)
     result.folder, result.command = folder, command

@@ -325,3 +325,31 @@ def test_unreadable_image_while_streaming(tmp_path, num_workers):
     with pytest.raises(UserError, match=re.escape(str(file))) as caught:
         plain(train)
     assert "\n" not in str(caught.value)
+
+
+def test_grey_pictures_of_16_bits_keep_their_greys(tmp_path):
+    write_folders(tmp_path, train=1, test=1)
+    grey = np.linspace(0, 65535, 30).astype(np.uint16).reshape(6, 5)
+    for path in tmp_path.rglob("*.png"):
+        Image.fromarray(grey).save(path)
+    images, _ = plain(opened("image_folder", tmp_path)[0])
+    assert torch.equal(images[0, 0], torch.from_numpy(np.rint(grey / 257).astype(np.uint8)))
+    assert torch.equal(images[:, 0], images[:, 2])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 8), (8, 1), (16, 16)])
+def test_digits_of_any_size(size):
+    images, _ = plain(opened("digits", size=size, num_classes=10)[0])
+    assert images.shape[1:] == (3, *size)
+    grey = opened("digits", size=(8, 8), num_classes=10)[0]
+    # The same picture, smaller or larger; the filter weighs its bright middle more than its rim.
+    assert abs(images.float().mean() - plain(grey)[0].float().mean()) < 15
+
+
+def test_no_more_workers_than_cores(folders, monkeypatch):
+    monkeypatch.setattr(image_sets.os, "cpu_count", lambda: 1)
+    loaders = []
+    original = torch.utils.data.DataLoader
+    monkeypatch.setattr(torch.utils.data, "DataLoader", lambda *a, **k: loaders.append(k) or original(*a, **k))
+    plain(opened("image_folder", folders, num_workers=4, memory_limit_bytes=0)[0])
+    assert loaders and all(options["num_workers"] == 1 for options in loaders)

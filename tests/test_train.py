@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 
 import pytest
@@ -57,26 +58,36 @@ def test_the_printed_command_runs(train_run):
     assert train_run.status == 0, train_run.err
     assert "Traceback" not in train_run.err
     assert f"wrote {train_run.folder}/weights.pt" in train_run.out
-    assert "next: python -m automapper" in train_run.out
+    (command,) = re.findall(r"^next: (.*)$", train_run.out, re.MULTILINE)
+    assert shlex.split(command)[1:] == ["-m", "automapper", f"{train_run.folder}/weights.pt", "--device", "eyeriss"]
 
 
 def test_the_files_are_there(train_run):
     names = set(os.listdir(train_run.folder))
     events = [name for name in names if name.startswith("events.out.tfevents")]
-    assert names == {"weights.pt", "checkpoint.pt", "logs.txt", "metrics.jsonl", "settings.json", *events}
+    assert names == {
+        "weights.pt",
+        "checkpoint.pt",
+        "logs.txt",
+        "metrics.jsonl",
+        "settings.json",
+        "result.json",
+        *events,
+    }
     content = (train_run.folder / events[0]).read_bytes()
-    for tag in (b"accuracy/4_bits", b"loss/8_bits", b"final_accuracy/32_bits", b"lr"):
+    for tag in (b"accuracy/4_bits", b"loss/8_bits", b"lr"):
         assert tag in content
 
 
 def test_metrics_per_epoch_and_bit_width(train_run):
-    *epochs, final = lines(train_run.folder)
+    epochs = lines(train_run.folder)
+    final = json.loads((train_run.folder / "result.json").read_text())
     assert [line["epoch"] for line in epochs] == [0, 1, 2]
     for line in epochs:
         assert set(line["loss"]) == set(line["accuracy"]) == {"4", "8", "32"}
         assert all(value > 0 for value in line["loss"].values())
         assert {"lr", "images_per_s"} <= set(line)
-    assert set(final["final_accuracy"]) == {"4", "8", "32"}
+    assert set(final["accuracy"]) == {"4", "8", "32"}
     assert final["flops"] > 0 and final["parameters"] > 0
     log = (train_run.folder / "logs.txt").read_text()
     assert "epoch   1/3" in log and "epoch   3/3" in log and "MFLOPs" in log
@@ -93,8 +104,9 @@ def test_weights_pt(train_run, search_run):
     geometry = Geometry.from_settings(weights["config"])
     model = DerivedNetwork(weights["arch"]["ops"], geometry, Precision(weights["bits"]))
     model.load_state_dict(weights["model"])
-    assert weights["arch"]["flops"] == model.flops() == lines(train_run.folder)[-1]["flops"]
-    assert lines(train_run.folder)[-1]["parameters"] == sum(p.numel() for p in model.parameters())
+    result = json.loads((train_run.folder / "result.json").read_text())
+    assert weights["arch"]["flops"] == model.flops() == result["flops"]
+    assert result["parameters"] == sum(p.numel() for p in model.parameters())
     data = load_data("digits", "", 8, 8, 10)
     measured = accuracy(model, list(data.batches("test", batch_size=128))[:2], [4, 8, 32])
     assert weights["accuracy"] == pytest.approx(measured)
@@ -136,7 +148,7 @@ def test_resume_equals_the_undisturbed_run(train_run, same_run, tmp_path, monkey
     assert run(*same_run, "--save", tmp_path, "--resume") == 0
     for file in ("weights.pt", "checkpoint.pt"):
         assert same_tensors(load(train_run.folder / file), load(tmp_path / file))
-    assert [line["epoch"] for line in lines(tmp_path)] == [0, 1, 2, 3]
+    assert [line["epoch"] for line in lines(tmp_path)] == [0, 1, 2]
 
 
 # --- evaluation only
@@ -454,6 +466,68 @@ def test_weights_that_are_not_finite_are_not_saved(same_run, tmp_path, capsys, m
     monkeypatch.setattr(train, "updater", ruinous)
     assert run(*same_run, "--save", tmp_path) == 2
     err = capsys.readouterr().err
-    assert "weights became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
+    assert "became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
     assert err.count("\n") == 1
     assert load(tmp_path / "checkpoint.pt")["epoch"] == 0
+
+
+# --- what else must not go wrong unseen
+
+
+def test_an_architecture_searched_at_another_shape_is_refused_unless_it_is_meant(search_run, tmp_path, capsys):
+    words = ["--preset", "smoke", "--load_path", search_run.folder, "--save", tmp_path, "--device", "cpu"]
+    shape = ["--num_layer_list", "1,1", "--num_channel_list", "4,6", "--stride_list", "2,2", "--stem_channel", "4"]
+    size = ["--image_height", "8", "--image_width", "8"]
+    assert run(*words, *shape, *size) == 2  # header_channel is the default's, the search's was 8
+    err = capsys.readouterr().err
+    assert "header_channel = 8" in err and "1504" in err and "--header_channel" in err and err.count("\n") == 1
+    assert run(*words, *shape, *size, "--header_channel", "16") == 0
+    assert load(tmp_path / "weights.pt")["config"]["header_channel"] == 16
+
+
+def test_a_recalibration_that_overflows_writes_no_weights(arch, tmp_path, monkeypatch, capsys):
+    def overflow(model, bits, batches, reset):
+        next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)).running_mean[0] = float("inf")
+
+    monkeypatch.setattr(train, "recalibrate", overflow)
+    assert run(*QUICK, "--load_path", arch, "--save", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert "NaN or infinite" in err and err.count("\n") == 1
+    assert not (tmp_path / "out" / "weights.pt").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(train_run, tmp_path, capsys):
+    content = load(train_run.folder / "weights.pt")
+    content["model"]["stem.conv.weight"][0] = float("nan")
+    save_checkpoint(tmp_path / "weights.pt", content)
+    assert run("--eval_only", "--pretrain", tmp_path, "--device", "cpu") == 2
+    assert "diverged" in capsys.readouterr().err
+
+
+def test_eval_only_takes_the_network_of_the_weights_whatever_the_preset(train_run, capsys):
+    assert run("--eval_only", "--pretrain", train_run.folder, "--preset", "digits", "--device", "cpu") == 0
+    assert set(percentages(capsys.readouterr().out)) == {4, 8, 32}
+
+
+def test_as_released_both_accuracies_are_told(arch, tmp_path, capsys):
+    assert run(*QUICK, "--load_path", arch, "--save", tmp_path / "out", "--recalibration", "all") == 0
+    out = capsys.readouterr().out
+    assert "each bit-width recalibrated alone" in out and "accuracy of weights.pt" in out
+    reported = json.loads((tmp_path / "out" / "result.json").read_text())["accuracy"]
+    assert set(reported) == {"4", "8", "32"}
+
+
+def test_resuming_with_other_settings_says_so(arch, tmp_path, capsys):
+    words = [*QUICK, "--load_path", arch, "--save", tmp_path / "out"]
+    assert run(*words) == 0
+    capsys.readouterr()
+    assert run(*words, "--resume", "--nepochs", "2", "--teachers", "none") == 0
+    out = capsys.readouterr().out
+    assert "teachers was 'cascade' before, and is 'none'" in out and "nepochs was 1" in out
+    assert [line["epoch"] for line in lines(tmp_path / "out")] == [0, 1]
+
+
+def test_pretrain_of_other_bit_widths_says_which(train_run, same_run, tmp_path, capsys):
+    words = ["--num_bits_list", "4,8", "--pretrain", train_run.folder, "--save", tmp_path]
+    assert run(*same_run, *words) == 2
+    assert "[4, 8, 32]" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 
 import pytest
@@ -36,7 +37,7 @@ def test_it_ends_well_and_says_where_its_output_is(search_run):
     assert search_run.status == 0, search_run.err
     assert "Traceback" not in search_run.err
     assert f"wrote {search_run.folder}/arch.pt" in search_run.out
-    assert "next: python train.py --preset digits" in search_run.out
+    assert re.search(r"^next: .*python train.py --preset digits", search_run.out, re.MULTILINE)
 
 
 def test_the_files_are_there(search_run):
@@ -430,6 +431,38 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(train_search, "updater", ruinous)
     assert search(*TINY_SEARCH, "--save", tmp_path) == 2
     err = capsys.readouterr().err
-    assert "weights became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
+    assert "became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
     assert err.count("\n") == 1
     assert load(tmp_path / "checkpoint.pt")["epoch"] == 0
+
+
+def test_a_mistake_in_the_next_stages_settings_is_found_before_the_search(tmp_path, monkeypatch, capsys):
+    import config_train
+
+    monkeypatch.delattr(config_train, "PRESETS")
+    with pytest.raises(ImportError):
+        search("--preset", "digits,smoke", *TINY_NETWORK, "--save", tmp_path, "--device", "cpu")
+    assert not (tmp_path / "arch.pt").exists() and not (tmp_path / "logs.txt").exists()
+
+
+def test_resuming_restores_the_architecture(search_run, tmp_path):
+    shutil.copytree(search_run.folder, tmp_path / "run")
+    (tmp_path / "run" / "arch.pt").unlink()
+    assert search(*TINY_SEARCH, "--save", tmp_path / "run", "--resume") == 0
+    assert same_tensors(load(tmp_path / "run" / "arch.pt"), load(search_run.folder / "arch.pt"))
+
+
+def test_alpha_and_weights_of_a_step_share_one_sample_of_the_noise(tmp_path, monkeypatch):
+    drawn = []
+    sample = train_search.Supernet.sample
+
+    def recorded(self):
+        state = self.generator.get_state()
+        sample(self)
+        drawn.append(state)
+
+    monkeypatch.setattr(train_search.Supernet, "sample", recorded)
+    words = [*TINY_SEARCH, "--preset", "digits", "--nepochs", "1", "--max_steps", "2", "--save", tmp_path]
+    assert search(*words) == 0
+    assert len(drawn) == 4 and torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
+    assert not torch.equal(drawn[0], drawn[2])

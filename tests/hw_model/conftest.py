@@ -1,4 +1,4 @@
-"""Shared helpers: random layers, devices and mappings."""
+"""Makes the modules of tests/oracle importable."""
 
 import sys
 from pathlib import Path
