@@ -211,10 +211,8 @@ def arrange(o, t, c, rule):
 
 
 @jit
-def random_mapping(
-    rng, f, o, b, t, c, sizes, stride, bits, level_slot, hold, free, caps, cap_bits, limit, allowed, least, rule
-):
-    """A random mapping of search t inside constraint set c."""
+def random_mapping(rng, f, o, b, t, c, sizes, free, limit, allowed, least):
+    """A random mapping of search t inside constraint set c, not yet repaired."""
     slots = len(f)
     for s in range(slots):
         for d in range(8):
@@ -229,8 +227,6 @@ def random_mapping(
             j = below(rng, i + 1)
             o[level, i], o[level, j] = o[level, j], o[level, i]
         b[level] = free[t, level] & below(rng, 8) if uniform(rng) < 0.3 else 0
-    arrange(o, t, c, rule)
-    repair(rng, f, b, t, c, sizes, stride, bits, level_slot, hold, caps, cap_bits, limit, allowed, least)
 
 
 @jit
@@ -287,8 +283,8 @@ def move_loop(rng, f, o, level, slot):
 
 
 @jit
-def mutate(rng, f, o, b, t, sizes, level_slot, free, limit, allowed, least):
-    """One random change that stays inside constraint set 0."""
+def mutate(rng, f, o, b, t, c, sizes, level_slot, free, limit, allowed, least):
+    """One random change that stays inside constraint set c."""
     slots = len(f)
     levels = len(o)
     u = uniform(rng)
@@ -298,22 +294,22 @@ def mutate(rng, f, o, b, t, sizes, level_slot, free, limit, allowed, least):
             break
         d = (d + 1) % 8
     if u < 0.40:
-        move_part(rng, f, d, t, 0, slots, allowed, least)
+        move_part(rng, f, d, t, c, slots, allowed, least)
     elif u < 0.60:
-        random_split(rng, f, d, t, 0, slots, sizes, limit, allowed, least)
+        random_split(rng, f, d, t, c, slots, sizes, limit, allowed, least)
     elif u < 0.70:  # two dimensions change places on a slot: one moves out, the other in
         s = 1 + below(rng, slots - 1)
         e = below(rng, 8)
-        if f[s, d] > least[0, t, s, d] and allowed[0, t, s] >> e & 1:
+        if f[s, d] > least[c, t, s, d] and allowed[c, t, s] >> e & 1:
             before = f[s, d]
-            f[s, d] = least[0, t, s, d]
+            f[s, d] = least[c, t, s, d]
             f[0, d] = 1
             outside = -(-sizes[t, e] // max(1, f[s, e]))
             if outside > 1:
                 f[s, e] = max(f[s, e], min(before, random_part(rng, outside)))
                 for other in range(slots):
                     if other != s and f[other, e] > 1 and uniform(rng) < 0.5:
-                        f[other, e] = max(least[0, t, other, e], -(-f[other, e] // f[s, e]))
+                        f[other, e] = max(least[c, t, other, e], -(-f[other, e] // f[s, e]))
     elif u < 0.95:
         level = below(rng, levels)
         move_loop(rng, f, o, level, level_slot[level])
@@ -341,68 +337,29 @@ def breed(
             rng[0] = seeds[t] + np.uint64(generation) * MULTIPLY + np.uint64(row) * MULTIPLY_AGAIN
             uniform(rng)
             f, o, b = pool_f[t, row], pool_o[t, row], pool_b[t, row]
+            c = row % sets if fresh[t] == 2 else 0
             if fresh[t]:
-                c = row % sets if fresh[t] == 2 else 0
-                random_mapping(
-                    rng, f, o, b, t, c, sizes, stride, bits, level_slot, hold, free, caps, cap_bits, limit, allowed,
-                    least, rule,
-                )  # fmt: skip
-                continue
-            u = uniform(rng)
-            one = int(u * u * parents)
-            other = below(rng, parents)
-            mix = uniform(rng) < 0.4
-            for d in range(8):
-                source = other if mix and uniform(rng) < 0.4 else one
-                for s in range(slots):
-                    f[s, d] = pool_f[t, source, s, d]
-            for level in range(levels):
-                source = other if mix and uniform(rng) < 0.4 else one
-                for i in range(8):
-                    o[level, i] = pool_o[t, source, level, i]
-                b[level] = pool_b[t, source, level]
-            if not mix or uniform(rng) < 0.7:
-                changes = 1
-                while changes < 6 and uniform(rng) < 0.45:
-                    changes += 1
-                for _ in range(changes):
-                    mutate(rng, f, o, b, t, sizes, level_slot, free, limit, allowed, least)
-            arrange(o, t, 0, rule)
-            repair(rng, f, b, t, 0, sizes, stride, bits, level_slot, hold, caps, cap_bits, limit, allowed, least)
-
-
-@jit
-def select(begin, end, pool_f, pool_o, pool_b, score, same):
-    """Sort the rows of pools begin..end-1 by score [T, M], best first, equal ones (within `same`) last but one each.
-
-    Of two equal rows the newer, further back before, is kept: mappings of the same cost drift.
-    """
-    rows = score.shape[1]
-    spare_f = np.empty_like(pool_f[0])
-    spare_o = np.empty_like(pool_o[0])
-    spare_b = np.empty_like(pool_b[0])
-    spare = np.empty(rows)
-    for t in range(begin, end):
-        backwards = score[t, ::-1]
-        order = rows - 1 - np.argsort(backwards, kind="mergesort")
-        place = 0
-        tail = rows - 1
-        last = -np.inf
-        for k in range(rows):
-            row = order[k]
-            value = score[t, row]
-            if value - last <= same:
-                target = tail
-                tail -= 1
+                random_mapping(rng, f, o, b, t, c, sizes, free, limit, allowed, least)
             else:
-                target = place
-                place += 1
-                last = value
-            spare[target] = value
-            spare_f[target] = pool_f[t, row]
-            spare_o[target] = pool_o[t, row]
-            spare_b[target] = pool_b[t, row]
-        score[t] = spare
-        pool_f[t] = spare_f
-        pool_o[t] = spare_o
-        pool_b[t] = spare_b
+                u = uniform(rng)
+                one = int(u * u * parents)
+                other = below(rng, parents)
+                mix = uniform(rng) < 0.4
+                for d in range(8):
+                    source = other if mix and uniform(rng) < 0.4 else one
+                    for s in range(slots):
+                        f[s, d] = pool_f[t, source, s, d]
+                for level in range(levels):
+                    source = other if mix and uniform(rng) < 0.4 else one
+                    for i in range(8):
+                        o[level, i] = pool_o[t, source, level, i]
+                    b[level] = pool_b[t, source, level]
+                changes = 0
+                if not mix or uniform(rng) < 0.7:
+                    changes = 1
+                    while changes < 6 and uniform(rng) < 0.45:
+                        changes += 1
+                for _ in range(changes):
+                    mutate(rng, f, o, b, t, c, sizes, level_slot, free, limit, allowed, least)
+            arrange(o, t, c, rule)
+            repair(rng, f, b, t, c, sizes, stride, bits, level_slot, hold, caps, cap_bits, limit, allowed, least)

@@ -97,7 +97,7 @@ class Evolution:
         self.pool_score[:, begin:] = self._score(*rows, which).reshape(T, count)
         self.mappings += count
         self.fresh[:] = 1 if self.random else 0
-        breed.select(0, T, *self.pool, self.pool_score, SAME)
+        self._rank()
         self._remember()
 
     def bring_together(self) -> None:
@@ -113,7 +113,7 @@ class Evolution:
         T, M = self.pool_score.shape
         which = np.repeat(np.arange(T, dtype=np.int32), M)
         self.pool_score[:] = self._score(*(a.reshape(T * M, *a.shape[2:]) for a in self.pool), which).reshape(T, M)
-        breed.select(0, T, *self.pool, self.pool_score, SAME)
+        self._rank()
         self.fresh[:] = 0
         self._remember()
 
@@ -148,6 +148,19 @@ class Evolution:
         cost = evaluate_batch(layers, f, o, self.device, bits, bypass=b, problem=which, threads=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(cost.valid, self.objective.score(cost.energy_pj, cost.cycles), INVALID + cost.violation)
+
+    def _rank(self) -> None:
+        """Sort the pools, best first. Of mappings of the same cost one stands among the rest, the newest, further back
+        before, so that pools drift; the others come last."""
+        M = self.pool_score.shape[1]
+        order = M - 1 - np.argsort(self.pool_score[:, ::-1], axis=1, kind="stable")
+        score = np.take_along_axis(self.pool_score, order, axis=1)
+        with np.errstate(invalid="ignore"):  # infinite scores, none the same
+            again = np.diff(score, axis=1, prepend=-np.inf) <= SAME
+        last = np.argsort(again, axis=1, kind="stable")
+        order = np.take_along_axis(order, last, axis=1)
+        self.pool_score = np.take_along_axis(score, last, axis=1)
+        self.pool = tuple(array[np.arange(len(order))[:, None], order] for array in self.pool)
 
     def _remember(self) -> None:
         """Note bests, and which pools start again."""
