@@ -315,6 +315,10 @@ def mutate(rng, f, o, b, t, c, sizes, level_slot, free, limit, allowed, least):
         move_loop(rng, f, o, level, level_slot[level])
     else:
         level = below(rng, levels)
+        for _ in range(levels):
+            if free[t, level] != 0:
+                break
+            level = (level + 1) % levels
         b[level] ^= free[t, level] & (1 << below(rng, 3))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from automapper import breed
+from automapper.local import neighbours
 from automapper.objective import Objective
 from automapper.space import Search, build_space, inside
 from hw_model import Device, Mapping, decode, evaluate_batch
@@ -75,6 +76,7 @@ class Evolution:
                 self.bring_together()
             if share >= 1.0:
                 self.exchange()
+                self.climb()
         finally:
             self.running = False
         return self
@@ -140,6 +142,25 @@ class Evolution:
         self.space = type(self.space)(*map(_writable, self.space))
         for name in ("pool_score", "seeds", "fresh", "stale", "start_score", "score"):
             setattr(self, name, _writable(getattr(self, name)))
+
+    def climb(self) -> None:
+        """Local search from the best of every search of the whole space, as long as it helps; then `exchange` again."""
+        if self.random or self.stopped:
+            return
+        climbing = [t for t, search in enumerate(self.searches) if not search.dataflow]
+        while climbing:
+            around = [neighbours(self.space, t, self.rows[t]) for t in climbing]
+            which = np.repeat(np.array(climbing, np.int32), [len(rows[0]) for rows in around])
+            scores = self._score(*(np.concatenate(parts) for parts in zip(*around, strict=True)), which)
+            higher = []
+            for t, rows in zip(climbing, around, strict=True):
+                own = scores[which == t]
+                if len(own) and own.min() < self.score[t] - SAME:
+                    k = int(np.argmin(own))
+                    self.score[t], self.rows[t] = own[k], tuple(part[k].copy() for part in rows)
+                    higher.append(t)
+            climbing = higher
+        self.exchange()
 
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         layers = [search.problem.layer for search in self.searches]
