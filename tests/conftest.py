@@ -3,14 +3,12 @@
 import random
 import shlex
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import hypothesis
 import pytest
 import torch
+from tiny_runs import TINY_SEARCH, run_script
 
 from operations import OPERATIONS, Geometry
 
@@ -57,41 +55,6 @@ def seeded() -> None:
 
 
 # --- the scripts as a user runs them
-
-ROOT = Path(__file__).parent.parent
-TINY_NETWORK = shlex.split(
-    "--num_layer_list 1,1 --num_channel_list 4,6 --stride_list 2,2 --stem_channel 4 --header_channel 8 "
-    "--num_bits_list 4,8,32"
-)
-TINY_SEARCH = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--nepochs", "3", "--batch_size", "32"]
-TINY_SEARCH += ["--max_steps", "2", "--temp_decay", "0.8"]
-
-
-def run_script(*words: str) -> SimpleNamespace:
-    """`python WORDS` in a process of its own, from the repository's root."""
-    result = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    return SimpleNamespace(status=result.returncode, out=result.stdout, err=result.stderr)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file under `folder` with its bytes: to see that nothing was overwritten."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def same_tensors(first, second) -> bool:
-    """Whether two loaded checkpoints agree bit for bit (their `config` aside, which holds the folder's name)."""
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, dict):
-        keys = first.keys() - {"config"}
-        return keys == second.keys() - {"config"} and all(same_tensors(first[key], second[key]) for key in keys)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same_tensors, first, second))
-    return first == second
-
-
-def load(path: Path):
-    return torch.load(path, weights_only=True)
 
 
 @pytest.fixture(scope="session")

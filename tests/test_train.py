@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY_NETWORK, contents, load, run_script, same_tensors
+from tiny_runs import TINY_NETWORK, contents, load, run_script, same_tensors
 
 import train
 import train_search

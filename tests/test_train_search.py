@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY_NETWORK, TINY_SEARCH, contents, load, run_script, same_tensors
+from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, run_script, same_tensors
 
 import train_search
 from config_train import PRESETS as TRAIN_PRESETS
