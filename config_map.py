@@ -7,13 +7,26 @@ from runtime.stages import MapSettings
 
 C = MapSettings()
 
+# what is mapped, onto what
 C.checkpoint = "ckpt/finetune"  # weights.pt of stage 2
-C.save = "ckpt/map"  # report.json
-C.device = "eyeriss"  # the paper's device class; hw_model/devices has more
-C.bits = []  # all bit-widths of the checkpoint
-C.batch = 1  # latency of a single image, as the paper reports it
-C.objective = "edp"  # the paper's objective
-C.budget = 20000  # mappings per layer and bit-width
-C.seed = 0
+C.network = None
+C.device = "eyeriss"  # the paper's kind of device; hw_model/devices has more
+C.bits = []  # all of the checkpoint
+C.batch = 1  # latency of a single image
+C.save = "ckpt/map"  # report.json, report.html, mappings/
 
-PRESETS = {}
+# how it is searched
+C.objective = "edp"  # the paper's
+C.delay = "latency"  # the paper's EDP; interval where only the pace of results counts
+C.stages = 3  # pipelines of 2 and 3 stages are compared with multi-cycle
+C.goal = None  # use the whole budget
+C.engine = "evolution"  # the paper's; random is the floor, exhaustive for small layers
+C.budget = "20000"  # twice as many improve MobileNetV2 by less than 1 %: docs/automapper.md
+C.seed = 0
+C.workers = 0
+C.backend = "threading"  # the search runs outside Python's lock; loky for processes, dask and ray for more machines
+
+PRESETS = {
+    "quick": {"budget": "4000"},
+    "thorough": {"budget": "100000"},
+}

@@ -4,20 +4,28 @@ CHECKPOINT: weights.pt of train.py or arch.pt of train_search.py, or the folder 
 """
 
 import sys
-import time
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from automapper.objective import parse_objective
-from automapper.report import build_report, output_folder, write_report
-from automapper.search import NoMapping, search
+from automapper.budget import parse_budget
+from automapper.exhaustive import TooLarge
+from automapper.folder import output_folder, write_outputs
+from automapper.layer_list import read_layers
+from automapper.objective import Objective, parse_objective
+from automapper.pipelines import best_pipelines
+from automapper.published import add_published
+from automapper.report import build_report, network_cost
+from automapper.search import NoMapping, Outcome, run_search
 from automapper.terminal import summary
 from automapper.workload import Network, distinct_problems
 from hw_model import InputError, load_device
 from runtime.errors import UserError, exit_status
 from runtime.settings import from_command_line
 from runtime.stages import MapSettings
+
+PIPELINE_SHARE = 0.2  # of a search's mappings go to each size of a pipeline's stage
+BIT_WIDTHS = (4, 8, 12, 16, 32)  # where neither the input nor the setting names any: the paper's
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,36 +40,95 @@ def run(argv: Sequence[str]) -> None:
     from config_map import C as defaults
 
     C = from_command_line(defaults, PRESETS, argv, __doc__)
-    objective = parse_objective(C.objective)
+    objective, budget = parse_objective(C.objective, C.delay), parse_budget(C.budget)
     device = load_device(C.device)
-    from automapper.layers import load_network  # here: torch takes seconds to load, --help and mistakes need not wait
-
-    network = load_network(C.checkpoint, C.batch)
+    network = read_network(C)
     bit_widths = chosen_bits(C, network)
     problems = distinct_problems(network, bit_widths)
     folder = output_folder(C.save)
     print(
         f"map {network.name} onto {device.name} ({device.description})\n"
         f"{len(network.layers)} layers, {network.macs / 1e6:.2f} M multiply-accumulates, at {list(bit_widths)} bit: "
-        f"{len(problems)} different searches"
+        f"{len(problems)} different searches",
+        flush=True,
     )
 
-    begin = time.perf_counter()
-    with tqdm(total=C.budget * len(problems), unit=" mappings", unit_scale=True, disable=None, leave=False) as bar:
-        try:
-            found, mappings = search(problems, device, objective, C.budget, C.seed, bar.update)
-        except NoMapping as error:
-            raise UserError(f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: {error}") from error
-    seconds = time.perf_counter() - begin
+    watch = Watch(network, bit_widths, objective, C.goal)
+    try:
+        outcome = run_search(
+            problems, device, objective, budget, C.seed, C.engine, C.workers, C.backend, watch.after_round
+        )
+    except (NoMapping, TooLarge) as error:
+        raise UserError(f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: {error}") from error
+    finally:
+        watch.close()
+    add_published(outcome, problems, device, objective)
+    pipelines = {}
+    if not outcome.interrupted:
+        mappings = max(1, int(PIPELINE_SHARE * outcome.per_search))
+        pipelines = best_pipelines(
+            network, bit_widths, device, objective, C.stages, mappings, C.seed, C.workers, C.backend
+        )
     statistics = {
-        "mappings": mappings,
-        "seconds": seconds,
-        "mappings_per_second": mappings / seconds,
+        "engine": C.engine,
+        "mappings": outcome.mappings,
+        "seconds": outcome.seconds,
+        "mappings_per_second": outcome.mappings / outcome.seconds,
         "seed": C.seed,
+        "interrupted": outcome.interrupted,
+        "goal_met": outcome.goal_met,
+        "convergence": watch.history,
     }
-    report = build_report(network, device, objective.name, bit_widths, found, statistics, C.to_dict())
-    path = write_report(folder, report)
-    print(f"{mappings:,} mappings tried in {seconds:.1f} s\n\n{summary(report)}\n\nwrote {path}")
+    report = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, C.to_dict())
+    write_outputs(folder, report, device)
+    ended = "interrupted, best so far" if outcome.interrupted else "goal met" if outcome.goal_met else "budget used"
+    if outcome.optima:
+        covered = sum(optimum.covered for optimum in outcome.optima.values())
+        print(f"exhaustive: every mapping is the optimum of its layer; {covered:.3e} mappings covered")
+    print(
+        f"{outcome.mappings:,} mappings tried in {outcome.seconds:.1f} s ({ended})\n\n{summary(report)}\n\n"
+        f"wrote {folder}/report.json, report.html (open it in a browser) and mappings/"
+    )
+
+
+class Watch:
+    """Follows a search round by round: progress bar with the best so far, convergence, and the goal."""
+
+    def __init__(self, network: Network, bit_widths: Sequence[int], objective: Objective, goal: float | None):
+        self.network, self.bit_widths, self.objective, self.goal = network, bit_widths, objective, goal
+        self.history: list[dict] = []
+        self.bar = tqdm(
+            total=100, disable=None, leave=False, bar_format="{percentage:3.0f}%|{bar:24}| {remaining} left{postfix}"
+        )
+
+    def after_round(self, outcome: Outcome, share: float) -> bool:
+        """True when every bit-width has met the goal."""
+        costs = {bits: network_cost(self.network, bits, outcome) for bits in self.bit_widths}
+        if not all(costs.values()):
+            return False
+        edp_js = {bits: cost.edp_js for bits, cost in costs.items()}
+        self.history.append({"mappings": outcome.mappings, "seconds": outcome.seconds, "edp_js": edp_js})
+        self.bar.n = round(100 * share)
+        self.bar.set_postfix_str("best EDP (J*s) " + "  ".join(f"{bits}b {edp:.3e}" for bits, edp in edp_js.items()))
+        return self.goal is not None and all(
+            self.objective.value(cost.energy_j, cost.latency_s) <= self.goal for cost in costs.values()
+        )
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def read_network(C: MapSettings) -> Network:
+    """What the settings `network` or `checkpoint` name."""
+    if C.network is not None and "checkpoint" in C.given:
+        raise UserError(f"settings checkpoint = {C.checkpoint!r} and network = {C.network!r}: give one of them")
+    if C.network is not None and C.network.endswith((".yaml", ".yml")):
+        return read_layers(C.network, C.batch)
+    from automapper import layers  # here: torch takes seconds to load, --help and mistakes need not wait
+
+    return (
+        layers.load_network(C.checkpoint, C.batch) if C.network is None else layers.load_torchvision(C.network, C.batch)
+    )
 
 
 def with_checkpoint_setting(argv: Sequence[str]) -> list[str]:
@@ -83,10 +150,10 @@ def with_checkpoint_setting(argv: Sequence[str]) -> list[str]:
 
 def chosen_bits(C: MapSettings, network: Network) -> tuple[int, ...]:
     """The bit-widths to map, lowest first: those of the setting `bits`, else all of the network's."""
-    missing = [bits for bits in C.bits if bits not in network.bit_widths]
+    missing = [bits for bits in C.bits if network.bit_widths and bits not in network.bit_widths]
     if missing:
         raise UserError(f"setting bits: {network.name} has no bit-width {missing[0]}, only {list(network.bit_widths)}")
-    return tuple(sorted(set(C.bits))) or network.bit_widths
+    return tuple(sorted(set(C.bits))) or network.bit_widths or BIT_WIDTHS
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A checkpoint of stage 1 or 2 -> the layers that run. The one file of automapper that knows torch.
+"""A checkpoint, or a torchvision model -> the layers that run. The one file of automapper that knows torch.
 
 Shapes are measured, not computed: one image runs through the rebuilt network, and every convolution and linear layer
 notes what it was given.
@@ -19,7 +19,9 @@ from operations import Geometry
 from quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
 from runtime.checkpoint import load_checkpoint
 from runtime.errors import UserError
+from runtime.settings import closest
 
+IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
 EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
 NOT_CHARGED = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 """Modules with parameters that run on no MAC array: normalisation folds into the layer before it."""
@@ -53,27 +55,46 @@ def load_network(path: str, batch: int) -> Network:
     return Network(str(file), tuple(extract_layers(model, image)), precision.bit_widths, accuracy)
 
 
-def extract_layers(model: nn.Module, images: torch.Tensor) -> list[NetworkLayer]:
+def load_torchvision(name: str, batch: int) -> Network:
+    """The layers of a torchvision classification model with random weights, all at the network's bit-width.
+
+    Raises UserError on an unknown name, or naming a layer that cannot be mapped.
+    """
+    from torchvision import models  # here: it costs start-up time, and only this needs it
+
+    names = models.list_models(module=models)
+    if name not in names:
+        raise UserError(
+            f"setting network = {name!r}{closest(name, names) or ':'} neither a torchvision model, as resnet18, "
+            "mobilenet_v2, alexnet or vgg16, nor the path of a .yaml file of layers"
+        )
+    with torch.device("meta"):  # shapes are enough: no weights are made, nothing is computed
+        model = models.get_model(name, weights=None)
+        images = torch.zeros(batch, 3, *IMAGE_SIZE.get(name, (224, 224)))
+    return Network(name, tuple(extract_layers(model, images, plain_bits=None)), ())
+
+
+def extract_layers(model: nn.Module, images: torch.Tensor, plain_bits: int | None = FLOAT_BITS) -> list[NetworkLayer]:
     """Every convolution and linear layer that runs on `images` [N, C, H, W], in running order, named as in `model`.
 
-    Switchable layers run at the network's bit-width, plain ones at 32 bit. Raises UserError naming a layer that
-    cannot be mapped: one with parameters that is neither, dilated, or with different strides down and across.
+    Switchable layers run at the network's bit-width, plain ones at plain_bits (None: at the network's too).
+    Raises UserError naming a layer that cannot be mapped: one with parameters that is neither, dilated, or with
+    different strides down and across.
     """
     layers: list[NetworkLayer] = []
     handles = []
 
     def note(name: str, module: nn.Module):
         def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
-            own_bits = None if isinstance(module, SwitchableConv2d | SwitchableLinear) else FLOAT_BITS
+            own_bits = None if isinstance(module, SwitchableConv2d | SwitchableLinear) else plain_bits
             layers.append(NetworkLayer(_layer(name, module, inputs[0], output), own_bits))
 
         return module.register_forward_hook(hook)
 
+    _check_modules(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             handles.append(note(name, module))
-        elif next(module.parameters(recurse=False), None) is not None and not isinstance(module, NOT_CHARGED):
-            raise _unmappable(name, module, "is no convolution or linear layer")
     was_training = model.training
     try:
         with torch.no_grad():
@@ -83,6 +104,19 @@ def extract_layers(model: nn.Module, images: torch.Tensor) -> list[NetworkLayer]
         for handle in handles:
             handle.remove()
     return layers
+
+
+def _check_modules(model: nn.Module) -> None:
+    """Raise UserError on a module that has parameters but is no layer known here; the innermost is named."""
+    unknown = {
+        name: module
+        for name, module in model.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+        and not isinstance(module, (nn.Conv2d, nn.Linear, *NOT_CHARGED))
+    }
+    for name, module in unknown.items():
+        if not any(other.startswith(f"{name}." if name else "") for other in unknown if other != name):
+            raise _unmappable(name or "(the model itself)", module, "is no convolution or linear layer")
 
 
 def _layer(name: str, module: nn.Conv2d | nn.Linear, x: torch.Tensor, y: torch.Tensor) -> Layer:

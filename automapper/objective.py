@@ -16,21 +16,33 @@ TIE = 1e-9
 
 @dataclass(frozen=True)
 class Objective:
-    """energy ** energy_weight * latency ** latency_weight; `score` is its logarithm, lower is better."""
+    """energy ** energy_weight * latency ** latency_weight; `score` is its logarithm, lower is better.
+
+    delay: what counts as the latency of a network, "latency" of one input or "interval" between two results.
+    """
 
     name: str
     energy_weight: float
     latency_weight: float
+    delay: str = "latency"
 
     def score(self, energy: np.ndarray, latency: np.ndarray) -> np.ndarray:
         """Logarithm of the objective, any unit of energy and time (another unit shifts all scores alike)."""
         return (self.energy_weight + TIE) * np.log(energy) + (self.latency_weight + TIE) * np.log(latency)
 
+    def value(self, energy_j: float, latency_s: float) -> float:
+        """The objective itself: J*s for edp, J for energy, s for latency."""
+        return energy_j**self.energy_weight * latency_s**self.latency_weight
 
-def parse_objective(text: str) -> Objective:
+    def network_value(self, energy_j: float, latency_s: float, interval_s: float) -> float:
+        """The objective of a network, with the delay that counts."""
+        return self.value(energy_j, interval_s if self.delay == "interval" else latency_s)
+
+
+def parse_objective(text: str, delay: str = "latency") -> Objective:
     """`edp`, `energy`, `latency`, or weights as in `energy=1,latency=2` (minimises energy * latency ** 2)."""
     if text in NAMED:
-        return Objective(text, *NAMED[text])
+        return Objective(text, *NAMED[text], delay)
     weights = {}
     for part in text.split(","):
         name, _, number = part.partition("=")
@@ -44,4 +56,4 @@ def parse_objective(text: str) -> Objective:
         weights[name.strip()] = weight
     if not any(weights.values()):
         raise UserError(f"setting objective = {text!r}: one of the weights must be above 0")
-    return Objective(text, weights.get("energy", 0.0), weights.get("latency", 0.0))
+    return Objective(text, weights.get("energy", 0.0), weights.get("latency", 0.0), delay)

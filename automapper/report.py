@@ -2,124 +2,178 @@
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from automapper.search import Found
-from automapper.workload import Network, NetworkLayer, Problem, problem_of
-from hw_model import Cost, Device
-from runtime.errors import UserError
+from automapper import published
+from automapper.dataflows import DATAFLOWS
+from automapper.exhaustive import Optimum
+from automapper.objective import Objective
+from automapper.pipelines import Pipeline
+from automapper.search import Found, Outcome
+from automapper.space import Search
+from automapper.workload import Network, NetworkLayer, problem_of
+from hw_model import Cost, Device, NetworkCost
 
 FORMAT = 1
+BASELINES = (*DATAFLOWS, published.NAME)
+TIE = 1e-9  # EDPs that differ by less are the same
 
 
 def build_report(
     network: Network,
     device: Device,
-    objective: str,
+    objective: Objective,
     bit_widths: Sequence[int],
-    found: Mapping[Problem, Found],
+    outcome: Outcome,
+    pipelines: Mapping[int, Pipeline],
     search: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of report.json. search: mappings, seconds, mappings_per_second, seed.
+    """The content of report.json. search: mappings, seconds, mappings_per_second, seed, ... .
 
-    The layers run one after another on the whole array (multi-cycle), so a network's energy and latency are sums, and
-    an image leaves every latency_s. A layer's `dims`, `bits` and `mapping` are a case of `python -m hw_model`.
+    A bit-width's energy, latency, interval and EDP (energy of one input times its latency) are those of its `mode`.
+    `layers` are mapped onto the whole array, one after another: multi-cycle. Each one's `dims`, `bits` and `mapping`
+    with the device are a case of `python -m hw_model`, which gives the same numbers. `pipeline`: the best one found.
     """
-    rows = []
-    for bits in bit_widths:
-        layers = [_layer(item, found[problem_of(item, bits)]) for item in network.layers]
-        total = sum(found[problem_of(item, bits)].cost for item in network.layers)
-        rows.append(
-            {
-                "bits": bits,
-                "accuracy": network.accuracy.get(bits),
-                "energy_j": total.energy_j,
-                "latency_s": total.latency_s,
-                "interval_s": total.latency_s,
-                "edp_js": total.edp_js,
-                "mode": "multi-cycle",
-                "baselines": {},
-                "layers": layers,
-            }
-        )
     return {
         "format": FORMAT,
         "network": network.name,
         "device": device.name,
-        "objective": objective,
-        "bit_widths": rows,
+        "objective": objective.name,
+        "bit_widths": [
+            _bit_width(network, bits, outcome, pipelines.get(bits), objective, device) for bits in bit_widths
+        ],
         "search": dict(search),
         "settings": dict(settings),
         "versions": versions(),
     }
 
 
-def _layer(item: NetworkLayer, found: Found) -> dict[str, Any]:
-    cost: Cost = found.cost
-    sizes = item.layer.to_dict()
-    sizes.pop("name", None)
+def network_cost(network: Network, bits: int, outcome: Outcome, dataflow: str = "") -> Cost | None:
+    """The sum over the layers; None where one of them has no mapping in this dataflow."""
+    found = [outcome.found.get(Search(problem_of(item, bits), dataflow)) for item in network.layers]
+    return sum(item.cost for item in found) if all(found) else None
+
+
+def _bit_width(
+    network: Network, bits: int, outcome: Outcome, pipeline: Pipeline | None, objective: Objective, device: Device
+) -> dict[str, Any]:
+    total = network_cost(network, bits, outcome)
+    mode, why = _mode(total, pipeline, objective)
+    chosen = pipeline.cost if mode == "pipeline" else total
+    baselines = {}
+    for name in BASELINES:
+        cost = network_cost(network, bits, outcome, name)
+        if cost is not None:
+            baselines[name] = {**_totals(cost), "edp_improvement_percent": improvement(chosen, cost)}
+    return {
+        "bits": bits,
+        "accuracy": network.accuracy.get(bits),
+        **_totals(chosen),
+        "interval_s": pipeline.cost.interval_s if mode == "pipeline" else total.latency_s,
+        "mode": mode,
+        "why": why,
+        "utilisation": total.utilisation,
+        "baselines": baselines,
+        "pipeline": _pipeline(pipeline, network, device) if pipeline else None,
+        "layers": [_layer(item, bits, outcome) for item in network.layers],
+    }
+
+
+def _mode(total: Cost, pipeline: Pipeline | None, objective: Objective) -> tuple[str, str]:
+    """("multi-cycle" or "pipeline", why)."""
+    if pipeline is None:
+        return "multi-cycle", "no pipeline was searched or possible"
+    cost = pipeline.cost
+    alone = objective.network_value(total.energy_j, total.latency_s, total.latency_s)
+    staged = objective.network_value(cost.energy_j, cost.latency_s, cost.interval_s)
+    mode, other = ("pipeline", "multi-cycle") if staged < alone else ("multi-cycle", "the best pipeline")
+    gain = 1 - min(alone, staged) / max(alone, staged)
+    times = [
+        f"{over / under:.2f} x the {name}"
+        for name, over, under in (
+            ("latency", cost.latency_s, total.latency_s),
+            ("interval", cost.interval_s, total.latency_s),
+            ("energy", cost.energy_j, total.energy_j),
+        )
+    ]
+    return mode, (
+        f"{objective.name} over the {objective.delay} is {gain:.1%} lower than with {other}; the pipeline's "
+        f"{len(pipeline.columns)} stages, with a part of PEs, buffers and bandwidth each, take {', '.join(times)}"
+    )
+
+
+def _pipeline(pipeline: Pipeline, network: Network, device: Device) -> dict[str, Any]:
+    stages = []
+    for columns, begin, end, cost in zip(
+        pipeline.columns, (0, *pipeline.ends), pipeline.ends, pipeline.cost.stages, strict=False
+    ):
+        layers = [
+            {"name": item.layer.name, "bits": found.search.problem.bits, "mapping": found.mapping.to_dict(),
+             "cycles": found.cost.cycles, **_totals(found.cost)}
+            for item, found in zip(network.layers[begin:end], pipeline.found[begin:end], strict=True)
+        ]  # fmt: skip
+        stages.append({"columns": columns, "pes": columns * device.array[1], **_totals(cost), "layers": layers})
+    return {**_totals(pipeline.cost), "interval_s": pipeline.cost.interval_s, "stages": stages}
+
+
+def _layer(item: NetworkLayer, bits: int, outcome: Outcome) -> dict[str, Any]:
+    problem = problem_of(item, bits)
+    best = outcome.found[Search(problem)]
+    baselines = {}
+    for name in BASELINES:
+        found = outcome.found.get(Search(problem, name))
+        if found:
+            baselines[name] = {
+                **_totals(found.cost),
+                "cycles": found.cost.cycles,
+                "edp_improvement_percent": improvement(best.cost, found.cost),
+                "mapping": found.mapping.to_dict(),
+            }
     return {
         "name": item.layer.name,
-        "bits": found.problem.bits,
-        "dims": sizes,
-        "mapping": found.mapping.to_dict(),
-        "cycles": cost.cycles,
-        "energy_j": cost.energy_j,
-        "latency_s": cost.latency_s,
-        "edp_js": cost.edp_js,
-        "cost": cost.to_dict(),
+        "bits": problem.bits,
+        "dims": {name: size for name, size in item.layer.to_dict().items() if name != "name"},
+        "mapping": best.mapping.to_dict(),
+        "cycles": best.cost.cycles,
+        **_totals(best.cost),
+        **({"exhaustive": _optimum(outcome.optima[problem])} if problem in outcome.optima else {}),
+        "winner": _winner(best, baselines),
+        "baselines": baselines,
+        "cost": best.cost.to_dict(),
     }
+
+
+def _optimum(optimum: Optimum) -> dict[str, int]:
+    """What shows that a layer's mapping is the best there is."""
+    return {"mappings_covered": optimum.covered, "mappings_costed": optimum.evaluated, "nodes": optimum.nodes}
+
+
+def _winner(best: Found, baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """The dataflow that is as good as the best mapping found, or "automapper" where none is."""
+    for name, values in baselines.items():
+        if values["edp_js"] <= best.cost.edp_js * (1 + TIE):
+            return name
+    return "automapper"
+
+
+def _totals(cost: Cost | NetworkCost) -> dict[str, float]:
+    return {"energy_j": cost.energy_j, "latency_s": cost.latency_s, "edp_js": cost.edp_js}
+
+
+def improvement(cost: Cost | NetworkCost, over: Cost) -> float:
+    """How many percent lower the EDP of `cost` is than that of `over`."""
+    return 100.0 * (1.0 - cost.edp_js / over.edp_js)
 
 
 def versions() -> dict[str, str]:
     """Versions of the packages a result depends on."""
     found = {}
-    for package in ("numpy", "numba", "torch", "torchvision"):
+    for package in ("numpy", "numba", "torch", "torchvision", "joblib"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
-
-
-def output_folder(path: str) -> Path:
-    """The folder, made if it is not there. Raises UserError where nothing can be written in it."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise UserError(f"setting save = {path!r}: cannot write there ({error.strerror})") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write so that `path` holds either the old file or the whole new one, whatever happens meanwhile."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; the file before, if any, is intact") from error
-    finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-
-
-def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
-    """Write report.json into the folder; its path."""
-    path = folder / "report.json"
-    write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    return path

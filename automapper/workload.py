@@ -22,7 +22,7 @@ class NetworkLayer:
 
 @dataclass(frozen=True)
 class Network:
-    """layers in running order; bit_widths lowest first; accuracy {bits: %} where it is known."""
+    """layers in running order; bit_widths lowest first, none where any will do; accuracy {bits: %} where known."""
 
     name: str
     layers: tuple[NetworkLayer, ...]

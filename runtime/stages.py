@@ -177,10 +177,19 @@ class MapSettings(Settings):
     """Stage 3."""
 
     checkpoint: Annotated[str, "weights.pt of stage 2 or arch.pt of stage 1, or the folder that holds one"]
+    network: Annotated[str | None, "instead of a checkpoint: a torchvision model, or a .yaml list of layers"]
     save: Annotated[str, "folder of the report"]
     device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"]
-    bits: Annotated[list[int], "bit-widths to map; empty = all of the checkpoint", Between(1, 32)]
+    bits: Annotated[list[int], "bit-widths to map; empty = the checkpoint's, or 4,8,12,16,32", Between(1, 32)]
     batch: Annotated[int, "images per inference", AtLeast(1)]
-    objective: Annotated[str, "edp, energy, latency, or weights as in energy=1,latency=2"]
-    budget: Annotated[int, "mappings tried per layer and bit-width", AtLeast(1)]
+    objective: Annotated[str, "what to minimise: edp, energy, latency, or weights as in energy=1,latency=2"]
+    delay: Annotated[
+        Literal["latency", "interval"], "what counts as a network's latency: of one input, or between two results"
+    ]
+    stages: Annotated[int, "stages of a pipeline at most; 1 = multi-cycle only", Between(1, 4)]
+    goal: Annotated[float | None, "stop when the objective of every bit-width (J*s, J, s) is at most this", POSITIVE]
+    engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"]
+    budget: Annotated[str, "mappings bred per layer, bit-width and dataflow (20000), or seconds in all (30s)"]
     seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)]
+    workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AtLeast(0)]
+    backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"]

@@ -1,18 +1,21 @@
 """`python -m automapper` as a user runs it: the report, its numbers, and what it says to bad input."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_network import OPS, tiny_settings
 
 import hw_model
 from automapper.__main__ import main
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import UserError, exit_status
-from tests.automapper.conftest import OPS, tiny_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--budget", "640"]
@@ -30,6 +33,7 @@ def report(weights, tmp_path_factory):
 
 def without_time(report):
     search = {name: value for name, value in report["search"].items() if "second" not in name}
+    search["convergence"] = [{**point, "seconds": None} for point in search["convergence"]]
     settings = {name: value for name, value in report["settings"].items() if name != "save"}
     return {**report, "search": search, "settings": settings}
 
@@ -42,7 +46,8 @@ def test_report_is_complete(report, weights):
     assert [row["bits"] for row in report["bit_widths"]] == [4, 8, 16]
     assert [row["accuracy"] for row in report["bit_widths"]] == [90.5, 95.25, 96.0]
     assert report["search"]["seed"] == 0
-    assert report["search"]["mappings"] == 30 * 640  # 9 layers at 3 bit-widths, 3 ends at 32 bit
+    assert report["search"]["mappings"] >= 4 * 30 * 640  # 9 layers at 3 bit-widths, 3 ends at 32 bit; 3 dataflows
+    assert [point["mappings"] for point in report["search"]["convergence"]][-1] == report["search"]["mappings"]
     assert report["search"]["seconds"] > 0
     for row in report["bit_widths"]:
         assert row["mode"] == "multi-cycle"
@@ -58,6 +63,13 @@ def test_every_number_is_true(report):
             for layer in row["layers"]
         ]
         for layer, cost in zip(row["layers"], costs, strict=True):
+            for other in layer["baselines"].values():
+                true = hw_model.evaluate(layer["dims"], other["mapping"], report["device"], layer["bits"])
+                assert (other["cycles"], other["energy_j"], other["edp_js"]) == (
+                    true.cycles,
+                    true.energy_j,
+                    true.edp_js,
+                )
             assert (layer["cycles"], layer["energy_j"], layer["edp_js"]) == (cost.cycles, cost.energy_j, cost.edp_js)
             assert layer["cost"]["padded_macs"] >= hw_model.Layer.from_dict(layer["dims"]).macs
             assert layer["cycles"] * 168 >= hw_model.Layer.from_dict(layer["dims"]).macs
@@ -80,11 +92,12 @@ def test_as_a_user_runs_it(weights, tmp_path):
     command = [sys.executable, "-m", "automapper", str(weights), "--device", "eyeriss", "--save", str(tmp_path), *FAST]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     report = json.loads((tmp_path / "report.json").read_text())
     table = [line.split() for line in done.stdout.splitlines()]
     for row in report["bit_widths"]:
-        numbers = [f"{row[name]:.3e}" for name in ("energy_j", "latency_s", "edp_js")]
-        assert [str(row["bits"]), f"{row['accuracy']:.2f}", *numbers] in table
+        numbers = [f"{row[name]:.3e}" for name in ("energy_j", "latency_s", "interval_s", "edp_js")]
+        assert [str(row["bits"]), f"{row['accuracy']:.2f}", *numbers] in [words[:6] for words in table]
     assert f"wrote {tmp_path}/report.json" in done.stdout
 
     layer = report["bit_widths"][0]["layers"][2]
@@ -103,6 +116,107 @@ def test_help_lists_every_setting(capsys):
     assert all(f"--{name}" in text for name in ("checkpoint", "device", "bits", "budget", "seed", "objective"))
 
 
+def test_no_dataflow_is_better_and_edp_grows_with_the_bit_width(report):
+    rows = report["bit_widths"]
+    for row in rows:
+        assert set(row["baselines"]) == {"row_stationary", "weight_stationary", "output_stationary"}
+        for part in [row, *row["layers"]]:
+            for baseline in part["baselines"].values():
+                assert part["edp_js"] <= baseline["edp_js"]
+                gain = 100 * (1 - part["edp_js"] / baseline["edp_js"])
+                assert baseline["edp_improvement_percent"] == pytest.approx(gain, abs=1e-9)
+    for lower, higher in pairwise(rows):
+        assert lower["edp_js"] < higher["edp_js"]
+        for one, other in zip(lower["layers"], higher["layers"], strict=True):
+            assert one["edp_js"] < other["edp_js"] or one["bits"] == other["bits"] == 32
+
+
+def test_workers_do_not_change_the_result(report, weights, tmp_path):
+    for words in (["--workers", "1"], ["--workers", "2"], ["--workers", "2", "--backend", "loky"]):
+        again = run(weights, *words, folder=tmp_path)
+        assert again["bit_widths"] == report["bit_widths"]
+        assert without_time(again)["search"] == without_time(report)["search"]
+
+
+def test_processes_that_get_read_only_arrays(tmp_path):
+    """Arrays of more than a megabyte reach joblib's processes as read-only memory maps."""
+    (tmp_path / "layers.yaml").write_text(LAYERS)
+    words = ["--network", tmp_path / "layers.yaml", "--bits", ",".join(map(str, range(1, 17))), "--stages", "1"]
+    rows = [run(*words, *more, folder=tmp_path)["bit_widths"] for more in ([], ["--backend", "loky", "--workers", "2"])]
+    assert rows[0] == rows[1]
+
+
+def test_another_seed_is_another_search(report, weights, tmp_path):
+    assert run(weights, "--seed", "1", folder=tmp_path)["bit_widths"] != report["bit_widths"]
+
+
+LAYERS = """
+- {name: conv, K: 8, C: 3, P: 6, Q: 6, R: 3, S: 3}
+- {name: depthwise, G: 8, P: 3, Q: 3, R: 3, S: 3, stride: 2}
+- {K: 10, C: 72}
+"""
+
+
+def test_a_list_of_layers(tmp_path):
+    (tmp_path / "layers.yaml").write_text(LAYERS)
+    report = run("--network", tmp_path / "layers.yaml", "--bits", "8,2", "--batch", "3", folder=tmp_path)
+    assert [row["bits"] for row in report["bit_widths"]] == [2, 8]
+    row = report["bit_widths"][0]
+    assert [layer["name"] for layer in row["layers"]] == ["conv", "depthwise", "layer 2"]
+    assert {layer["bits"] for layer in row["layers"]} == {2}
+    assert row["layers"][1]["dims"] == {"N": 3, "G": 8, "K": 1, "C": 1, "P": 3, "Q": 3, "R": 3, "S": 3, "stride": 2}
+    assert row["accuracy"] is None
+
+
+def test_objectives_and_goal(tmp_path):
+    (tmp_path / "layers.yaml").write_text(LAYERS)
+    words = ["--network", tmp_path / "layers.yaml", "--bits", "8"]
+    found = {
+        name: run(*words, "--objective", name, folder=tmp_path)["bit_widths"][0]
+        for name in ("edp", "energy", "latency", "energy=1,latency=3")
+    }
+    assert found["energy"]["energy_j"] == min(row["energy_j"] for row in found.values())
+    assert found["latency"]["latency_s"] == min(row["latency_s"] for row in found.values())
+    goal = found["edp"]["edp_js"] * 1.5
+    report = run(*words, "--goal", goal, folder=tmp_path)
+    assert report["search"]["goal_met"]
+    assert report["bit_widths"][0]["edp_js"] <= goal
+    assert report["search"]["mappings"] < 4 * 3 * 640
+
+
+def test_random_engine_is_the_floor(tmp_path):
+    (tmp_path / "layers.yaml").write_text("[{K: 64, C: 64, P: 14, Q: 14, R: 3, S: 3}]")
+    words = ["--network", tmp_path / "layers.yaml", "--bits", "8", "--budget", "5000"]
+    main([*map(str, words), "--save", str(tmp_path), "--engine", "random"])
+    floor = json.loads((tmp_path / "report.json").read_text())["bit_widths"][0]["edp_js"]
+    main([*map(str, words), "--save", str(tmp_path)])
+    assert json.loads((tmp_path / "report.json").read_text())["bit_widths"][0]["edp_js"] < floor
+
+
+def test_budget_in_seconds(tmp_path):
+    (tmp_path / "layers.yaml").write_text(LAYERS)
+    begin = time.perf_counter()
+    main(["--network", str(tmp_path / "layers.yaml"), "--budget", "1.5s", "--save", str(tmp_path)])
+    assert time.perf_counter() - begin < 6.0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert 0.5 < report["search"]["seconds"] < 5.0
+
+
+def test_interrupt_writes_the_best_so_far(weights, tmp_path):
+    command = [sys.executable, "-m", "automapper", str(weights), "--save", str(tmp_path), "--budget", "100000000"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("map ")
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert "interrupted, best so far" in text
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["search"]["interrupted"]
+    assert len(report["bit_widths"]) == 3
+    test_every_number_is_true(report)
+
+
 @pytest.fixture
 def files(tmp_path, weights):
     """Files that are no network to map."""
@@ -117,14 +231,30 @@ def files(tmp_path, weights):
     (tmp_path / "empty").mkdir()
     tiny = (ROOT / "hw_model/devices/eyeriss.yaml").read_text().replace("O: 384", "O: 8")
     (tmp_path / "tiny.yaml").write_text(tiny)
+    (tmp_path / "words.yaml").write_text("just words")
+    (tmp_path / "field.yaml").write_text("- {K: 4, C: 4}\n- {K: 4, kernel: 3}\n")
+    (tmp_path / "size.yaml").write_text("- {K: 0}\n")
     return tmp_path
 
 
 BAD = {
     "{weights} --devise eyeriss": "unknown setting '--devise': did you mean 'device'?",
     "{weights} --device eyeris": "unknown device 'eyeris', did you mean 'eyeriss'?",
-    "{weights} --budget 0": "setting budget = 0: must be at least 1",
-    "{weights} --budget many": "setting budget = 'many': must be an integer",
+    "{weights} --budget 0": "setting budget = '0': must be a number of mappings from 1 up (20000), or of seconds",
+    "{weights} --budget 0s": "setting budget = '0s'",
+    "{weights} --budget 1.5": "setting budget = '1.5'",
+    "{weights} --budget many": "setting budget = 'many'",
+    "{weights} --goal 0": "setting goal = 0.0: must be strictly between 0 and inf",
+    "{weights} --engine genetic": "setting engine = 'genetic': legal: evolution, random, exhaustive",
+    "{weights} --network resnet18": "give one of them",
+    "{weights} --delay throughput": "setting delay = 'throughput': legal: latency, interval",
+    "{weights} --stages 9": "setting stages = 9: must be between 1 and 4",
+    "--network resnet19": "did you mean 'resnet1",
+    "--network vit_b_16": "self_attention (MultiheadAttention) is no convolution",
+    "--network {files}/none.yaml": "No such file",
+    "--network {files}/words.yaml": "expected a list of layers",
+    "--network {files}/field.yaml": "line 2: [1]: unknown layer field 'kernel'",
+    "--network {files}/size.yaml": "layer: K: 0 is not between 1 and",
     "{weights} --bits 5": "has no bit-width 5, only [4, 8, 16]",
     "{weights} --bits 4.5": "setting bits = 4.5",
     "{weights} --batch 0": "setting batch = 0: must be at least 1",
@@ -159,6 +289,15 @@ def test_bad_input_is_one_line_and_status_2(words, files, weights, capsys):
     assert lines[-1].startswith("error: ")
     assert BAD[words] in lines[-1]
     assert old.read_text() == "old"
+
+
+@pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_a_backend_whose_package_is_missing(backend, package, weights, tmp_path, monkeypatch):
+    for name in (package, "dask", "ray.util.joblib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    words = [str(weights), "--backend", backend, "--workers", "2", "--save", str(tmp_path), *FAST]
+    with pytest.raises(UserError, match=rf"^setting backend = '{backend}': needs the package {package}"):
+        main(words)
 
 
 def test_no_mapping_error_names_the_layer(files, weights):

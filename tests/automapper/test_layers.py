@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_network import OPS, tiny_model, tiny_settings, write_weights
 from torch import nn
 
 from automapper.layers import extract_layers, load_network
@@ -11,7 +12,6 @@ from model_infer import profile
 from operations import OPERATIONS
 from runtime.checkpoint import save_checkpoint
 from runtime.errors import UserError
-from tests.automapper.conftest import OPS, tiny_model, tiny_settings, write_weights
 
 BY_HAND = [  # 8x8 images, stem 8, cells 8 -> 8, 8 -> 12 (stride 2), 12 -> 12, 12 -> 16
     (Layer(name="stem.conv", K=8, C=3, P=8, Q=8, R=3, S=3), 32),

@@ -1,0 +1,84 @@
+"""The output folder: report.json, report.html, mappings/."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from automapper.html import render
+from hw_model import Device, InputError, Layer, evaluate
+from hw_model import Mapping as LoopMapping
+from hw_model.loop_nest import loop_nest
+from hw_model.timeloop import export_timeloop, write_timeloop
+from runtime.errors import UserError
+
+
+def output_folder(path: str) -> Path:
+    """The folder, made if it is not there. Raises UserError where nothing can be written in it."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise UserError(f"setting save = {path!r}: cannot write there ({error.strerror})") from error
+
+
+def write_outputs(folder: Path, report: Mapping[str, Any], device: Device) -> None:
+    """Write all of a run's outputs, each whole or not at all. Raises UserError where that fails."""
+    _write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    as_read = json.loads(json.dumps(report))  # keys as text, as a reader of the file has them
+    _write_text(folder / "report.html", render(as_read, device))
+    _write_mappings(folder / "mappings", report, device)
+
+
+def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> None:
+    """mappings/<bits>bit/<layer>.txt: loop nest and cost; .json: the case for `python -m hw_model`; and in a folder
+    <layer>.timeloop Timeloop's inputs, where its format can say the mapping."""
+    try:
+        for old in folder.glob("*bit"):  # of an earlier run; anything else in there is not ours
+            shutil.rmtree(old)
+        for row in report["bit_widths"]:
+            place = folder / f"{row['bits']}bit"
+            place.mkdir(parents=True)
+            for index, layer in enumerate(row["layers"]):
+                shape, mapping = Layer(name=layer["name"], **layer["dims"]), LoopMapping.from_dict(layer["mapping"])
+                name = f"{index:03}.{re.sub(r'[^A-Za-z0-9._-]', '_', layer['name'])}"
+                cost = evaluate(shape, mapping, device, layer["bits"])
+                nest = loop_nest(shape, mapping, device, layer["bits"])
+                head = f"{layer['name']} on {device.name}, {layer['bits']} bit"
+                (place / f"{name}.txt").write_text(f"{head}\n\n{nest}\n\n{cost}\n")
+                case = {"layer": shape.to_dict(), "device": report["settings"]["device"], "bits": layer["bits"]}
+                (place / f"{name}.json").write_text(json.dumps({**case, "mapping": layer["mapping"]}) + "\n")
+                try:
+                    write_timeloop(place / f"{name}.timeloop", export_timeloop(shape, mapping, device, layer["bits"]))
+                except InputError:
+                    continue  # a dimension on both axes of the array: the text and the case say it
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write so that `path` holds either the old file or the whole new one, whatever happens meanwhile."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; the file before, if any, is intact") from error
+    finally:
+        if temporary:
+            temporary.unlink(missing_ok=True)

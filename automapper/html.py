@@ -1,0 +1,128 @@
+"""report.html: what report.json says, as one page to look at, alone and offline."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from automapper.plot import COLOURS, Series, plot
+from hw_model import DIMS, Device, Layer
+from hw_model import Mapping as LoopMapping
+from hw_model.energy import mac_rate
+from hw_model.loop_nest import loop_nest
+
+
+def render(report: Mapping[str, Any], device: Device) -> str:
+    """The page of a report made for `device`."""
+    widths = [_bit_width(row, device) for row in report["bit_widths"]]
+    places = [*device.level_names, "noc", "mac"]
+    return _template().render(
+        report=report,
+        device=device,
+        widths=widths,
+        colour=dict(zip(places, COLOURS, strict=False)),
+        macs=sum(math.prod(layer["dims"][d] for d in DIMS) for layer in report["bit_widths"][0]["layers"]),
+        accuracy_plot=accuracy_plot(report),
+        convergence_plot=convergence_plot(report),
+        dataflows=_baselines(report),
+    )
+
+
+@functools.cache
+def _template():
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # here: only this needs it
+
+    environment = Environment(loader=PackageLoader("automapper", "."), autoescape=True, undefined=StrictUndefined)
+    environment.filters["short"] = lambda value: f"{value:.3g}"
+    environment.filters["words"] = lambda name: name.replace("_", "-")
+    return environment.get_template("report.html.j2")
+
+
+def _baselines(report: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for row in report["bit_widths"] for name in row["baselines"]))
+
+
+def accuracy_plot(report: Mapping[str, Any]) -> str:
+    """Accuracy over EDP, one point per bit-width, AutoMapper and each dataflow; without accuracies EDP over bits."""
+    rows = report["bit_widths"]
+    known = all(row["accuracy"] is not None for row in rows)
+    series = []
+    for name in ["AutoMapper", *_baselines(report)]:
+        costs = [row if name == "AutoMapper" else row["baselines"].get(name) for row in rows]
+        pairs = [(row, cost) for row, cost in zip(rows, costs, strict=True) if cost]
+        points = [(c["edp_js"], r["accuracy"]) if known else (r["bits"], c["edp_js"]) for r, c in pairs]
+        notes = [f"{name}, {row['bits']} bit: EDP {cost['edp_js']:.3e} J*s" for row, cost in pairs]
+        series.append(Series(name.replace("_", "-"), points, notes, dashed=name != "AutoMapper"))
+    if known:
+        return plot(series, "energy-delay product, J*s", "accuracy, %", log_x=True)
+    return plot(series, "bit-width", "energy-delay product, J*s", log_y=True)
+
+
+def convergence_plot(report: Mapping[str, Any]) -> str:
+    """Best EDP so far over the final one, in percent above it, against the mappings tried."""
+    history = report["search"]["convergence"]
+    series = []
+    for row in report["bit_widths"]:
+        bits = str(row["bits"])
+        points = [
+            (point["mappings"], 100 * (point["edp_js"][bits] / history[-1]["edp_js"][bits] - 1)) for point in history
+        ]
+        series.append(Series(f"{bits} bit", points))
+    return plot(series, "mappings tried", "EDP above the final one, %", log_x=True)
+
+
+def _bit_width(row: Mapping[str, Any], device: Device) -> dict[str, Any]:
+    layers = [_layer(layer, device) for layer in row["layers"]]
+    largest = max(layer["energy_j"] for layer in row["layers"])
+    for layer in layers:
+        layer["bar_percent"] = 100 * layer["energy_j"] / largest
+    return {**row, "layers": layers, "roofline": roofline_plot(layers, row["bits"], device)}
+
+
+def _layer(layer: Mapping[str, Any], device: Device) -> dict[str, Any]:
+    cost = layer["cost"]
+    parts = {level: sum(t["energy_j"] for t in tensors.values()) for level, tensors in cost["levels"].items()}
+    parts |= {"noc": cost["noc"]["energy_j"], "mac": cost["mac"]["energy_j"]}
+    shape = Layer(name=layer["name"], **layer["dims"])
+    mapping = LoopMapping.from_dict(layer["mapping"])
+    return {
+        **layer,
+        "parts": [(name, joules, 100 * joules / layer["energy_j"]) for name, joules in parts.items()],
+        "nest": loop_nest(shape, mapping, device, layer["bits"]),
+        "intensity": _intensity(layer, mapping, device),
+        "macs_per_cycle": cost["macs"] / layer["cycles"],
+    }
+
+
+def _intensity(layer: Mapping[str, Any], mapping: LoopMapping, device: Device) -> float:
+    """MACs per byte over the busier direction of the DRAM link."""
+    bits, psum_bits = layer["bits"], max(device.psum_bits, layer["bits"])
+    dram = layer["cost"]["levels"][device.level_names[0]]
+    outputs = math.prod(n for slot, loops in mapping.loops for dim, n in loops if dim in "NGKPQ")
+    read = bits * (dram["W"]["reads"] + dram["I"]["reads"]) + psum_bits * dram["O"]["reads"]
+    written = bits * outputs + psum_bits * (dram["O"]["updates"] - outputs)
+    level = device.levels[0]
+    faster = level.read_bandwidth_bits_per_cycle / level.write_bandwidth_bits_per_cycle
+    busiest = max(read, written * (faster if math.isfinite(faster) else 1.0))
+    return layer["cost"]["macs"] / (busiest / 8)
+
+
+def roofline_plot(layers: list[dict[str, Any]], bits: int, device: Device) -> str:
+    """MACs per cycle against MACs per byte of DRAM traffic, under what array and link allow (Williams et al. 2009)."""
+    times, per = mac_rate(device.mac, bits)
+    peak = device.pes * device.lanes * times / per
+    bytes_per_cycle = device.levels[0].read_bandwidth_bits_per_cycle / 8
+    points = [(layer["intensity"], layer["macs_per_cycle"]) for layer in layers]
+    notes = [f"{layer['name']}: {layer['macs_per_cycle']:.1f} MACs/cycle" for layer in layers]
+    low, high = min(x for x, _ in points) / 2, max(x for x, _ in points) * 2
+    roof = [(low, peak), (high, peak)]
+    if math.isfinite(bytes_per_cycle):
+        ridge = peak / bytes_per_cycle
+        low, high = min(low, ridge / 2), max(high, ridge * 2)
+        roof = [(low, low * bytes_per_cycle), (ridge, peak), (high, peak)]
+    return plot(
+        [Series(f"layers at {bits} bit", points, notes, line=False), Series("array and DRAM link", roof, marks=False)],
+        "MACs per byte of DRAM traffic", "MACs per cycle", log_x=True, log_y=True,
+    )  # fmt: skip

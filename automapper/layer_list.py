@@ -1,0 +1,32 @@
+"""A YAML list of layers -> a network: [{name: conv1, K: 64, C: 3, P: 112, Q: 112, R: 7, S: 7, stride: 2}, ..]"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from automapper.workload import Network, NetworkLayer
+from hw_model import InputError, Layer
+from hw_model.yaml_lines import place, read_text, read_yaml
+
+
+def read_layers(path: str, batch: int) -> Network:
+    """The layers of a YAML file, in its order; all run at the network's bit-width.
+
+    Args:
+        path: a list of objects {name, N, G, K, C, P, Q, R, S, stride}; sizes left out are 1, names "layer 0", ... .
+        batch: multiplies the N of every layer.
+
+    Raises:
+        InputError: file, line and field of what is wrong.
+    """
+    data, lines = read_yaml(read_text(path), path)
+    if not isinstance(data, list) or not data:
+        raise InputError(f"{path}: expected a list of layers, each {{name, N, G, K, C, P, Q, R, S, stride}}")
+    layers = []
+    for index, fields in enumerate(data):
+        try:
+            layer = Layer.from_dict(fields)
+            layers.append(replace(layer, name=layer.name or f"layer {index}", N=layer.N * batch))
+        except InputError as error:
+            raise InputError(f"{place(path, (index,), lines)}: {error}") from None
+    return Network(path, tuple(NetworkLayer(layer) for layer in layers), ())

@@ -1,0 +1,136 @@
+"""report.html and mappings/ say what report.json says."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import hw_model
+from automapper.__main__ import main
+from automapper.html import render
+from automapper.plot import Series, plot
+from hw_model.timeloop import import_mapping
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "<b>&conv/1"  # a name that must be harmless in HTML and in file names
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("map")
+    layers = [{"name": NAME, "K": 8, "C": 3, "P": 6, "Q": 6, "R": 3, "S": 3}, {"name": "fc", "K": 10, "C": 72}]
+    (folder / "layers.yaml").write_text(json.dumps(layers))
+    main(["--network", str(folder / "layers.yaml"), "--bits", "4,8", "--budget", "640", "--save", str(folder)])
+    return folder
+
+
+class Page(HTMLParser):
+    """Collects tags, the addresses they load from, and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "data")]
+        if tag not in ("meta", "rect", "path"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_is_whole_and_loads_nothing(folder):
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert page.addresses == []
+    assert not re.search(r"https?:|url\(|@import|fetch\(|XMLHttpRequest", text)
+    assert page.tags.count("details") == 4  # 2 layers at 2 bit-widths
+    assert page.tags.count("svg") == 4  # EDP, convergence, 2 rooflines
+    assert page.tags.count("b") == 4  # the layer's name did not become a tag
+
+
+def test_page_shows_the_report(folder):
+    report = json.loads((folder / "report.json").read_text())
+    text = Page((folder / "report.html").read_text()).text
+    for row in report["bit_widths"]:
+        assert f"{row['edp_js']:.3e}" in text
+        for layer in row["layers"]:
+            nest = hw_model.loop_nest(
+                hw_model.Layer(**layer["dims"]), hw_model.Mapping.from_dict(layer["mapping"]),
+                hw_model.load_device("eyeriss"), layer["bits"],
+            )  # fmt: skip
+            assert nest in text
+    assert NAME in text
+    assert render(report, hw_model.load_device("eyeriss")) == (folder / "report.html").read_text()
+
+
+def test_bars_are_the_energy_breakdown(folder):
+    report = json.loads((folder / "report.json").read_text())
+    for row in report["bit_widths"]:
+        largest = max(layer["energy_j"] for layer in row["layers"])
+        for layer in row["layers"]:
+            for level, tensors in layer["cost"]["levels"].items():
+                width = 100 * sum(part["energy_j"] for part in tensors.values()) / largest
+                assert f"width:{width:.3f}%" in (folder / "report.html").read_text(), level
+
+
+def test_mappings_as_text_and_case(folder):
+    report = json.loads((folder / "report.json").read_text())
+    for row in report["bit_widths"]:
+        place = folder / "mappings" / f"{row['bits']}bit"
+        assert sorted(path.name for path in place.glob("*.txt")) == ["000._b__conv_1.txt", "001.fc.txt"]
+        for layer, case in zip(row["layers"], sorted(place.glob("*.json")), strict=True):
+            command = [sys.executable, "-m", "hw_model", str(case), "--json"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            assert json.loads(done.stdout)["edp_js"] == layer["edp_js"]
+            assert f"EDP {layer['edp_js']:.6g} J*s" in case.with_suffix(".txt").read_text()
+
+
+def test_mappings_for_timeloop(folder, tmp_path):
+    """On an array of one row no dimension can lie on both axes, so that Timeloop's format can say every mapping."""
+    (tmp_path / "row.yaml").write_text((ROOT / "hw_model/devices/eyeriss.yaml").read_text().replace("y: 12", "y: 1"))
+    words = ["--network", str(folder / "layers.yaml"), "--bits", "8", "--budget", "128", "--stages", "1"]
+    main([*words, "--device", str(tmp_path / "row.yaml"), "--save", str(tmp_path)])
+    device = hw_model.load_device(tmp_path / "row.yaml")
+    (row,) = json.loads((tmp_path / "report.json").read_text())["bit_widths"]
+    folders = sorted((tmp_path / "mappings" / "8bit").glob("*.timeloop"))
+    for layer, place in zip(row["layers"], folders, strict=True):
+        assert {path.name for path in place.iterdir()} == {"arch.yaml", "problem.yaml", "map.yaml"}
+        again = import_mapping((place / "map.yaml").read_text(), device)
+        assert hw_model.evaluate(layer["dims"], again, device, 8).edp_js == layer["edp_js"]
+
+
+def test_plot_places_points_where_they_belong():
+    text = plot([Series("s", [(1, 10), (10, 20), (100, 30)], ["a", "b", "c"])], "x", "y", log_x=True)
+    points = [tuple(map(float, p)) for p in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', text)]
+    (x0, y0), (x1, y1), (x2, y2) = points
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)  # decades are equally far apart
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
+    assert y0 > y2  # larger values stand higher
+    assert "<title>b</title>" in text
+
+
+def test_plot_of_one_point_and_of_none():
+    assert "<circle" in plot([Series("s", [(5, 5)])], "x", "y")
+    assert plot([Series("s", [(0, 1)])], "x", "y", log_x=True) == ""
+
+
+def test_an_earlier_runs_mappings_are_replaced_and_nothing_else(folder, tmp_path):
+    (tmp_path / "mappings/64bit").mkdir(parents=True)
+    (tmp_path / "mappings/mine.txt").write_text("keep")
+    main(["--network", str(folder / "layers.yaml"), "--bits", "8", "--budget", "128", "--save", str(tmp_path)])
+    assert sorted(path.name for path in (tmp_path / "mappings").iterdir()) == ["8bit", "mine.txt"]

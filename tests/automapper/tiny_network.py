@@ -1,0 +1,43 @@
+"""A tiny switchable-precision network as a checkpoint, made of train.py's own pieces, never trained."""
+
+from pathlib import Path
+
+import torch
+
+from config_train import PRESETS, C
+from quantize import Precision
+from runtime.checkpoint import save_checkpoint
+from train import build
+
+OPS = ["k3_e3", "k3_e1_g2", "skip", "k5_e1"]
+SIZES = {
+    "num_layer_list": [1, 2, 1],
+    "num_channel_list": [8, 12, 16],
+    "stride_list": [1, 2, 1],
+    "stem_channel": 8,
+    "header_channel": 20,
+    "num_classes": 10,
+    "num_bits_list": [4, 8, 16],
+}
+
+
+def tiny_settings(**replace):
+    return C.replaced(**{**PRESETS["digits"], **SIZES, **replace}).to_dict()
+
+
+def tiny_model(ops=OPS, **replace):
+    settings = tiny_settings(**replace)
+    torch.manual_seed(0)
+    return build(ops, settings, Precision(settings["num_bits_list"]), "test")
+
+
+def write_weights(folder: Path, **replace) -> Path:
+    content = {
+        "model": tiny_model(**replace).state_dict(),
+        "arch": {"ops": OPS, "flops": 0},
+        "bits": [4, 8, 16],
+        "accuracy": {4: 90.5, 8: 95.25, 16: 96.0},
+        "config": tiny_settings(**replace),
+    }
+    save_checkpoint(folder / "weights.pt", content)
+    return folder / "weights.pt"
