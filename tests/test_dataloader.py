@@ -52,7 +52,7 @@ def pixels_of(data, images):
     return scaled.round().to(torch.uint8)
 
 
-# --- batches -----------------------------------------------------------------------------------------------------------
+# --- batches -------------------------------------------------------------------------------------------------------
 
 
 def test_batches_hold_every_image_once_with_its_label(noise):
@@ -192,7 +192,7 @@ def test_the_global_random_state_is_left_alone(folders, name):
     assert states() == before
 
 
-# --- streamed images ---------------------------------------------------------------------------------------------------
+# --- streamed images -----------------------------------------------------------------------------------------------
 
 
 def test_streamed_batches_equal_batches_in_memory(folders):
@@ -227,7 +227,7 @@ def test_imagenet_augmentation_depends_on_seed_and_epoch_only(folders):
     assert not same(*epochs) and not same(epochs[0], all_of(plain))
 
 
-# --- augmentation ------------------------------------------------------------------------------------------------------
+# --- augmentation --------------------------------------------------------------------------------------------------
 
 
 def test_crop_and_flip_against_a_loop(noise):
@@ -261,7 +261,7 @@ def test_flip_and_padding_can_be_off():
     assert torch.equal(pixels_of(data, images), data.train.images)
 
 
-# --- split -------------------------------------------------------------------------------------------------------------
+# --- split ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "portion", "count"), [(10, 0.5, 5), (11, 0.5, 5), (1437, 0.8, 1149)])
@@ -288,7 +288,7 @@ def test_split_with_an_empty_part(portion):
         split_indices(10, portion, 0)
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where images are and how they are read: pixels, labels, statistics, and what missing or damaged data is answered with."""
+"""Where images are, how they are read: pixels, labels, statistics, and the answers to missing or damaged data."""
 
 import re
 from pathlib import Path
@@ -58,7 +58,7 @@ def folders(tmp_path_factory):
     return write_folders(tmp_path_factory.mktemp("images"))
 
 
-# --- data sets ---------------------------------------------------------------------------------------------------------
+# --- data sets -----------------------------------------------------------------------------------------------------
 
 
 def test_digits_counts_and_classes(digits):
@@ -187,7 +187,7 @@ def test_imagenet_subset_is_the_first_classes(folders):
     assert (len(train), len(test)) == (14, 8)
 
 
-# --- statistics --------------------------------------------------------------------------------------------------------
+# --- statistics ----------------------------------------------------------------------------------------------------
 
 
 def test_statistics_are_exact():
@@ -214,7 +214,7 @@ def test_statistics_of_a_streamed_folder_come_from_a_fixed_sample(folders, monke
     assert statistics("image_folder", decoded) != sampled
 
 
-# --- bad input ---------------------------------------------------------------------------------------------------------
+# --- bad input -----------------------------------------------------------------------------------------------------
 
 
 def refused(*words, dataset="image_folder", **settings):
