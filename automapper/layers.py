@@ -17,9 +17,10 @@ from hw_model import Layer
 from model_infer import DerivedNetwork
 from operations import Geometry
 from quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
-from runtime.checkpoint import load_checkpoint
+from runtime.checkpoint import load_checkpoint, load_weights
 from runtime.errors import UserError
 from runtime.settings import closest
+from runtime.stages import SearchSettings
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
 EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
@@ -45,14 +46,33 @@ def load_network(path: str, batch: int) -> Network:
         raise UserError(f"{file}: a checkpoint without {missing}, so no layers to map; expected {EXPECTED}")
     try:
         config = content["config"]
+        bits = content.get("bits", config["num_bits_list"])
+        _check_config(config | {"num_bits_list": bits})
         geometry = Geometry.from_settings(config)
-        precision = Precision(content.get("bits", config["num_bits_list"]))
+        precision = Precision(bits)
         model = DerivedNetwork(arch["ops"], geometry, precision)
-        accuracy = {int(bits): float(value) for bits, value in content.get("accuracy", {}).items()}
+        if "model" in content:
+            load_weights(model, content["model"], file)
+        image = torch.zeros(batch, 3, geometry.image_height, geometry.image_width)
+        layers = tuple(extract_layers(model, image))
+        # A search's accuracies are those of its supernet, not of the network that is mapped.
+        measured = content.get("accuracy", {}) if "model" in content else {}
+        accuracy = {int(b): float(value) for b, value in measured.items()}
+        if not all(0 <= value <= 100 for value in accuracy.values()):
+            raise ValueError("an accuracy is not between 0 and 100 %")
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{file}: its architecture cannot be rebuilt ({error}); expected {EXPECTED}") from error
-    image = torch.zeros(batch, 3, geometry.image_height, geometry.image_width)
-    return Network(str(file), tuple(extract_layers(model, image)), precision.bit_widths, accuracy)
+        raise UserError(f"{file}: its network cannot be rebuilt ({error}); expected {EXPECTED}") from error
+    return Network(str(file), layers, precision.bit_widths, accuracy)
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    """Raise UserError where a setting that shapes the network is not legal."""
+    legal = SearchSettings.legal_settings()
+    for name in [*Geometry.__dataclass_fields__, "num_bits_list"]:
+        legal[name].check(config[name])
+    bits = config["num_bits_list"]
+    if not bits or len(set(bits)) < len(bits):
+        raise ValueError(f"its bit-widths are {bits}")
 
 
 def load_torchvision(name: str, batch: int) -> Network:

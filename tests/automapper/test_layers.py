@@ -95,7 +95,7 @@ def test_architecture_of_stage_1(tmp_path):
     save_checkpoint(tmp_path / "arch.pt", {"ops": OPS, "accuracy": {4: 50.0}, "config": tiny_settings()})
     network = load_network(str(tmp_path), batch=2)
     assert len(network.layers) == len(BY_HAND)
-    assert network.accuracy == {4: 50.0}
+    assert network.accuracy == {}, "that of the supernet is not the network's"
 
 
 def test_equal_layers_are_searched_once(tmp_path):
@@ -120,3 +120,37 @@ def test_layers_that_cannot_be_mapped_are_named():
             extract_layers(model, image)
         assert message in str(error.value)
         assert "nn.Conv2d" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("bits", "abc"),
+        ("bits", [4, 4]),
+        ("bits", [4, 8.5]),
+        ("bits", []),
+        ("model", {}),
+        ("model", None),
+        ("accuracy", {4: float("nan")}),
+        ("accuracy", {"low": 3}),
+        ("config", {"image_height": "x"}),
+        ("config", {"image_height": -3}),
+        ("config", {"stride_list": [0, 2, 1]}),
+        ("config", {"num_layer_list": [1, 2]}),
+    ],
+)
+def test_malformed_weights_are_one_line_of_error(weights, tmp_path, entry, value):
+    content = torch.load(weights, weights_only=True)
+    content[entry] = content["config"] | value if entry == "config" else value
+    save_checkpoint(tmp_path / "weights.pt", content)
+    with pytest.raises(UserError, match=r"weights\.pt|setting") as error:
+        load_network(str(tmp_path), batch=1)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_not_finite_are_refused(weights, tmp_path):
+    content = torch.load(weights, weights_only=True)
+    content["model"]["stem.conv.weight"][:] = float("nan")
+    save_checkpoint(tmp_path / "weights.pt", content)
+    with pytest.raises(UserError, match="diverged"):
+        load_network(str(tmp_path), batch=1)
