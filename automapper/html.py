@@ -56,7 +56,7 @@ def accuracy_plot(report: Mapping[str, Any]) -> str:
         notes = [f"{name}, {row['bits']} bit: EDP {cost['edp_js']:.3e} J*s" for row, cost in pairs]
         series.append(Series(name.replace("_", "-"), points, notes, dashed=name != "AutoMapper"))
     if known:
-        return plot(series, "energy-delay product, J*s", "accuracy, %", log_x=True)
+        return plot(series, "energy-delay product, J*s", "accuracy, %", log_x=True, y_most=100)
     return plot(series, "bit-width", "energy-delay product, J*s", log_y=True)
 
 

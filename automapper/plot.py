@@ -24,8 +24,18 @@ class Series:
     dashed: bool = False
 
 
-def plot(series: Sequence[Series], x_label: str, y_label: str, log_x: bool = False, log_y: bool = False) -> str:
-    """An <svg> of the series with axes, grid and legend. Points that a logarithmic axis cannot show are left out."""
+def plot(
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    y_most: float = math.inf,
+) -> str:
+    """An <svg> of the series with axes, grid and legend. Points that a logarithmic axis cannot show are left out.
+
+    y_most: the largest y there can be; no tick stands above it.
+    """
     shown = [
         Series(s.name, [p for p in s.points if (p[0] > 0 or not log_x) and (p[1] > 0 or not log_y)], s.notes, s.line,
                s.marks, s.dashed)
@@ -41,7 +51,7 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, log_x: bool = Fal
         x = x_at(value)
         parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_number(value)}</text>')
-    for value in y_ticks:
+    for value in [tick for tick in y_ticks if tick <= y_most]:
         y = y_at(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(value)}</text>')
