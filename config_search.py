@@ -131,7 +131,7 @@ PRESETS = {
         "num_channel_list": [16, 24, 32],
         "stride_list": [2, 1, 2],
         "header_channel": 128,
-        "nepochs": 8,
+        "nepochs": 6,
         "batch_size": 32,
         "lr": 0.05,
         "arch_learning_rate": 3e-2,

@@ -111,7 +111,7 @@ PRESETS = {
         "num_channel_list": [16, 24, 32],
         "stride_list": [2, 1, 2],
         "header_channel": 128,
-        "nepochs": 30,
+        "nepochs": 20,
         "batch_size": 64,
         "lr": 0.1,
     },
