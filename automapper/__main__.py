@@ -11,6 +11,7 @@ from tqdm import tqdm
 from automapper.budget import parse_budget
 from automapper.exhaustive import TooLarge
 from automapper.folder import output_folder, write_outputs
+from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import read_layers
 from automapper.objective import Objective, parse_objective
 from automapper.pipelines import best_pipelines
@@ -66,9 +67,12 @@ def run(argv: Sequence[str]) -> None:
     pipelines = {}
     if not outcome.interrupted:
         mappings = max(1, int(PIPELINE_SHARE * outcome.per_search))
-        pipelines = best_pipelines(
-            network, bit_widths, device, objective, C.stages, mappings, C.seed, C.workers, C.backend
-        )
+        try:
+            pipelines = best_pipelines(
+                network, bit_widths, device, objective, C.stages, mappings, C.seed, C.workers, C.backend
+            )
+        except KeyboardInterrupt:
+            outcome.interrupted = True
     statistics = {
         "engine": C.engine,
         "mappings": outcome.mappings,
@@ -79,8 +83,9 @@ def run(argv: Sequence[str]) -> None:
         "goal_met": outcome.goal_met,
         "convergence": watch.history,
     }
-    report = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, C.to_dict())
-    write_outputs(folder, report, device)
+    with interrupt_held_back():
+        report = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, C.to_dict())
+        write_outputs(folder, report, device)
     ended = "interrupted, best so far" if outcome.interrupted else "goal met" if outcome.goal_met else "budget used"
     if outcome.optima:
         covered = sum(optimum.covered for optimum in outcome.optima.values())

@@ -67,7 +67,7 @@ def _bit_width(
     for name in BASELINES:
         cost = network_cost(network, bits, outcome, name)
         if cost is not None:
-            baselines[name] = {**_totals(cost), "edp_improvement_percent": improvement(chosen, cost)}
+            baselines[name] = {**_totals(cost), **improvements(chosen, cost)}
     return {
         "bits": bits,
         "accuracy": network.accuracy.get(bits),
@@ -78,14 +78,14 @@ def _bit_width(
         "utilisation": total.utilisation,
         "baselines": baselines,
         "pipeline": _pipeline(pipeline, network, device) if pipeline else None,
-        "layers": [_layer(item, bits, outcome) for item in network.layers],
+        "layers": [_layer(item, bits, outcome, objective) for item in network.layers],
     }
 
 
 def _mode(total: Cost, pipeline: Pipeline | None, objective: Objective) -> tuple[str, str]:
     """("multi-cycle" or "pipeline", why)."""
     if pipeline is None:
-        return "multi-cycle", "no pipeline was searched or possible"
+        return "multi-cycle", "no pipeline: one stage asked for, one layer, no valid split, or interrupted before"
     cost = pipeline.cost
     alone = objective.network_value(total.energy_j, total.latency_s, total.latency_s)
     staged = objective.network_value(cost.energy_j, cost.latency_s, cost.interval_s)
@@ -100,9 +100,16 @@ def _mode(total: Cost, pipeline: Pipeline | None, objective: Objective) -> tuple
         )
     ]
     return mode, (
-        f"{objective.name} over the {objective.delay} is {gain:.1%} lower than with {other}; the pipeline's "
+        f"{_quantity(objective)} is {gain:.1%} lower than with {other}; the pipeline's "
         f"{len(pipeline.columns)} stages, with a part of PEs, buffers and bandwidth each, take {', '.join(times)}"
     )
+
+
+def _quantity(objective: Objective) -> str:
+    """The objective in words: `energy`, `the interval`, `edp over the latency`."""
+    if not objective.latency_weight:
+        return "energy"
+    return f"{objective.name} over the {objective.delay}" if objective.energy_weight else f"the {objective.delay}"
 
 
 def _pipeline(pipeline: Pipeline, network: Network, device: Device) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def _pipeline(pipeline: Pipeline, network: Network, device: Device) -> dict[str,
     return {**_totals(pipeline.cost), "interval_s": pipeline.cost.interval_s, "stages": stages}
 
 
-def _layer(item: NetworkLayer, bits: int, outcome: Outcome) -> dict[str, Any]:
+def _layer(item: NetworkLayer, bits: int, outcome: Outcome, objective: Objective) -> dict[str, Any]:
     problem = problem_of(item, bits)
     best = outcome.found[Search(problem)]
     baselines = {}
@@ -129,7 +136,7 @@ def _layer(item: NetworkLayer, bits: int, outcome: Outcome) -> dict[str, Any]:
             baselines[name] = {
                 **_totals(found.cost),
                 "cycles": found.cost.cycles,
-                "edp_improvement_percent": improvement(best.cost, found.cost),
+                **improvements(best.cost, found.cost),
                 "mapping": found.mapping.to_dict(),
             }
     return {
@@ -140,7 +147,7 @@ def _layer(item: NetworkLayer, bits: int, outcome: Outcome) -> dict[str, Any]:
         "cycles": best.cost.cycles,
         **_totals(best.cost),
         **({"exhaustive": _optimum(outcome.optima[problem])} if problem in outcome.optima else {}),
-        "winner": _winner(best, baselines),
+        "winner": _winner(best, baselines, objective),
         "baselines": baselines,
         "cost": best.cost.to_dict(),
     }
@@ -151,10 +158,11 @@ def _optimum(optimum: Optimum) -> dict[str, int]:
     return {"mappings_covered": optimum.covered, "mappings_costed": optimum.evaluated, "nodes": optimum.nodes}
 
 
-def _winner(best: Found, baselines: Mapping[str, Mapping[str, Any]]) -> str:
-    """The dataflow that is as good as the best mapping found, or "automapper" where none is."""
+def _winner(best: Found, baselines: Mapping[str, Mapping[str, Any]], objective: Objective) -> str:
+    """The dataflow that is as good by the objective as the best mapping found, or "automapper" where none is."""
+    ours = objective.value(best.cost.energy_j, best.cost.latency_s)
     for name, values in baselines.items():
-        if values["edp_js"] <= best.cost.edp_js * (1 + TIE):
+        if objective.value(values["energy_j"], values["latency_s"]) <= ours * (1 + TIE):
             return name
     return "automapper"
 
@@ -163,9 +171,12 @@ def _totals(cost: Cost | NetworkCost) -> dict[str, float]:
     return {"energy_j": cost.energy_j, "latency_s": cost.latency_s, "edp_js": cost.edp_js}
 
 
-def improvement(cost: Cost | NetworkCost, over: Cost) -> float:
-    """How many percent lower the EDP of `cost` is than that of `over`."""
-    return 100.0 * (1.0 - cost.edp_js / over.edp_js)
+def improvements(cost: Cost | NetworkCost, over: Cost) -> dict[str, float]:
+    """How many percent lower energy, latency and EDP of `cost` are than those of `over`."""
+    ours, theirs = _totals(cost), _totals(over)
+    return {
+        f"{name.rpartition('_')[0]}_improvement_percent": 100.0 * (1.0 - ours[name] / theirs[name]) for name in ours
+    }
 
 
 def versions() -> dict[str, str]:

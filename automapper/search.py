@@ -10,6 +10,7 @@ from automapper.budget import Budget
 from automapper.dataflows import DATAFLOWS
 from automapper.evolve import Evolution
 from automapper.exhaustive import Optimum, find_optimum
+from automapper.interrupt import interrupt_held_back
 from automapper.objective import Objective
 from automapper.space import Search
 from automapper.spread import spread
@@ -83,12 +84,13 @@ def run_search(
     by_shape: dict = {}
     for problem in problems:
         by_shape.setdefault(problem.layer, []).extend(Search(problem, flow) for flow in flows)
-    units = [Evolution(searches, device, objective, seed, engine == "random") for searches in by_shape.values()]
-    outcome = Outcome()
+    with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
+        units = [Evolution(searches, device, objective, seed, engine == "random") for searches in by_shape.values()]
+    outcome = Outcome(interrupted=bool(came))
     begin = time.perf_counter()
     target, share = 0, 0.0
     try:
-        while share < 1.0:
+        while share < 1.0 and not outcome.interrupted:
             target, share = _next_round(budget, target, time.perf_counter() - begin)
             units = _advance(units, target, share, workers, backend)
             _collect(outcome, units, begin)
@@ -101,11 +103,15 @@ def run_search(
             unit.stopped = True
         while any(unit.running for unit in units):
             time.sleep(0.01)
-    if share < 1.0 or outcome.interrupted:
-        units = [unit.advance(1, 1.0) for unit in units]
-    _collect(outcome, units, begin)
+    with interrupt_held_back():
+        if share < 1.0 or outcome.interrupted:
+            units = [unit.advance(1, 1.0) for unit in units]
+        _collect(outcome, units, begin)
     if engine == "exhaustive" and not outcome.interrupted:
-        _find_optima(outcome, units, workers, backend)
+        try:
+            _find_optima(outcome, units, workers, backend)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
         outcome.seconds = time.perf_counter() - begin
     after_round(outcome, 1.0)
     for problem in problems:

@@ -202,11 +202,13 @@ def test_budget_in_seconds(tmp_path):
     assert 0.5 < report["search"]["seconds"] < 5.0
 
 
-def test_interrupt_writes_the_best_so_far(weights, tmp_path):
+@pytest.mark.parametrize("seconds", [0.0, 2.0])  # while the first pools are made, and in the search
+def test_interrupt_writes_the_best_so_far(weights, tmp_path, seconds):
     command = [sys.executable, "-m", "automapper", str(weights), "--save", str(tmp_path), "--budget", "100000000"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("map ")
-        time.sleep(2)
+        assert process.stdout.readline()
+        time.sleep(seconds + 0.1)
         process.send_signal(signal.SIGINT)
         text = process.communicate(timeout=60)[0]
     assert process.returncode == 0
@@ -215,6 +217,36 @@ def test_interrupt_writes_the_best_so_far(weights, tmp_path):
     assert report["search"]["interrupted"]
     assert len(report["bit_widths"]) == 3
     test_every_number_is_true(report)
+
+
+def test_interrupted_among_the_pipelines_it_writes_what_the_search_found(weights, tmp_path, monkeypatch, capsys):
+    import automapper.__main__ as command
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "best_pipelines", interrupted)
+    command.main([str(weights), "--save", str(tmp_path), "--budget", "300", "--bits", "4"])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["search"]["interrupted"] and report["bit_widths"][0]["mode"] == "multi-cycle"
+    assert "interrupted, best so far" in capsys.readouterr().out
+    test_every_number_is_true(report)
+
+
+def test_the_winner_of_a_layer_is_the_objectives(weights, tmp_path):
+    import automapper.__main__ as command
+
+    words = ["--save", str(tmp_path), "--budget", "300", "--bits", "4", "--objective", "energy", "--stages", "1"]
+    command.main([str(weights), *words])
+    (row,) = json.loads((tmp_path / "report.json").read_text())["bit_widths"]
+    for layer in row["layers"]:
+        joules = {name: values["energy_j"] for name, values in layer["baselines"].items()}
+        as_good = [name for name, energy in joules.items() if energy <= layer["energy_j"] * (1 + 1e-6)]
+        assert layer["winner"] in as_good if as_good else layer["winner"] == "automapper"
+        assert all(layer["energy_j"] <= energy * (1 + 1e-6) for energy in joules.values())
+        assert {"edp", "energy", "latency"} == {
+            key.split("_")[0] for key in layer["baselines"]["row_stationary"] if "improvement" in key
+        }
 
 
 @pytest.fixture
