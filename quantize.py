@@ -120,7 +120,7 @@ class ActivationRange(nn.Module):
         self._known = [False] * slots  # `initialised` on the host: reading the buffer would stall a GPU
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        slot = 0 if self.shared else self.precision.index
+        slot = self._slot()
         if not self.training and self._is_initialised(slot):
             low, high = self.low[slot], self.high[slot]
         else:
@@ -142,9 +142,13 @@ class ActivationRange(nn.Module):
     def reset(self) -> None:
         """Forget the running range of the current bit-width (at 32 bit there is none)."""
         if self.precision.bits != FLOAT_BITS:
-            slot = 0 if self.shared else self.precision.index
+            slot = self._slot()
             self.initialised[slot] = False
             self._known[slot] = False
+
+    def _slot(self) -> int:
+        """The row of the buffers that belongs to the current bit-width."""
+        return 0 if self.shared else self.precision.index
 
     def _of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.precision.fused and fused_quantize.usable(x, self.precision.bits, self.per_channel is not None):

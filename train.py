@@ -116,8 +116,9 @@ def main(argv: list[str] | None = None) -> None:
         progress.close()
 
         train_batches.set_epoch(C.nepochs)
-        if C.recalibration == "all" and C.update_bn:
-            # As released: each bit-width's recalibration undoes the others', so the weights are kept as trained.
+        as_released = C.update_bn and C.recalibration == "all"
+        if as_released:
+            # Each bit-width's recalibration undoes the others', so the weights are kept as trained.
             as_trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             result = {}
             for bits in precision.bit_widths:
@@ -138,8 +139,7 @@ def main(argv: list[str] | None = None) -> None:
             "config": C.to_dict(),
         }
         save_checkpoint(f"{C.save}/weights.pt", content)
-        reported = result if C.recalibration == "all" and C.update_bn else saved
-        log.result({"accuracy": reported, "flops": flops, "parameters": size})
+        log.result({"accuracy": result if as_released else saved, "flops": flops, "parameters": size})
         log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(saved, '.2f')}")
         command = [python_command(), "-m", "automapper", f"{C.save}/weights.pt", "--device", "eyeriss"]
         log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join(command)}")
