@@ -64,6 +64,7 @@ C.distill_weight = 1.0  # beta
 C.bit_schedule = "all"
 C.loss_scale = [1.0]  # the same for every bit-width
 C.loss_reduction = "mean"  # 1/N of the paper's equation; released: "sum"
+C.label_smoothing = 0.0  # neither paper nor release
 
 # optimiser
 C.opt = "sgd"

@@ -39,12 +39,19 @@ def teachers_of(bits: int, running: Sequence[int], teachers: str) -> list[int]:
     return {"cascade": higher, "highest": higher[-1:], "next": higher[:1], "none": []}[teachers]
 
 
-def cascade_loss(logits: Tensor, labels: Tensor, teacher_logits: Sequence[Tensor], distill_weight: float) -> Tensor:
+def cascade_loss(
+    logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Sequence[Tensor],
+    distill_weight: float,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """L_cas of one bit-width: cross-entropy plus distill_weight times each teacher's MSE, means over batch and classes.
 
-    logits, teacher_logits: [B, classes]; labels [B]. No gradient flows into the teachers.
+    logits, teacher_logits: [B, classes]; labels [B]. No gradient flows into the teachers. label_smoothing: share of
+    each label that is spread evenly over all classes (Szegedy et al. 2016).
     """
-    loss = F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     for teacher in teacher_logits:
         loss = loss + distill_weight * F.mse_loss(logits, teacher.detach())
     return loss
@@ -60,6 +67,7 @@ class Cascade:
     distill_weight: float = 1.0
     bit_schedule: str = "all"
     loss_reduction: str = "mean"
+    label_smoothing: float = 0.0
 
     def step(
         self,
@@ -91,7 +99,8 @@ class Cascade:
         for bits in running:
             logits = model(images, num_bits=bits)
             teachers = teachers_of(bits, running, self.teachers) if self.distill_weight else []
-            loss = cascade_loss(logits, labels, [logits_of[t] for t in teachers], self.distill_weight)
+            taught = [logits_of[t] for t in teachers]
+            loss = cascade_loss(logits, labels, taught, self.distill_weight, self.label_smoothing)
             logits_of.setdefault(bits, logits.detach())
             losses[bits] = loss.detach()
             scaled = self.loss_scale[bits] * share * loss

@@ -62,9 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     parameters = list(model.parameters())
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
-    cascade = Cascade(
-        precision.bit_widths, C.loss_scale_of(), C.teachers, C.distill_weight, C.bit_schedule, C.loss_reduction
-    )
+    cascade = Cascade(precision.bit_widths, **C.cascade_arguments())
     first_epoch = 0
     if C.resume:
         path = find(C.save, "checkpoint.pt")

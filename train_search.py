@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         alpha_step=C.alpha_step,
     )
     bit_widths = bit_widths_named(C.weight_bits, precision)
-    cascade = Cascade(bit_widths, C.loss_scale_of(), C.teachers, C.distill_weight, C.bit_schedule, C.loss_reduction)
+    cascade = Cascade(bit_widths, **C.cascade_arguments())
     first_epoch, best = 0, None
     if C.resume:
         path = find(C.save, "checkpoint.pt")

@@ -63,6 +63,7 @@ class NetworkSettings(Settings):
     ]
     loss_scale: Annotated[list[float], "weight of each bit-width's loss: one number for all or one each", AtLeast(0)]
     loss_reduction: Annotated[Literal["mean", "sum"], "over the bit-widths of a step"]
+    label_smoothing: Annotated[float, "share of each label spread over all classes when weights train", Between(0, 1)]
 
     # optimiser of the weights
     opt: Annotated[Literal["sgd", "adam"], "optimiser of the weights"]
@@ -86,10 +87,12 @@ class NetworkSettings(Settings):
         names = "dataset dataset_path image_height image_width num_classes num_workers crop_padding flip"
         return {name: getattr(self, name) for name in names.split()}
 
-    def loss_scale_of(self) -> dict[int, float]:
-        """Bit-width -> weight of its loss."""
+    def cascade_arguments(self) -> dict[str, Any]:
+        """The settings that say how the bit-widths train together, as keyword arguments of `distill.Cascade`."""
+        names = "teachers distill_weight bit_schedule loss_reduction label_smoothing"
         scales = self.loss_scale * len(self.num_bits_list) if len(self.loss_scale) == 1 else self.loss_scale
-        return dict(zip(self.num_bits_list, scales, strict=True))
+        scale_of = dict(zip(self.num_bits_list, scales, strict=True))
+        return {"loss_scale": scale_of} | {name: getattr(self, name) for name in names.split()}
 
     def check(self) -> None:
         super().check()

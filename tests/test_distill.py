@@ -118,6 +118,17 @@ def test_cascade_loss_by_hand():
     assert cascade_loss(logits, labels, teachers, 0.5).item() == pytest.approx(0.693147 + 5)
 
 
+def test_label_smoothing_by_hand(batch):
+    """Of every label 0.2 goes to all 4 classes alike: 0.85 and 3 times 0.05."""
+    images, labels = batch
+    model = LogitsPerBitWidth((32,))
+    log_p = torch.log_softmax(model(images, num_bits=32), dim=1)
+    shares = torch.full((7, 4), 0.05, dtype=torch.float64).scatter_(1, labels.view(-1, 1), 0.85)
+    smoothed = Cascade((32,), {32: 1.0}, label_smoothing=0.2)
+    losses = smoothed.step(model, images, labels, lambda: None, random.Random(0))
+    torch.testing.assert_close(losses[32], -(shares * log_p).sum(1).mean())
+
+
 def test_no_gradient_into_a_teacher():
     logits, teacher = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
     cascade_loss(logits, torch.tensor([0, 1, 2]), [teacher], 1.0).backward()

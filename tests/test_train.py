@@ -258,10 +258,10 @@ def test_the_loss_scale_belongs_to_the_bit_width_it_stands_beside(arch, monkeypa
     """Whatever the order of num_bits_list."""
     seen = []
     cascade = train.Cascade
-    monkeypatch.setattr(train, "Cascade", lambda *arguments: seen.append(arguments) or cascade(*arguments))
+    monkeypatch.setattr(train, "Cascade", lambda *given, **named: seen.append(cascade(*given, **named)) or seen[-1])
     words = ["--num_bits_list", "32,4,8", "--loss_scale", "3,1,2"]
     assert run(*QUICK, *words, "--load_path", arch, "--save", tmp_path / "out") == 0
-    assert seen[0][:2] == ((4, 8, 32), {32: 3.0, 4: 1.0, 8: 2.0})
+    assert (seen[0].bit_widths, seen[0].loss_scale) == ((4, 8, 32), {32: 3.0, 4: 1.0, 8: 2.0})
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
