@@ -76,6 +76,7 @@ C.decay_epoch = 20
 C.lr_decay = 0.97
 C.milestones = [50, 100, 200]
 C.gamma = 0.1
+C.warmup_epochs = 0  # neither paper nor release
 C.pretrain = None
 
 # architecture

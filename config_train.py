@@ -79,6 +79,7 @@ C.decay_epoch = 100
 C.lr_decay = 0.97
 C.milestones = [80, 120, 160]
 C.gamma = 0.1
+C.warmup_epochs = 0  # neither paper nor release
 
 PRESETS = {
     "cifar100": {"num_classes": 100},  # the defaults above

@@ -81,11 +81,11 @@ def main(argv: list[str] | None = None) -> None:
         progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
         for epoch in range(first_epoch, C.nepochs):
             begin = time.perf_counter()
-            optimizer.param_groups[0]["lr"] = learning_rate(C, epoch)
             train_batches.set_epoch(epoch)
             model.train()
             loss = Mean()
             for step, (images, labels) in enumerate(islice(train_batches, steps)):
+                optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                 losses = cascade.step(model, images, labels, update, rng, precision.frozen_statistics)
                 losses = finite_losses(losses, epoch, step, C.save)

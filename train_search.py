@@ -95,13 +95,13 @@ def main(argv: list[str] | None = None) -> None:
         progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
         for epoch in range(first_epoch, C.nepochs):
             begin = time.perf_counter()
-            optimizer.param_groups[0]["lr"] = learning_rate(C, epoch)
             supernet.temperature = C.temp_init * C.temp_decay**epoch
             weight_batches.set_epoch(epoch)
             held_out_images = endless(alpha_batches, epoch)
             supernet.train()
             loss, alpha_loss = Mean(), Mean()
             for step, (images, labels) in enumerate(islice(weight_batches, steps)):
+                optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 noise = derived_seed(C.seed, "gumbel", epoch, step)  # one sample of it for the whole step
                 supernet.generator.manual_seed(noise)
                 supernet.sample()

@@ -20,12 +20,18 @@ def make_optimizer(parameters: list[nn.Parameter], C: NetworkSettings) -> torch.
     return torch.optim.SGD(parameters, lr=C.lr, momentum=C.momentum, weight_decay=C.weight_decay)
 
 
-def learning_rate(C: NetworkSettings, epoch: int) -> float:
-    """The learning rate of an epoch (from 0).
+def learning_rate(C: NetworkSettings, epoch: int, done: float = 0.0) -> float:
+    """The learning rate in an epoch (from 0) of which the share `done` is behind the step: the schedule's of the epoch,
+    in the first warmup_epochs times a ramp from 0 to 1 that rises with every step (Goyal et al. 2017).
 
     cosine: from lr to learning_rate_min over the epochs. linear: lr until decay_epoch, then to zero at nepochs.
     exponential: times lr_decay per epoch. multistep: times gamma at each milestone.
     """
+    ramp = min(1.0, (epoch + done) / C.warmup_epochs) if C.warmup_epochs else 1.0
+    return ramp * _scheduled(C, epoch)
+
+
+def _scheduled(C: NetworkSettings, epoch: int) -> float:
     if C.lr_schedule == "cosine":
         return C.learning_rate_min + (C.lr - C.learning_rate_min) * (1 + math.cos(math.pi * epoch / C.nepochs)) / 2
     if C.lr_schedule == "linear":

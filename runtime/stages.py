@@ -78,6 +78,7 @@ class NetworkSettings(Settings):
     lr_decay: Annotated[float, "exponential: factor per epoch", Between(1e-6, 1)]
     milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)]
     gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE]
+    warmup_epochs: Annotated[int, "epochs over which the learning rate rises from 0 to its schedule", AtLeast(0)]
     pretrain: Annotated[
         str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"
     ]

@@ -429,6 +429,18 @@ def torch_rates(make, lr, epochs):
     return result
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential", "multistep"])
+def test_warm_up_rises_step_by_step_to_the_schedule(schedule):
+    words = ["--nepochs", "20", "--lr_schedule", schedule, "--decay_epoch", "10", "--milestones", "5,12"]
+    plain, warm = resolve(config_train, *words), resolve(config_train, *words, "--warmup_epochs", "4")
+    for epoch in range(20):
+        for done in (0.25, 0.5, 1.0):
+            ramp = min(1.0, (epoch + done) / 4)
+            assert learning_rate(warm, epoch, done) == pytest.approx(ramp * learning_rate(plain, epoch, done))
+    assert learning_rate(plain, 3, 0.1) == learning_rate(plain, 3, 0.9), "without it, one rate per epoch"
+    assert learning_rate(warm, 3, 1.0) == learning_rate(plain, 3), "no jump at its end"
+
+
 def test_cosine():
     from torch.optim.lr_scheduler import CosineAnnealingLR
 

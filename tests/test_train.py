@@ -436,7 +436,7 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(same_run, tmp_path, capsys, monkeypatch):
     """After a good epoch: the message names epoch, step, bit-width and the checkpoint, and that one stays."""
     rate = train.learning_rate
-    monkeypatch.setattr(train, "learning_rate", lambda C, epoch: 1e30 if epoch else rate(C, epoch))
+    monkeypatch.setattr(train, "learning_rate", lambda C, epoch, done: 1e30 if epoch else rate(C, epoch, done))
     assert run(*same_run, "--save", tmp_path) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
