@@ -20,6 +20,7 @@ C.device = "auto"  # a GPU where there is one
 C.channels_last = True  # depth-wise convolutions run several times faster so on a CPU
 C.fused_quantizer = True
 C.keep_memory = True
+C.mixed_precision = "none"  # bfloat16 is for GPUs; a CPU without AMX gains nothing
 C.num_threads = 0
 C.num_workers = 4  # only for data sets that are decoded from files
 C.nepochs = 50  # the authors' full runs; the release ships 25

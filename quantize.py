@@ -132,6 +132,7 @@ class ActivationRange(nn.Module):
     def quantize(self, x: Tensor) -> Tensor:
         """x fake-quantized at the current bit-width, over the range that `forward` gives."""
         bits = self.precision.bits
+        x = x.float()  # under autocast it comes in bfloat16, which cannot hold the codes of 12 bit
         low, high = self(x)
         if self.precision.fused and fused_quantize.usable(x, bits, self.per_channel is not None):
             return _StraightThrough.apply(x, fused_quantize.quantize, low, high, bits, self.per_channel is not None)

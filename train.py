@@ -18,7 +18,16 @@ from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weigh
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, placed, python_command, seed_everything, select_device, tune_cpu, versions
+from runtime.machine import (
+    autocasted,
+    derived_seed,
+    placed,
+    python_command,
+    seed_everything,
+    select_device,
+    tune_cpu,
+    versions,
+)
 from runtime.settings import as_text, from_command_line
 from runtime.stages import TrainSettings
 
@@ -60,6 +69,7 @@ def main(argv: list[str] | None = None) -> None:
             )
         load_weights(model, content["model"], path)
     parameters = list(model.parameters())
+    in_training = autocasted(model, C.mixed_precision, device)
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
     cascade = Cascade(precision.bit_widths, **C.cascade_arguments())
@@ -87,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
             for step, (images, labels) in enumerate(islice(train_batches, steps)):
                 optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
-                losses = cascade.step(model, images, labels, update, rng, precision.frozen_statistics)
+                losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics)
                 losses = finite_losses(losses, epoch, step, C.save)
                 loss.add(losses)
                 progress.step(len(labels), epoch, C.nepochs, losses)

@@ -23,7 +23,16 @@ from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weigh
 from runtime.errors import exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
-from runtime.machine import derived_seed, placed, python_command, seed_everything, select_device, tune_cpu, versions
+from runtime.machine import (
+    autocasted,
+    derived_seed,
+    placed,
+    python_command,
+    seed_everything,
+    select_device,
+    tune_cpu,
+    versions,
+)
 from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
 
@@ -57,11 +66,12 @@ def main(argv: list[str] | None = None) -> None:
     if C.pretrain:
         path = find(C.pretrain, "checkpoint.pt")
         load_weights(supernet, load_checkpoint(path, ["model"], "checkpoint.pt of train_search.py")["model"], path)
+    in_training = autocasted(supernet, C.mixed_precision, device)
     weights = supernet.weight_parameters()
     optimizer = make_optimizer(weights, C)
     update = updater(optimizer, weights, C.grad_clip)
     architect = Architect(
-        model=supernet,
+        model=in_training,
         alpha=supernet.alpha,
         bits=bit_widths_named(C.alpha_bits, precision)[0],
         expected_flops=supernet.expected_flops,
@@ -112,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
                     supernet.sample()
                 supernet.alpha.requires_grad_(False)
                 losses = cascade.step(
-                    supernet,
+                    in_training,
                     images,
                     labels,
                     update,

@@ -7,10 +7,11 @@ import platform
 import random
 import shutil
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from runtime.errors import UserError
 
@@ -54,6 +55,19 @@ def tune_cpu(threads: int, keep_memory: bool) -> None:
 def placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     """`model` on `device`, its weights in the memory format asked for (activations take after the weights)."""
     return model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+
+
+def autocasted(model: Callable[..., Tensor], mixed_precision: str, device: torch.device) -> Callable[..., Tensor]:
+    """`model` as called in training: under `bfloat16` its convolutions and matrix products run in that format (8
+    significant bits), master weights, quantizers, statistics and the logits it returns stay float32. `none`: itself."""
+    if mixed_precision == "none":
+        return model
+
+    def run(images: Tensor, num_bits: int) -> Tensor:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            return model(images, num_bits=num_bits).float()
+
+    return run
 
 
 def derived_seed(*parts: int | str) -> int:

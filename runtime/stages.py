@@ -21,6 +21,11 @@ class NetworkSettings(Settings):
     channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"]
     fused_quantizer: Annotated[bool, "CPU: measure and quantize in compiled kernels, bit-equal to the plain operations"]
     keep_memory: Annotated[bool, "CPU: keep freed memory for the next pass"]
+    mixed_precision: Annotated[
+        Literal["none", "bfloat16"],
+        "format of convolutions in training; bfloat16: 8 significant bits, so no more than "
+        "8 bit of any bit-width reach them",
+    ]
     num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)]
     num_workers: Annotated[int, "processes that decode images; 0 = this process", AtLeast(0)]
     nepochs: Annotated[int, "epochs to train", AtLeast(0)]
