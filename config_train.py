@@ -81,6 +81,7 @@ C.lr_decay = 0.97
 C.milestones = [80, 120, 160]
 C.gamma = 0.1
 C.warmup_epochs = 0  # neither paper nor release
+C.ema = 0.0  # neither paper nor release; 0.999 is common
 
 PRESETS = {
     "cifar100": {"num_classes": 100},  # the defaults above

@@ -14,6 +14,7 @@ from distill import Cascade
 from model_infer import DerivedNetwork, profile
 from operations import Geometry
 from quantize import Precision, recalibrate
+from runtime.average import averaged_model
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
@@ -73,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
     cascade = Cascade(precision.bit_widths, **C.cascade_arguments())
+    average = averaged_model(model, C.ema) if C.ema else None
+    result_of = average.module if average else model  # the network that is validated and saved
     first_epoch = 0
     if C.resume:
         path = find(C.save, "checkpoint.pt")
@@ -80,6 +83,10 @@ def main(argv: list[str] | None = None) -> None:
         load_weights(model, state["model"], path)
         load_optimizer(optimizer, state["optimizer"], path)
         first_epoch = state["epoch"] + 1
+        if average:
+            if not isinstance(state.get("average"), dict):
+                raise UserError(f"{path}: has no average of the weights; resume with --ema 0, as it was trained")
+            load_weights(average, state["average"], path)
 
     steps = min(len(train_batches), C.max_steps or len(train_batches))
     with RunLog(C.save, first_epoch if C.resume else None) as log:
@@ -99,6 +106,8 @@ def main(argv: list[str] | None = None) -> None:
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                 losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics)
                 losses = finite_losses(losses, epoch, step, C.save)
+                if average:
+                    average.update_parameters(model)
                 loss.add(losses)
                 progress.step(len(labels), epoch, C.nepochs, losses)
             finite_weights(model, epoch, C.save)
@@ -110,12 +119,13 @@ def main(argv: list[str] | None = None) -> None:
             }
             text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
-                metrics["accuracy"] = accuracy(model, test_batches, precision.bit_widths, C.max_steps)
+                metrics["accuracy"] = accuracy(result_of, test_batches, precision.bit_widths, C.max_steps)
                 text += f"  | accuracy % {per_bits(metrics['accuracy'], '.2f')}"
             log.line(f"{text}  | {metrics['images_per_s']:.0f} img/s")
             log.epoch(epoch, metrics)
             state = {
                 "model": model.state_dict(),
+                "average": average.state_dict() if average else None,
                 "optimizer": optimizer.state_dict(),
                 "epoch": epoch,
                 "config": C.to_dict(),
@@ -127,20 +137,20 @@ def main(argv: list[str] | None = None) -> None:
         as_released = C.update_bn and C.recalibration == "all"
         if as_released:
             # Each bit-width's recalibration undoes the others', so the weights are kept as trained.
-            as_trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            as_trained = {name: tensor.clone() for name, tensor in result_of.state_dict().items()}
             result = {}
             for bits in precision.bit_widths:
-                recalibrate(model, bits, islice(train_batches, steps), reset="all")
-                result |= accuracy(model, test_batches, [bits], C.max_steps)
-            model.load_state_dict(as_trained)
+                recalibrate(result_of, bits, islice(train_batches, steps), reset="all")
+                result |= accuracy(result_of, test_batches, [bits], C.max_steps)
+            result_of.load_state_dict(as_trained)
             log.line(f"\naccuracy %, each bit-width recalibrated alone, as released:  {per_bits(result, '.2f')}")
         elif C.update_bn:
             for bits in precision.bit_widths:
-                recalibrate(model, bits, islice(train_batches, steps), reset="own")
-        finite_weights(model, max(C.nepochs - 1, 0), C.save)
-        saved = accuracy(model, test_batches, precision.bit_widths, C.max_steps)
+                recalibrate(result_of, bits, islice(train_batches, steps), reset="own")
+        finite_weights(result_of, max(C.nepochs - 1, 0), C.save)
+        saved = accuracy(result_of, test_batches, precision.bit_widths, C.max_steps)
         content = {
-            "model": model.state_dict(),
+            "model": result_of.state_dict(),
             "arch": {"ops": list(ops), "flops": flops},
             "bits": list(precision.bit_widths),
             "accuracy": saved,

@@ -178,6 +178,11 @@ class TrainSettings(NetworkSettings):
 
     load_path: Annotated[str, "arch.pt, or the folder that holds it"]
     eval_only: Annotated[bool, "only print the accuracy of the weights.pt named by `pretrain`, or in `save`"]
+    ema: Annotated[
+        float,
+        "decay per step of an exponential moving average of the weights, which then is the result; 0 = none",
+        Between(0, 1),
+    ]
     update_bn: Annotated[bool, "recalibrate BN statistics and activation ranges before the reported accuracy"]
     recalibration: Annotated[Literal["own", "all"], "BN reset by it: its own bit-width's, or (released) every one's"]
 
