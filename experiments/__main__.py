@@ -1,0 +1,116 @@
+"""`python -m experiments` lists the paper's claims; `python -m experiments CLAIM [--scale SCALE]` measures one and
+prints its table; `python -m experiments report` writes all tables that have results into docs/results.md."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.claims import CLAIMS
+from experiments.images import subset
+from experiments.runs import RESULTS, WORK, Run, Store
+from experiments.scales import SCALES, Scale
+from experiments.tables import Results, duration
+from runtime.errors import exit_status
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    if arguments.claim is None:
+        print(listing(arguments.out))
+        return
+    if arguments.claim == "report":
+        from experiments.report import write  # here: it draws figures, which takes seconds to load
+
+        for path in write(arguments.out):
+            print(f"wrote {path}")
+        return
+    scale = SCALES["smoke" if arguments.smoke else arguments.scale]
+    claim = CLAIMS[arguments.claim]
+    seeds = arguments.seeds or scale.seeds
+    data = None
+    if scale.images_per_class and arguments.data:
+        data = subset(arguments.data, arguments.work / "images", *scale.images_per_class)
+    store = Store(scale.name, arguments.out, arguments.work, data)
+    planned = claim.runs(scale, seeds)
+    for number, run in enumerate(planned, start=1):
+        done = store.result(run) is not None
+        result = store.perform(run)
+        said = "stored" if done else duration(result["seconds"])
+        print(f"[{number}/{len(planned)}] {run.name}: {brief(run, result['result'])} ({said})", flush=True)
+    results = Results(store)
+    print(f"\n{claim.section(scale, seeds, results)}\n\n{results.provenance()}")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    legal = [*CLAIMS, "report"]
+    parser.add_argument("claim", nargs="?", choices=legal, metavar="CLAIM", help=", ".join(legal))
+    parser.add_argument("--scale", choices=list(SCALES), default="digits", help="how large; default: digits")
+    parser.add_argument("--smoke", action="store_true", help="the same as --scale smoke: under a minute")
+    parser.add_argument("--seeds", type=numbers, help="comma-separated, instead of the scale's")
+    parser.add_argument("--data", type=folder, help="folder of CIFAR-10 as images: train/<class>/, test/<class>/")
+    parser.add_argument("--out", type=folder, default=RESULTS, help="folder of the results; default: %(default)s")
+    parser.add_argument("--work", type=folder, default=WORK, help="folder of what the runs write; default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(","))
+
+
+def folder(text: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def brief(run: Run, result: dict) -> str:
+    """One line of what a run found."""
+    if run.stage == "search":
+        return f"{result['flops'] / 1e6:.2f} MFLOPs, {' '.join(result['ops'])}"
+    if run.stage == "train":
+        return "  ".join(f"{bits}b {value:.2f}" for bits, value in result["accuracy"].items()) + " %"
+    return "EDP (J*s) " + "  ".join(f"{bits}b {row['edp_js']:.3e}" for bits, row in result["bits"].items())
+
+
+def listing(out: Path) -> str:
+    """Every claim with how many runs it takes at every scale, how many are stored, and how long it takes in all."""
+    lines = []
+    for name, claim in CLAIMS.items():
+        lines.append(f"{name:12} {claim.TITLE}")
+        for scale in SCALES.values():
+            planned = unique(claim.runs(scale, scale.seeds))
+            if not planned:
+                continue
+            store = Store(scale.name, out)
+            seconds = sum(expected_seconds(run, scale, store) for run in planned)
+            stored = sum(store.result(run) is not None for run in planned)
+            lines.append(
+                f"  --scale {scale.name:10} {len(planned):3} runs, {stored:3} stored, about {duration(seconds)} in all"
+            )
+    lines.append("\npython -m experiments CLAIM --scale SCALE [--data DIR]   measures (a stored run is not repeated)")
+    lines.append("python -m experiments report                             docs/results.md out of what is stored")
+    return "\n".join(lines)
+
+
+def unique(planned: Sequence[Run]) -> list[Run]:
+    """`planned` and what it needs, each once."""
+    found: dict[str, Run] = {}
+    for run in planned:
+        for need in unique(run.needs):
+            found.setdefault(need.name, need)
+        found.setdefault(run.name, run)
+    return list(found.values())
+
+
+def expected_seconds(run: Run, scale: Scale, store: Store) -> float:
+    """As long as it took where it is stored, else the scale's estimate."""
+    content = store.result(run)
+    if content is not None:
+        return content["seconds"]
+    alone = run.stage == "train" and "/alone/" in run.name
+    return 60 * scale.minutes[run.stage] * (0.25 if alone else 1)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

@@ -1,0 +1,54 @@
+"""Claim 1: cascade distillation against its alternatives, at every bit-width of every list."""
+
+from collections.abc import Sequence
+
+from experiments.plan import join, train_run
+from experiments.runs import Run
+from experiments.scales import Scale
+from experiments.tables import Results, accuracy_table, compared
+
+TITLE = "Cascade distillation against its alternatives"
+CLAIM = "CDT has the highest accuracy at every bit-width, most of all at the lowest (paper, tables I and II)"
+ROWS = {  # setting `teachers` -> what it is known as
+    "cascade": "cascade (CDT)",
+    "highest": "highest (SP-Nets)",
+    "next": "next (Any-Precision)",
+    "none": "none (AdaBits)",
+    "alone": "independent networks",
+}
+NETWORKS = {"derived": "The searched network", "resnet38": "ResNet-38", "mobilenet_v2": "MobileNetV2"}
+
+
+def row_runs(scale: Scale, network: str, bits: tuple[int, ...], row: str, seed: int) -> list[Run]:
+    """The runs behind one row of a table: one, or for independent networks one per bit-width."""
+    if row == "alone":
+        return [train_run(scale, seed, (width,), network=network) for width in bits]
+    return [train_run(scale, seed, bits, row, network)]
+
+
+def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
+    """The lists in the order of the scale, each with all rows of a seed before the next seed."""
+    return [
+        run
+        for network, lists in scale.bit_lists.items()
+        for bits in lists
+        for seed in seeds
+        for row in ROWS
+        for run in row_runs(scale, network, bits, row, seed)
+    ]
+
+
+def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
+    parts = []
+    for network, lists in scale.bit_lists.items():
+        for bits in lists:
+            rows = {
+                label: results.accuracies(row_runs(scale, network, bits, row, seed) for seed in seeds)
+                for row, label in ROWS.items()
+            }
+            if not any(rows.values()):
+                continue
+            parts.append(f"**{NETWORKS[network]} at [{join(bits)}]**")
+            parts.append(accuracy_table("teachers", rows, bits))
+            parts.append(compared(rows, bits))
+    return "\n\n".join(parts)

@@ -1,0 +1,237 @@
+"""One run of a stage: what it is, whether it is done, and what is kept of it.
+
+A run is a command line of train_search.py, train.py or automapper under a name. What it found is one small JSON file,
+`RESULTS/SCALE/NAME.json`, with settings, seed, device, versions, seconds and commit; what it wrote lies in
+`WORK/SCALE/NAME/`. A finished run is never repeated, an interrupted one resumes, and two processes never do the same
+one at once.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import automapper.__main__ as mapper
+import train
+import train_search
+from runtime.checkpoint import load_checkpoint, save_checkpoint
+from runtime.errors import UserError
+from runtime.machine import versions
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "experiments" / "results"
+WORK = ROOT / "ckpt" / "experiments"
+DATA = "{data}"  # in a run's words: the folder of the data set, which differs from machine to machine
+STAGES = {"search": train_search.main, "train": train.main, "map": mapper.main}
+PRODUCT = {"search": "arch.pt", "train": "weights.pt", "map": "report.json"}
+PATHS = ("dataset_path", "save", "load_path", "pretrain", "checkpoint")  # settings that name a place on this machine
+
+
+@dataclass(frozen=True)
+class Run:
+    """stage: search, train or map; name: unique within a scale, with slashes; words: its command line without `--save`.
+
+    A word is text, in which `{data}` stands for the data set's folder, or another run, which stands for its folder and
+    has to be finished before.
+    """
+
+    stage: str
+    name: str
+    words: tuple["str | Run", ...]
+
+    @property
+    def needs(self) -> list["Run"]:
+        return [word for word in self.words if isinstance(word, Run)]
+
+    @property
+    def command(self) -> list[str]:
+        """The words as text; another run is `@NAME`."""
+        return [f"@{word.name}" if isinstance(word, Run) else word for word in self.words]
+
+
+class Store:
+    """The runs of one scale, on disk. data: folder that `{data}` stands for."""
+
+    def __init__(self, scale: str, results: Path = RESULTS, work: Path = WORK, data: Path | None = None):
+        self.results, self.work, self.data = results / scale, work / scale, data
+
+    def result(self, run: Run) -> dict[str, Any] | None:
+        """What is kept of `run`; None where it is not finished, or was made by another command line."""
+        try:
+            content = json.loads((self.results / f"{run.name}.json").read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise UserError(
+                f"{self.results / run.name}.json is damaged ({error}): remove it to run it again"
+            ) from error
+        return content if content["command"] == run.command else None
+
+    def perform(self, run: Run) -> dict[str, Any]:
+        """Do `run`, and before it what it needs, unless they are done; returns what is kept of it."""
+        done = self.result(run)
+        if done is not None:
+            return done
+        for need in run.needs:
+            self.provide(need)
+        with self._locked(run):
+            done = self.result(run)  # another process may have done it meanwhile
+            return self._run(run) if done is None else done
+
+    def provide(self, run: Run) -> None:
+        """See to it that what `run` wrote is there for the runs that read it."""
+        content = self.perform(run)
+        product = self.work / run.name / PRODUCT[run.stage]
+        if product.exists():
+            return
+        if run.stage == "search":  # an architecture is small enough to be kept whole
+            save_checkpoint(product, {"ops": content["result"]["ops"], "config": content["settings"]})
+            return
+        with self._locked(run):
+            self._run(run)
+
+    def _run(self, run: Run) -> dict[str, Any]:
+        folder = self.work / run.name
+        folder.mkdir(parents=True, exist_ok=True)
+        started = folder / "command.json"
+        resume = started.exists() and json.loads(started.read_text()) == run.command
+        started.write_text(json.dumps(run.command))
+        words = [self._word(word) for word in run.words] + ["--save", str(folder)]
+        if resume and (folder / "checkpoint.pt").exists():
+            words.append("--resume")
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        with open(folder / "output.txt", "a") as output, redirect_stdout(output):
+            STAGES[run.stage](words)
+        kept = {
+            "command": run.command,
+            "stage": run.stage,
+            "result": RESULT_OF[run.stage](folder),
+            "seconds": round(time.perf_counter() - begin, 1),
+            "cpu_seconds": round(time.process_time() - begin_cpu, 1),
+            "resumed": words[-1] == "--resume",
+            **origin(),
+            "settings": settings_of(folder, run.stage),
+        }
+        path = self.results / f"{run.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.part")
+        temporary.write_text(as_json(kept))
+        temporary.replace(path)
+        return kept
+
+    def _word(self, word: str | Run) -> str:
+        if isinstance(word, Run):
+            return str(self.work / word.name)
+        if DATA not in word:
+            return word
+        if self.data is None:
+            raise UserError(
+                "this scale trains on images: name their folder with --data (train/<class>/, test/<class>/)"
+            )
+        return word.replace(DATA, str(self.data))
+
+    @contextmanager
+    def _locked(self, run: Run) -> Iterator[None]:
+        path = self.work / ".locks" / run.name.replace("/", "_")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def search_result(folder: Path) -> dict[str, Any]:
+    arch = load_checkpoint(folder / "arch.pt", ["ops", "flops"], "arch.pt of train_search.py")
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "ops": list(arch["ops"]),
+        "flops": arch["flops"],
+        "epoch": arch["epoch"],
+        "supernet_accuracy": arch["accuracy"],
+        "flops_per_epoch": [epoch["flops"] for epoch in epochs],
+    }
+
+
+def train_result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def map_result(folder: Path) -> dict[str, Any]:
+    report = json.loads((folder / "report.json").read_text())
+    costs = ("energy_j", "latency_s", "edp_js")
+    rows = {}
+    for row in report["bit_widths"]:
+        baselines = {name: {cost: values[cost] for cost in costs} for name, values in row["baselines"].items()}
+        rows[row["bits"]] = {**{cost: row[cost] for cost in costs}, "mode": row["mode"], "baselines": baselines}
+    search = {name: report["search"][name] for name in ("engine", "mappings", "seconds", "seed")}
+    return {"device": report["device"], "layers": len(report["bit_widths"][0]["layers"]), "bits": rows, **search}
+
+
+RESULT_OF = {"search": search_result, "train": train_result, "map": map_result}
+
+
+def settings_of(folder: Path, stage: str) -> dict[str, Any]:
+    """The resolved settings of a run, without those that name places on this machine."""
+    if stage == "map":
+        settings = json.loads((folder / "report.json").read_text())["settings"]
+    else:
+        settings = json.loads((folder / "settings.json").read_text())["settings"]
+    return {name: value for name, value in settings.items() if name not in PATHS}
+
+
+def origin() -> dict[str, Any]:
+    """Where a number comes from: device, versions, commit, time."""
+    commit, changed = commit_of_code()
+    return {
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit,
+        "uncommitted_changes": changed,
+        "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
+    }
+
+
+def device_name() -> str:
+    """The GPU, else the CPU's model with the number of cores this process may use."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"CPU {model}, {len(os.sched_getaffinity(0))} cores"
+
+
+@cache
+def commit_of_code() -> tuple[str | None, bool | None]:
+    """(commit, whether code differs from it) as this process started; (None, None) outside a git repository."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        changed = [
+            line for line in git("status", "--porcelain", "--untracked-files=all").splitlines() if line.endswith(".py")
+        ]
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(changed)
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """One line per entry, so that a difference between two results can be read."""
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in content.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"

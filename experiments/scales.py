@@ -1,0 +1,135 @@
+"""How large an experiment is: networks, images, epochs. One table is of one scale; its caption says which.
+
+Every run of a scale gets the same number of epochs and steps, with the learning rate on a cosine to zero within them.
+"""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PAPER_BITS = (4, 8, 12, 16, 32)
+BIT_LISTS = (PAPER_BITS, (4, 5, 6, 8), (2, 4, 8, 32))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of FLOPs that a search is to end in; stands_for: how it relates to those the authors ran."""
+
+    low: float
+    high: float
+    stands_for: str
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return "--flops_min", f"{self.low:g}", "--flops_max", f"{self.high:g}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.low / 1e6:g}-{self.high / 1e6:g}M"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """caption: what every table of the scale says about itself. images_per_class: of training and test that a run
+    reads, None = no folder of images is needed. shape: words for both stages; bit_lists: of claim 1, per network.
+    minutes: per run of a stage, as long as nothing has been measured."""
+
+    name: str
+    caption: str
+    seeds: tuple[int, ...]
+    shape: tuple[str, ...]
+    search: tuple[str, ...]
+    train: tuple[str, ...]
+    windows: tuple[Window, ...]
+    bit_lists: Mapping[str, tuple[tuple[int, ...], ...]]
+    networks: Mapping[str, tuple[str, ...]]
+    map_budget: str
+    minutes: Mapping[str, float]
+    images_per_class: tuple[int, int] | None = None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
+
+
+SMOKE = Scale(
+    name="smoke",
+    caption="to see that it runs: handwritten digits, a tiny network, one step of training; the numbers mean nothing",
+    seeds=(1,),
+    shape=_words(
+        "--preset digits --device cpu --num_layer_list 1,1 --num_channel_list 4,6 --stride_list 2,2 --stem_channel 4 "
+        "--header_channel 8"
+    ),
+    search=_words("--nepochs 1 --max_steps 1 --batch_size 16"),
+    train=_words("--nepochs 1 --max_steps 1 --batch_size 16"),
+    windows=(Window(0.0, 1e6, "any network"),),
+    bit_lists={"derived": ((2, 8, 32),)},
+    networks={"derived": ()},
+    map_budget="200",
+    minutes={"search": 0.02, "train": 0.02, "map": 0.05},
+)
+
+DIGITS = Scale(
+    name="digits",
+    caption="handwritten digits (scikit-learn, 8x8 pixels, 1437 to train, 360 to test: one image is 0.28 points), the "
+    "network of `--preset digits`, 8 epochs at batch 64, learning rate 0.1 on a cosine to zero",
+    seeds=(1, 2, 3),
+    shape=_words("--preset digits --device cpu"),
+    search=(),
+    train=_words("--nepochs 8 --learning_rate_min 0 --eval_epoch 8"),
+    windows=(Window(0.3e6, 0.6e6, "that of `--preset digits`"),),
+    bit_lists={"derived": BIT_LISTS},
+    networks={"derived": ()},
+    map_budget="20000",
+    minutes={"search": 1.1, "train": 0.25, "map": 0.5},
+)
+
+CIFAR_CPU = Scale(
+    name="cifar_cpu",
+    caption="CIFAR-10 scaled down for one CPU core: the first 2000 training and 500 test images of each class (JPEG "
+    "copies, quality 75) at 16x16 pixels; 5 epochs of 125 steps at batch 64 (40,000 images in all), learning rate 0.1 "
+    "on a cosine to zero. Accuracies are far below those of full training; compare rows, not papers",
+    seeds=(1, 2, 3),
+    shape=_words(
+        "--preset cifar10 --dataset image_folder --dataset_path {data} --device cpu --num_threads 1 --num_workers 0 "
+        "--image_height 16 --image_width 16 --crop_padding 2 --num_layer_list 1,2,2 --num_channel_list 16,24,48 "
+        "--stride_list 2,1,2 --header_channel 192"
+    ),
+    search=_words(
+        "--nepochs 8 --max_steps 25 --eval_epoch 2 --batch_size 32 --lr 0.05 --learning_rate_min 0 "
+        "--arch_learning_rate 3e-2 --temp_decay 0.8 --flops_weight 1e-7"
+    ),
+    train=_words("--nepochs 5 --max_steps 125 --eval_epoch 5 --batch_size 64 --lr 0.1 --learning_rate_min 0"),
+    windows=(Window(1.1e6, 1.4e6, "TODO"),),
+    bit_lists={
+        "derived": (PAPER_BITS, (2, 4, 8, 32), (4, 5, 6, 8)),
+    },
+    networks={
+        "derived": (),
+    },
+    map_budget="20000",
+    minutes={"search": 1.5, "train": 1.3, "map": 0.7},
+    images_per_class=(2000, 500),
+)
+
+CIFAR_GPU = Scale(
+    name="cifar_gpu",
+    caption="CIFAR-10 (JPEG copies, quality 75: slightly below the original), 32x32 pixels, the paper's networks, "
+    "30 epochs at batch 128, learning rate 0.1 on a cosine to zero (the paper: 200)",
+    seeds=(1, 2, 3),
+    shape=_words("--preset cifar10 --dataset image_folder --dataset_path {data} --device cuda"),
+    search=_words("--nepochs 20 --temp_decay 0.86 --arch_learning_rate 3e-3"),
+    train=_words("--nepochs 30 --eval_epoch 30 --lr 0.1 --learning_rate_min 0"),
+    windows=(
+        Window(90e6, 100e6, "the authors' own"),
+        Window(60e6, 70e6, "the authors' own"),
+        Window(120e6, 130e6, "the authors' own"),
+    ),
+    bit_lists={"derived": BIT_LISTS},
+    networks={"derived": ()},
+    map_budget="20000",
+    minutes={"search": 60.0, "train": 30.0, "map": 0.7},
+    images_per_class=(5000, 1000),
+)
+
+SCALES = {scale.name: scale for scale in (SMOKE, DIGITS, CIFAR_CPU, CIFAR_GPU)}

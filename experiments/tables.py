@@ -1,0 +1,133 @@
+"""Tables of markdown out of the results of runs: mean and spread over seeds, and whether a difference exceeds it."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from experiments.runs import Run, Store
+from experiments.statistics import difference, mean, spread, verdict
+
+PerSeed = Mapping[int, Sequence[float]]  # bit-width -> accuracy in % of every seed
+HOW = (
+    "mean ± sample standard deviation over the seeds. A difference counts where the 95 % interval of the difference of "
+    "two means (Welch 1947) excludes zero"
+)
+
+
+class Results:
+    """What is stored of the runs of one scale; notes which runs were asked for and are there."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.used: dict[str, dict] = {}
+        self.missing: set[str] = set()
+
+    def of(self, run: Run) -> dict | None:
+        """What `run` arrived at, None where it is not finished."""
+        content = self.store.result(run)
+        if content is None:
+            self.missing.add(run.name)
+            return None
+        self.used[run.name] = content
+        for need in run.needs:
+            self.of(need)
+        return content["result"]
+
+    def accuracies(self, per_seed: Iterable[Sequence[Run]]) -> dict[int, list[float]]:
+        """Bit-width -> accuracy of every seed, of rows whose runs together cover the bit-widths."""
+        found: dict[int, list[float]] = {}
+        for runs in per_seed:
+            for run in runs:
+                result = self.of(run)
+                for bits, value in result["accuracy"].items() if result else []:
+                    found.setdefault(int(bits), []).append(value)
+        return found
+
+    def values(self, runs: Iterable[Run], *path: str) -> list[float]:
+        """One number of every finished run: the entry of its result that `path` leads to."""
+        found = []
+        for run in runs:
+            value = self.of(run)
+            if value is not None:
+                for name in path:
+                    value = value[name]
+                found.append(value)
+        return found
+
+    def provenance(self) -> str:
+        """Seeds, device, versions, time and commits behind a section."""
+        results = list(self.used.values())
+        seeds = sorted({result["settings"]["seed"] for result in results})
+        commits = sorted({commit_of(result) for result in results})
+        versions = sorted({f"{name} {value}" for result in results for name, value in result["versions"].items()})
+        devices = sorted({f"{result['device']}, {result['threads']} thread(s)" for result in results})
+        seconds = sum(result["seconds"] for result in results)
+        cpu = sum(result["cpu_seconds"] for result in results)
+        text = f"{len(results)} runs, {duration(seconds)} ({duration(cpu)} of processor time)"
+        if self.missing:
+            text += f"; {len(self.missing)} of the runs planned are not done"
+        return (
+            f"<sub>{text}; seeds {', '.join(map(str, seeds))}; {'; '.join(devices)}; {', '.join(versions)}; "
+            f"commit {', '.join(commits)}.</sub>"
+        )
+
+
+def commit_of(result: dict) -> str:
+    """The commit of a result, short, and whether the code differed from it."""
+    return (result["commit"] or "unknown")[:9] + ("+changes" if result["uncommitted_changes"] else "")
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min`, `2.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def with_spread(values: Sequence[float], form: str = ".2f") -> str:
+    """`48.12 ± 0.31`; a single value alone; a dash where there is none."""
+    if not values:
+        return "–"
+    deviation = spread(values)
+    text = f"{mean(values):{form}}"
+    return text if math.isnan(deviation) else f"{text} ± {deviation:{form}}"
+
+
+def accuracy_table(name: str, rows: Mapping[str, PerSeed], bits: Sequence[int], best: bool = True) -> str:
+    """Accuracy per row and bit-width; the highest mean of a column in bold."""
+    top = {b: max((mean(row[b]) for row in rows.values() if row.get(b)), default=math.nan) for b in bits}
+    lines = []
+    for label, row in rows.items():
+        cells = []
+        for b in bits:
+            values = row.get(b, [])
+            cell = with_spread(values)
+            cells.append(f"**{cell}**" if best and values and mean(values) == top[b] else cell)
+        counts = {len(row.get(b, [])) for b in bits}
+        lines.append([label, str(max(counts, default=0)), *cells])
+    return table([name, "seeds", *(f"{b} bit" for b in bits)], lines)
+
+
+def compared(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> str:
+    """The first row against every other, per bit-width: difference, its interval, and the verdict."""
+    first, *others = rows
+    lines, counts = [], {"higher": 0, "lower": 0, "within the spread": 0, "one seed": 0}
+    for other in others:
+        cells = []
+        for b in bits:
+            mine, theirs = rows[first].get(b, []), rows[other].get(b, [])
+            if not mine or not theirs:
+                cells.append("–")
+                continue
+            gap, half = difference(mine, theirs)
+            said = verdict(mine, theirs)
+            counts[said] += 1
+            cells.append(f"{gap:+.2f}" if math.isnan(half) else f"{gap:+.2f} ± {half:.2f}, {said}")
+        lines.append([other, *cells])
+    total = sum(counts.values())
+    summary = ", ".join(f"{said} in {count}" for said, count in counts.items() if count)
+    return table([f"{first} minus", *(f"{b} bit" for b in bits)], lines) + f"\n\nOf {total} comparisons: {summary}."

@@ -1,0 +1,194 @@
+"""The experiments: what a run keeps, that it is never repeated, the statistics, and every claim as a smoke run."""
+
+import json
+import math
+
+import pytest
+
+from experiments import runs as runs_module
+from experiments.__main__ import main
+from experiments.images import subset
+from experiments.plan import derived_network, search_run, train_run
+from experiments.runs import Run, Store
+from experiments.scales import SCALES, SMOKE
+from experiments.statistics import difference, mean, spread, verdict
+from experiments.tables import accuracy_table, compared
+from runtime.errors import UserError, exit_status
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """(results, work) that the smoke runs of this file share."""
+    folder = tmp_path_factory.mktemp("experiments")
+    return folder / "results", folder / "work"
+
+
+def command(folders, *words):
+    return [*words, "--smoke", "--out", str(folders[0]), "--work", str(folders[1])]
+
+
+# --- runs
+
+
+def test_a_run_keeps_what_it_found_and_where_it_comes_from(folders):
+    store = Store("smoke", *folders)
+    run = train_run(SMOKE, 1, (2, 8, 32))
+    kept = store.perform(run)
+    assert kept == store.result(run)
+    assert set(kept["result"]["accuracy"]) == {"2", "8", "32"}
+    assert kept["settings"]["seed"] == 1 and kept["settings"]["teachers"] == "cascade"
+    assert kept["seconds"] > 0 and kept["cpu_seconds"] > 0
+    assert {"device", "versions", "commit", "uncommitted_changes", "finished"} <= set(kept)
+    assert "@" + derived_network(SMOKE).name in kept["command"]
+    assert str(folders[1]) not in json.dumps(kept), "no path of this machine"
+
+
+def test_a_finished_run_is_not_repeated(folders, monkeypatch):
+    store = Store("smoke", *folders)
+    run = train_run(SMOKE, 1, (2, 8, 32))
+    before = store.perform(run)
+    monkeypatch.setitem(runs_module.STAGES, "train", lambda words: pytest.fail("it ran again"))
+    assert store.perform(run) == before
+
+
+def test_another_command_line_under_the_same_name_is_another_run(folders):
+    store = Store("smoke", *folders)
+    run = train_run(SMOKE, 1, (2, 8, 32))
+    store.perform(run)
+    assert store.result(Run(run.stage, run.name, (*run.words, "--lr", "0.5"))) is None
+
+
+def test_an_architecture_comes_back_out_of_its_result(folders, tmp_path):
+    """Results are kept, what runs wrote is not: a later run needs arch.pt all the same."""
+    from runtime.checkpoint import load_checkpoint
+
+    found = search_run(SMOKE, 1)
+    kept = Store("smoke", *folders).perform(found)
+    elsewhere = Store("smoke", folders[0], tmp_path)
+    elsewhere.provide(found)
+    arch = load_checkpoint(tmp_path / "smoke" / found.name / "arch.pt", ["ops"], "arch.pt")
+    assert arch["ops"] == kept["result"]["ops"]
+    result = Store("smoke", tmp_path / "results", tmp_path).perform(train_run(SMOKE, 1, (8,)))
+    assert 0 <= result["result"]["accuracy"]["8"] <= 100
+
+
+def test_an_interrupted_run_resumes(folders, tmp_path, monkeypatch):
+    """Stopped after its last epoch, before its result: the second try trains nothing again."""
+    store = Store("smoke", folders[0].parent / "other", tmp_path)
+    run = train_run(SMOKE, 1, (4,))
+    with monkeypatch.context() as patch:
+        patch.setitem(runs_module.RESULT_OF, "train", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.perform(run)
+    assert store.result(run) is None
+    kept = store.perform(run)
+    assert kept["resumed"]
+    log = (tmp_path / "smoke" / run.name / "logs.txt").read_text()
+    assert log.count("epoch   1/1") == 1
+
+
+def test_a_damaged_result_is_named(folders):
+    store = Store("smoke", folders[0].parent / "damaged", folders[1])
+    run = train_run(SMOKE, 1, (4,))
+    path = store.results / f"{run.name}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        store.result(run)
+
+
+def test_runs_of_one_name_are_one_run():
+    """Two claims that share a run must mean the same by its name, or one would throw the other's result away."""
+    from experiments.__main__ import unique
+    from experiments.claims import CLAIMS
+
+    for scale in SCALES.values():
+        commands = {}
+        for claim in CLAIMS.values():
+            for run in unique(claim.runs(scale, scale.seeds)):
+                assert commands.setdefault(run.name, run.command) == run.command
+
+
+# --- images
+
+
+def test_a_subset_is_the_first_images_of_every_class(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "all" / part / name).mkdir(parents=True)
+            for number in range(5):
+                (tmp_path / "all" / part / name / f"{number}.jpg").write_text(name)
+    for _ in range(2):  # the second time it is there
+        folder = subset(tmp_path / "all", tmp_path / "images", 3, 2)
+        names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
+        assert names == [
+            f"{p}/{c}/{i}.jpg" for p, n in (("test", 2), ("train", 3)) for c in ("cat", "dog") for i in range(n)
+        ]
+    with pytest.raises(UserError, match="has 5 images"):
+        subset(tmp_path / "all", tmp_path / "images", 6, 2)
+    with pytest.raises(UserError, match="--data"):
+        subset(tmp_path / "nothing", tmp_path / "images", 1, 1)
+
+
+def test_images_are_asked_for(tmp_path):
+    run = Run("train", "x", ("--dataset_path", "{data}"))
+    with pytest.raises(UserError, match="--data"):
+        Store("cifar_cpu", tmp_path, tmp_path).perform(run)
+
+
+# --- statistics
+
+
+def test_the_interval_of_a_difference_is_welchs():
+    """Against scipy's own Welch test: its p-value is 5 % where the interval's edge is at zero."""
+    from scipy import stats
+
+    first, second = [1.0, 2.0, 4.0], [1.5, 1.9, 2.0, 2.2]
+    gap, half = difference(first, second)
+    assert gap == pytest.approx(mean(first) - mean(second))
+    moved = [value - gap + half for value in first]
+    assert stats.ttest_ind(moved, second, equal_var=False).pvalue == pytest.approx(0.05)
+    assert spread([1.0, 3.0]) == pytest.approx(math.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    "first, second, said",
+    [
+        ([50.0, 50.1, 50.2], [40.0, 40.1, 40.2], "higher"),
+        ([40.0, 40.1, 40.2], [50.0, 50.1, 50.2], "lower"),
+        ([50.0, 52.0, 54.0], [51.0, 53.0, 52.0], "within the spread"),
+        ([50.0], [40.0, 41.0], "one seed"),
+        ([50.0, 50.0], [50.0, 50.0], "within the spread"),
+    ],
+)
+def test_verdicts(first, second, said):
+    assert verdict(first, second) == said
+
+
+def test_tables_mark_the_best_and_count_verdicts():
+    rows = {"a": {4: [50.0, 50.2]}, "b": {4: [40.0, 40.2]}, "c": {}}
+    assert accuracy_table("x", rows, [4]).splitlines()[2:] == [
+        "| a | 2 | **50.10 ± 0.14** |",
+        "| b | 2 | 40.10 ± 0.14 |",
+        "| c | 0 | – |",
+    ]
+    text = compared(rows, [4])
+    assert "+10.00 ± 0.61, higher" in text and text.endswith("Of 1 comparisons: higher in 1.")
+
+
+# --- the commands
+
+
+@pytest.mark.parametrize("claim", ["cdt", "search"])
+def test_every_claim_runs_as_smoke_and_prints_its_table(claim, folders, capsys):
+    assert exit_status(lambda: main(command(folders, claim))) == 0
+    out = capsys.readouterr().out
+    assert "| --- |" in out and "runs, " in out and "not done" not in out
+
+
+def test_the_list_says_what_a_claim_costs(folders, capsys):
+    main(["--out", str(folders[0])])
+    out = capsys.readouterr().out
+    for claim in ("cdt", "search"):
+        assert f"\n{claim} " in f"\n{out}"
+    assert "--scale cifar_cpu" in out and "stored" in out and "min in all" in out
