@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image_sets import MEMORY_LIMIT_BYTES, ImageSet, MemoryImages, Request, open_image_sets, statistics
+from image_sets import ImageSet, MemoryImages, Request, open_image_sets, statistics
 from runtime.errors import UserError
 from runtime.machine import derived_seed
 
@@ -180,7 +180,8 @@ def load_data(
     crop_padding: int = 4,
     flip: bool = True,
     device: str | torch.device = "cpu",
-    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+    memory_limit_mb: int = 2048,
+    prefetch: int = 2,
     random_images: tuple[int, int] = (64, 32),
 ) -> DataSet:
     """Load a data set; images become `image_height` x `image_width` pixels.
@@ -192,9 +193,12 @@ def load_data(
       (`crop_padding` plays no part), test images by resize and centre crop. If `num_classes` is smaller than the
       number of class folders, the first ones in sorted order.
     * `image_folder`: `train/<class>/`, and `val/<class>/` (if there is none, `test/<class>/`), squeezed to the size. Up
-      to `memory_limit_bytes` as uint8 it is decoded once, by `num_workers` processes, else streamed. The statistics of
-      a streamed folder are those of 10,000 training images, always the same ones.
+      to `memory_limit_mb` (2^20 bytes) as uint8 it is decoded once, by `num_workers` processes, else streamed. The
+      statistics of a streamed folder are those of 10,000 training images, always the same ones.
     * `random`: noise with noise for labels, `random_images` for training and for test: for smoke tests.
+
+    Each worker decodes `prefetch` batches ahead of the step that needs them; for a GPU they wait in pinned memory and
+    are copied beside its work.
 
     `num_classes` None: as many as the data set has (`random`: 10). Class folders are labelled in the sorted order of
     their names. Raises UserError: unknown data set, impossible number, missing or incomplete data, an unreadable image,
@@ -206,6 +210,8 @@ def load_data(
         ("num_classes", 1 if num_classes is None else num_classes, 1),
         ("num_workers", num_workers, 0),
         ("crop_padding", crop_padding, 0),
+        ("memory_limit_mb", memory_limit_mb, 0),
+        ("prefetch", prefetch, 1),
     ):
         if value < least:
             raise UserError(f"{name} must be at least {least}, not {value}")
@@ -218,7 +224,8 @@ def load_data(
         flip=flip,
         num_workers=num_workers,
         device=device,
-        memory_limit_bytes=memory_limit_bytes,
+        memory_limit_bytes=memory_limit_mb << 20,
+        prefetch=prefetch,
         random_images=random_images,
     )
     mean, std = statistics(dataset, train)

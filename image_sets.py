@@ -13,6 +13,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from runtime.machine import derived_seed
 DATA_SETS = ("cifar10", "cifar100", "digits", "image_folder", "imagenet", "random")
 FIXED_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-MEMORY_LIMIT_BYTES = 2 << 30  # an image folder up to this size as uint8 is decoded once and kept
 STATISTICS_SAMPLE = 10_000  # images of a streamed folder whose statistics stand for the whole
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as published with the reference models
 CHUNK_BYTES = 4 << 20  # what a decoding worker hands over at a time: small, as containers have little shared memory
@@ -40,6 +40,13 @@ HELP = {  # how to get the data
 
 Size = tuple[int, int]  # height, width in pixels
 Request = tuple[Tensor, list[int] | None]  # indices [B] of a batch; one seed per image, None for the plain view
+
+
+class Workers(NamedTuple):
+    """Processes that decode images, and how many batches ahead each of them works."""
+
+    count: int
+    prefetch: int
 
 
 class MemoryImages:
@@ -61,20 +68,20 @@ class MemoryImages:
 
 
 class StreamedImages(torch.utils.data.Dataset):
-    """Image files, decoded when a batch asks for them, in `num_workers` processes (0: in this one).
+    """Image files, decoded when a batch asks for them, by `workers` (0 of them: in this process).
 
     `view` makes an RGB picture of `size` (H, W) out of a PIL picture. `random_view`, unless None, replaces it in
     augmented batches; it draws from torch's CPU generator, seeded per image, so that it does not matter which worker
     runs it.
     """
 
-    def __init__(self, paths: list[str], labels: list[int], size: Size, view, random_view, num_workers: int, device):
+    def __init__(self, paths: list[str], labels: list[int], size: Size, view, random_view, workers: Workers, device):
         # Arrays, not lists: reading a list's items writes their reference counts, and so copies the list's memory
         # pages into every forked worker.
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.labels, self.size = torch.tensor(labels), size
         self.view, self.random_view, self.augments = view, random_view, random_view is not None
-        self.num_workers, self.device = num_workers, torch.device(device)
+        self.workers, self.device = workers, torch.device(device)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -114,7 +121,8 @@ class StreamedImages(torch.utils.data.Dataset):
         loader = torch.utils.data.DataLoader(
             self,
             batch_sampler=(list(zip(i.tolist(), seeds or [None] * len(i), strict=True)) for i, seeds in requests),
-            num_workers=min(self.num_workers, os.cpu_count() or 1),  # more only make torch warn
+            num_workers=(workers := min(self.workers.count, os.cpu_count() or 1)),  # more only make torch warn
+            prefetch_factor=self.workers.prefetch if workers else None,
             collate_fn=_as_is,
             worker_init_fn=_leave_interrupts_to_parent,
             pin_memory=self.device.type == "cuda",
@@ -157,6 +165,7 @@ def open_image_sets(
     *,
     flip: bool,
     num_workers: int,
+    prefetch: int,
     device: torch.device,
     memory_limit_bytes: int,
     random_images: tuple[int, int],
@@ -179,7 +188,8 @@ def open_image_sets(
         elif dataset == "random":
             train, test, class_names = _random_images(random_images, size, num_classes or 10)
         else:
-            train, test, class_names = _scan_folders(dataset, path, size, num_classes, flip, num_workers, device)
+            workers = Workers(num_workers, prefetch)
+            train, test, class_names = _scan_folders(dataset, path, size, num_classes, flip, workers, device)
             size_bytes = (len(train) + len(test)) * 3 * size[0] * size[1]
             if dataset == "image_folder" and size_bytes <= memory_limit_bytes:
                 train, test = _decode_all(train), _decode_all(test)
@@ -271,7 +281,7 @@ def _squeezed(picture, size: Size):
     return picture.resize(size[::-1], Image.Resampling.BILINEAR)  # averages when it shrinks; a copy at the same size
 
 
-def _scan_folders(dataset, path: Path, size, num_classes: int | None, flip: bool, num_workers: int, device):
+def _scan_folders(dataset, path: Path, size, num_classes: int | None, flip: bool, workers: Workers, device):
     """Return the streamed training and test sets and the class names."""
     if not path.is_dir():
         raise UserError(f"no folder {path} for {dataset}: {HELP[dataset]}")
@@ -295,7 +305,7 @@ def _scan_folders(dataset, path: Path, size, num_classes: int | None, flip: bool
         view = v2.Compose([v2.Resize(round(max(size) * 256 / 224)), v2.CenterCrop(size)])
         random_view = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(0.5 if flip else 0.0)])
     listings = [_image_files(folder, classes) for folder in folders]
-    train, test = (StreamedImages(*files, size, view, random_view, num_workers, device) for files in listings)
+    train, test = (StreamedImages(*files, size, view, random_view, workers, device) for files in listings)
     return train, test, classes
 
 

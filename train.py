@@ -192,7 +192,7 @@ def evaluate(C: TrainSettings) -> None:
     """Print the accuracy of a weights.pt per bit-width: its own settings, but for those named on the command line."""
     path = find(C.pretrain or C.save, "weights.pt")
     checkpoint = load_checkpoint(path, ["model", "arch", "bits", "config"], "weights.pt of train.py")
-    machine = {"dataset_path", "device", "num_workers", "batch_size", "max_steps"}
+    machine = {"dataset_path", "device", "num_workers", "prefetch", "memory_limit_mb", "batch_size", "max_steps"}
     own = {name: value for name, value in checkpoint["config"].items() if name not in C.named | machine}
     wanted = C.num_bits_list if "num_bits_list" in C.named else checkpoint["bits"]
     C = C.replaced(**own)

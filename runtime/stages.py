@@ -28,6 +28,8 @@ class NetworkSettings(Settings):
     ]
     num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)]
     num_workers: Annotated[int, "processes that decode images; 0 = this process", AtLeast(0)]
+    prefetch: Annotated[int, "batches that each of them decodes ahead, where images are streamed", AtLeast(1)]
+    memory_limit_mb: Annotated[int, "image_folder: up to so many MiB decoded once and kept, else streamed", AtLeast(0)]
     nepochs: Annotated[int, "epochs to train", AtLeast(0)]
     eval_epoch: Annotated[int, "epochs between two validations", AtLeast(1)]
     max_steps: Annotated[int, "steps per epoch at most, in training and validation; 0 = all", AtLeast(0)]
@@ -90,7 +92,8 @@ class NetworkSettings(Settings):
 
     def data_arguments(self) -> dict[str, Any]:
         """The settings that say which data set, as keyword arguments of `dataloader.load_data`."""
-        names = "dataset dataset_path image_height image_width num_classes num_workers crop_padding flip"
+        names = "dataset dataset_path image_height image_width num_classes crop_padding flip"
+        names += " num_workers prefetch memory_limit_mb"
         return {name: getattr(self, name) for name in names.split()}
 
     def cascade_arguments(self) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def test_the_global_random_state_is_left_alone(folders, name):
 
 def test_streamed_batches_equal_batches_in_memory(folders):
     decoded = load_data("image_folder", folders, 6, 5, 3)
-    streamed = load_data("image_folder", folders, 6, 5, 3, memory_limit_bytes=0)
+    streamed = load_data("image_folder", folders, 6, 5, 3, memory_limit_mb=0)
     assert decoded.in_memory and not streamed.in_memory
     assert (streamed.mean, streamed.std) == (decoded.mean, decoded.std)  # the sample holds all 21 images
     for subset in ("test", "train"):  # train: augmented alike, too
@@ -207,7 +207,7 @@ def test_streamed_batches_equal_batches_in_memory(folders):
 
 def test_workers_do_not_change_the_batches(folders):
     one, two = (
-        load_data("image_folder", folders, 9, 9, 3, num_workers=workers, memory_limit_bytes=0) for workers in (0, 2)
+        load_data("image_folder", folders, 9, 9, 3, num_workers=workers, memory_limit_mb=0) for workers in (0, 2)
     )
     assert same(all_of(one.batches(batch_size=4)), all_of(two.batches(batch_size=4)))
 
@@ -293,7 +293,15 @@ def test_split_with_an_empty_part(portion):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("image_height", 0), ("image_width", -1), ("num_classes", 0), ("num_workers", -1), ("crop_padding", -1)],
+    [
+        ("image_height", 0),
+        ("image_width", -1),
+        ("num_classes", 0),
+        ("num_workers", -1),
+        ("crop_padding", -1),
+        ("prefetch", 0),
+        ("memory_limit_mb", -1),
+    ],
 )
 def test_impossible_number(name, value):
     settings = {"image_height": 6, "image_width": 5, "num_classes": 3}

@@ -35,6 +35,7 @@ def opened(dataset, path="", size=(6, 5), num_classes=3, **settings):
     defaults = {
         "flip": True,
         "num_workers": 0,
+        "prefetch": 2,
         "device": torch.device("cpu"),
         "memory_limit_bytes": 1 << 20,
         "random_images": (50, 21),
@@ -351,5 +352,5 @@ def test_no_more_workers_than_cores(folders, monkeypatch):
     loaders = []
     original = torch.utils.data.DataLoader
     monkeypatch.setattr(torch.utils.data, "DataLoader", lambda *a, **k: loaders.append(k) or original(*a, **k))
-    plain(opened("image_folder", folders, num_workers=4, memory_limit_bytes=0)[0])
-    assert loaders and all(options["num_workers"] == 1 for options in loaders)
+    plain(opened("image_folder", folders, num_workers=4, prefetch=3, memory_limit_bytes=0)[0])
+    assert loaders and all(options["num_workers"] == 1 and options["prefetch_factor"] == 3 for options in loaders)
