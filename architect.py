@@ -19,7 +19,8 @@ class Architect:
 
     model: callable as model(images, num_bits=b), differentiable in alpha. bits: the bit-width that alpha is updated at.
     expected_flops: L_eff, a scalar differentiable in alpha. flops_weight: lambda, per FLOP. alpha_step: "joint" = one
-    Adam step on the sum; "separate" (released code) = one on the cross-entropy, then one on the FLOPs term.
+    Adam step on the sum; "separate" (released code) = one on the cross-entropy, then one on the FLOPs term. mean: of
+    a tensor over the processes that share a batch.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Architect:
         betas: tuple[float, float],
         flops_weight: float,
         alpha_step: str = "joint",
+        mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
     ):
         self.model = model
         self.alpha = alpha
@@ -39,6 +41,7 @@ class Architect:
         self.expected_flops = expected_flops
         self.flops_weight = flops_weight
         self.alpha_step = alpha_step
+        self.mean = mean
         self.optimizer = torch.optim.Adam([alpha], lr=learning_rate, betas=tuple(betas))
 
     def step(
@@ -46,18 +49,21 @@ class Architect:
         images: Tensor,
         labels: Tensor,
         frozen_statistics: Callable[[], AbstractContextManager] = nullcontext,
+        weight: float = 1.0,
     ) -> Tensor:
-        """One update on held-out images [B, C, H, W], labels [B]; returns the cross-entropy, detached.
+        """One update on held-out images [B, C, H, W], labels [B]; returns their cross-entropy, detached.
 
-        Nothing but alpha changes: weights receive no gradient, and the pass runs inside frozen_statistics().
+        weight: of this process's images in the mean over the processes. Nothing but alpha changes: weights receive no
+        gradient, and the pass runs inside frozen_statistics().
         """
         with frozen_statistics():
             cross_entropy = F.cross_entropy(self.model(images, num_bits=self.bits), labels)
+        shared = weight * cross_entropy
         if self.alpha_step == "joint":
-            loss = cross_entropy + self.flops_weight * self.expected_flops() if self.flops_weight else cross_entropy
+            loss = shared + self.flops_weight * self.expected_flops() if self.flops_weight else shared
             self._descend(loss)
         else:
-            self._descend(cross_entropy)
+            self._descend(shared)
             if self.flops_weight:
                 self._descend(self.flops_weight * self.expected_flops())
         return cross_entropy.detach()
@@ -65,7 +71,7 @@ class Architect:
     def _descend(self, loss: Tensor) -> None:
         # The two terms may share the graph of one Gumbel sample, so it outlives the first.
         (gradient,) = torch.autograd.grad(loss, [self.alpha], retain_graph=self.alpha_step == "separate")
-        self.alpha.grad = gradient.to(self.alpha.dtype)
+        self.alpha.grad = self.mean(gradient).to(self.alpha.dtype)
         self.optimizer.step()
         self.alpha.grad = None
 

@@ -28,6 +28,9 @@ class Batches:
     Yields images [B, 3, H, W] float32, normalised, and labels [B] int64, both on the compute device. `num_images` is
     the number of images of one pass, over all processes; `drop_last` and a last training batch of one image make it
     smaller than that of the indices.
+
+    Every process has its share of each batch. Only a last training batch with fewer than two images for each, on which
+    batch norm could not train, is given to all of them as a whole.
     """
 
     def __init__(self, data, image_set, indices, batch_size, shuffle, augment, drop_last, seed, rank, world_size):
@@ -37,6 +40,7 @@ class Batches:
         remainder = len(indices) % batch_size
         alone = remainder == 1 and (shuffle or augment)  # batch norm cannot train on it where its map is 1 x 1
         self.num_images = len(indices) - (remainder if drop_last or alone else 0)
+        self._for_training = shuffle or augment
         std = torch.tensor(data.std).view(3, 1, 1)
         self._scale = (1 / (255 * std)).to(data.device)
         self._shift = (-torch.tensor(data.mean).view(3, 1, 1) / std).to(data.device)
@@ -79,9 +83,17 @@ class Batches:
         """Return the size of the batch of all processes."""
         return min(self.batch_size, self.num_images - step * self.batch_size)
 
+    def weight(self, step: int) -> float:
+        """This process's images relative to the processes' mean number: mean over processes of weight * (mean over
+        own images) = mean over the batch of all processes."""
+        share, count = self._share(step), self._images_in(step)
+        return 1.0 if share == slice(0, count) else (share.stop - share.start) * self.world_size / count
+
     def _share(self, step: int) -> slice:
         """Return this process's part of the batch of all processes."""
         count = self._images_in(step)
+        if self._for_training and count < 2 * self.world_size:
+            return slice(0, count)
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def _draw(self, epoch: int, step: int, high: int, rows: int) -> Tensor:
@@ -141,13 +153,13 @@ class DataSet:
 
         `shuffle` and `augment` are by default on for "train", off for "test". `batch_size` counts the images of all
         `world_size` processes; the batch of process `rank` is its part of that batch, parts differing by one image at
-        most. (The last batch of a pass without `drop_last` may leave a process without an image: [0, 3, H, W].)
+        most. (The last batch of a pass that is not for training may leave a process without an image: [0, 3, H, W].)
 
         A pass that shuffles or augments is for training. If its last batch would hold exactly one image, of a
         `batch_size` above 1, that image is dropped even without `drop_last`: batch norm cannot train on a single value
         per channel. With `shuffle` it is another image in every epoch. Other passes hold every image.
 
-        Raises UserError if there is not one batch, or not one image per process in a batch.
+        Raises UserError if there is not one batch, or less than two images per process in a batch for training.
         """
         image_set = {"train": self.train, "test": self.test}[subset]
         count = len(image_set)
@@ -156,10 +168,15 @@ class DataSet:
             raise IndexError(f"indices outside 0..{count - 1} of the {subset} set of {self.name}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not in 0..{world_size - 1}")
-        if batch_size < max(1, world_size):
-            raise UserError(f"batch_size must be at least 1 per process: {batch_size} for {world_size} process(es)")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
         train = subset == "train"
         shuffle, augment = train if shuffle is None else shuffle, train if augment is None else augment
+        if (shuffle or augment) and batch_size < 2 * world_size and world_size > 1:
+            raise UserError(
+                f"setting batch_size = {batch_size}: {world_size} processes share it, so it must be at least "
+                f"{2 * world_size}: batch norm needs 2 images in each"
+            )
         batches = Batches(self, image_set, indices, batch_size, shuffle, augment, drop_last, seed, rank, world_size)
         if not len(batches):
             raise UserError(
@@ -187,8 +204,8 @@ def load_data(
     """Load a data set; images become `image_height` x `image_width` pixels.
 
     * `digits`: scikit-learn's 1797 handwritten digits; a fixed, stratified fifth is the test set.
-    * `cifar10`, `cifar100`: under `dataset_path`, downloaded there unless present. (With several processes on one
-      machine let one of them load first.)
+    * `cifar10`, `cifar100`: under `dataset_path`, downloaded there unless present. (Several processes: one must load
+      first, as in `Processes.in_turn`.)
     * `imagenet`: `train/<class>/`, `val/<class>/`, always streamed; training images by random resized crop and flip
       (`crop_padding` plays no part), test images by resize and centre crop. If `num_classes` is smaller than the
       number of class folders, the first ones in sorted order.

@@ -57,9 +57,17 @@ def cascade_loss(
     return loss
 
 
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
 @dataclass(frozen=True)
 class Cascade:
-    """The choices of a run; names and legal values as in the settings. loss_scale: bit-width -> weight of its loss."""
+    """The choices of a run; names and legal values as in the settings. loss_scale: bit-width -> weight of its loss.
+
+    Where several processes share a batch, mean(x) is the mean over them, and last_backward(loss) the loss to call
+    backward on where it is the last one before an update(): it lets the gradients be exchanged.
+    """
 
     bit_widths: tuple[int, ...]
     loss_scale: dict[int, float]
@@ -68,6 +76,8 @@ class Cascade:
     bit_schedule: str = "all"
     loss_reduction: str = "mean"
     label_smoothing: float = 0.0
+    mean: Callable[[Tensor], Tensor] = _as_it_is
+    last_backward: Callable[[Tensor], Tensor] = _as_it_is
 
     def step(
         self,
@@ -77,13 +87,14 @@ class Cascade:
         update: Callable[[], None],
         rng: random.Random,
         frozen_statistics: Callable[[], AbstractContextManager] = nullcontext,
+        weight: float = 1.0,
     ) -> dict[int, Tensor]:
-        """Train on one batch; returns bit-width -> L_cas, detached.
+        """Train on one batch; returns bit-width -> L_cas of the images given, detached.
 
         images [B, C, H, W], labels [B]. update() applies the accumulated gradients and clears them: it is called once,
         or once per bit-width under `high2low` and `low2high`. rng draws the random bit-widths of `sandwich`. Teachers
         are the same step's logits; only under `low2high`, where they have not run yet, an extra pass without gradients
-        makes them first, inside frozen_statistics().
+        makes them first, inside frozen_statistics(). weight: of this process's images in the mean over the processes.
         """
         running = bit_widths_of_step(self.bit_schedule, self.bit_widths, rng)
         per_bit_width = self.bit_schedule in ("high2low", "low2high")
@@ -103,17 +114,20 @@ class Cascade:
             loss = cascade_loss(logits, labels, taught, self.distill_weight, self.label_smoothing)
             logits_of.setdefault(bits, logits.detach())
             losses[bits] = loss.detach()
-            scaled = self.loss_scale[bits] * share * loss
+            scaled = self.loss_scale[bits] * share * weight * loss
             if self.bit_schedule == "max_loss":
                 # Only the largest loss keeps its graph: at most two are alive at a time.
-                if largest is None or losses[bits] > largest[0]:
-                    largest = losses[bits], scaled
+                size = self.mean(weight * losses[bits])
+                if largest is None or size > largest[0]:
+                    largest = size, scaled
                 continue
+            if per_bit_width or bits == running[-1]:
+                scaled = self.last_backward(scaled)
             scaled.backward()
             if per_bit_width:
                 update()
         if largest is not None:
-            largest[1].backward()
+            self.last_backward(largest[1]).backward()
         if not per_bit_width:
             update()
         return losses

@@ -26,6 +26,8 @@ class Precision:
     range_momentum: share of the newest batch in a running range.
     fused: on a CPU, measure and quantize by compiled kernels (bit-equal); False = torch's operations one by one.
     track_statistics: False = training passes leave BN statistics and activation ranges as they are.
+    across: None = training passes normalise and quantize by the images given; else by those of all processes that
+        share a batch, of which it gets the statistics (`runtime.synchronised.AcrossProcesses`).
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Precision:
         self.range_momentum = range_momentum
         self.fused = fused
         self.track_statistics = True
+        self.across = None
         self._index_of = {bits: index for index, bits in enumerate(self.bit_widths)}
         self.set(self.bit_widths[-1])
 
@@ -125,6 +128,8 @@ class ActivationRange(nn.Module):
             low, high = self.low[slot], self.high[slot]
         else:
             low, high = self._of_batch(x.detach())
+            if self.training and self.precision.across:
+                low, high = self.precision.across.range(low, high)
             if self.training and self.precision.track_statistics:
                 self._record(slot, low, high)
         return low, high
@@ -132,7 +137,7 @@ class ActivationRange(nn.Module):
     def quantize(self, x: Tensor) -> Tensor:
         """x fake-quantized at the current bit-width, over the range that `forward` gives."""
         bits = self.precision.bits
-        x = x.float()  # under autocast it comes in bfloat16, which cannot hold the codes of 12 bit
+        x = x.to(self.low.dtype)  # under autocast it comes in bfloat16, which cannot hold the codes of 12 bit
         low, high = self(x)
         if self.precision.fused and fused_quantize.usable(x, bits, self.per_channel is not None):
             return _StraightThrough.apply(x, fused_quantize.quantize, low, high, bits, self.per_channel is not None)
@@ -221,6 +226,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.precision = precision
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.precision.across:
+            return self.precision.across.batch_norm(x, self, record=self.precision.track_statistics)
         if self.training and not self.precision.track_statistics:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
         return super().forward(x)

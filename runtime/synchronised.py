@@ -20,7 +20,8 @@ class AcrossProcesses:
         if record:
             with torch.no_grad():
                 norm.num_batches_tracked.add_(1)
-                newest = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+                seen = norm.num_batches_tracked.to(mean.dtype)
+                newest = 1 / seen if norm.momentum is None else norm.momentum
                 norm.running_mean.lerp_(mean, newest)
                 norm.running_var.lerp_(variance * (count / (count - 1)), newest)
         return y
@@ -31,6 +32,8 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float):
+        ctx.dtype = x.dtype
+        x = x.to(weight.dtype)  # under autocast it comes in bfloat16
         variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
         own = torch.cat([mean, variance, mean.new_tensor([x.numel() / x.shape[1]])])
         parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
@@ -43,11 +46,13 @@ class _BatchNorm(torch.autograd.Function):
         normalised = (x - _per_channel(mean)).mul_(_per_channel(inverse_std))
         ctx.save_for_backward(normalised, weight, inverse_std, count)
         ctx.mark_non_differentiable(mean, variance, count)
-        return normalised * _per_channel(weight) + _per_channel(bias), mean, variance, count
+        y = normalised * _per_channel(weight) + _per_channel(bias)
+        return y.to(ctx.dtype), mean, variance, count
 
     @staticmethod
     def backward(ctx, gradient: Tensor, *_):
         normalised, weight, inverse_std, count = ctx.saved_tensors
+        gradient = gradient.to(weight.dtype)
         to_bias = gradient.sum((0, 2, 3))
         to_weight = (gradient * normalised).sum((0, 2, 3))
         over_all = torch.cat([to_bias, to_weight])
@@ -55,7 +60,7 @@ class _BatchNorm(torch.autograd.Function):
         from_mean, from_variance = (over_all / count).chunk(2)
         to_x = gradient - _per_channel(from_mean) - normalised * _per_channel(from_variance)
         # Those of weight and bias stay this process's own: they are summed with all other gradients.
-        return to_x.mul_(_per_channel(weight * inverse_std)), to_weight, to_bias, None
+        return to_x.mul_(_per_channel(weight * inverse_std)).to(ctx.dtype), to_weight, to_bias, None
 
 
 def _per_channel(values: Tensor) -> Tensor:

@@ -168,15 +168,38 @@ def test_a_pass_keeps_its_epoch(noise):
 
 
 @pytest.mark.parametrize("name", ["random", "imagenet"])
-@pytest.mark.parametrize("world_size", [2, 3, 8])
-def test_the_union_over_processes_is_the_batch_of_one(noise, folders, name, world_size):
+@pytest.mark.parametrize("world_size, batch_size", [(2, 8), (2, 7), (3, 8), (8, 16)])
+def test_the_union_over_processes_is_the_batch_of_one(noise, folders, name, world_size, batch_size):
+    """Of 50 or 21 images, so with last batches of 2 (given to both or to all 8 whole), 1 (to none), 5 and 10."""
     data = noise if name == "random" else load_data(name, folders, 8, 8, 3)
-    whole = all_of(data.batches(batch_size=8, seed=4))
-    parts = [all_of(data.batches(batch_size=8, seed=4, rank=r, world_size=world_size)) for r in range(world_size)]
-    sizes = [[len(labels) for _, labels in part] for part in parts]
-    assert all(max(step) - min(step) <= 1 for step in zip(*sizes, strict=True))
+    whole = all_of(data.batches(batch_size=batch_size, seed=4))
+    ranks = [data.batches(batch_size=batch_size, seed=4, rank=r, world_size=world_size) for r in range(world_size)]
+    parts = [all_of(rank) for rank in ranks]
+    assert {len(part) for part in parts} == {len(whole)}
+    for step, (together, *shares) in enumerate(zip(whole, *parts, strict=True)):
+        sizes = [len(labels) for _, labels in shares]
+        assert max(sizes) - min(sizes) <= 1 and min(sizes) >= 2
+        if len(together[1]) < 2 * world_size:
+            assert all(same([share], [together]) for share in shares)
+        else:
+            assert same([tuple(map(torch.cat, zip(*shares, strict=True)))], [together])
+        # What the weights are for: the processes' means make the mean over all images.
+        means = [images.double().mean() for images, _ in shares]
+        mean = sum(rank.weight(step) * own for rank, own in zip(ranks, means, strict=True)) / world_size
+        assert mean == pytest.approx(together[0].double().mean().item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("world_size", [2, 8])
+def test_shares_of_a_pass_that_is_not_for_training(noise, world_size):
+    """Every image once; some processes have none of the last 2."""
+    whole = all_of(noise.batches("train", batch_size=16, shuffle=False, augment=False))
+    parts = [
+        all_of(noise.batches("train", batch_size=16, shuffle=False, augment=False, rank=r, world_size=world_size))
+        for r in range(world_size)
+    ]
     joined = [tuple(map(torch.cat, zip(*step, strict=True))) for step in zip(*parts, strict=True)]
     assert same(joined, whole)
+    assert parts[0][-1][0].shape[1:] == (3, 6, 5)
 
 
 @pytest.mark.parametrize("name", ["random", "imagenet"])
@@ -315,10 +338,10 @@ def test_batches_that_cannot_be(noise):
         noise.batches(batch_size=51, drop_last=True)
     with pytest.raises(UserError, match="0 images"):
         noise.batches("train", [], batch_size=1)
-    with pytest.raises(UserError, match=r"batch_size must be at least 1 .* 0 for"):
+    with pytest.raises(UserError, match="batch_size must be at least 1, not 0"):
         noise.batches(batch_size=0)
-    with pytest.raises(UserError, match="3 for 4 process"):
-        noise.batches(batch_size=3, world_size=4)
+    with pytest.raises(UserError, match="batch_size = 7: 4 processes share it, so it must be at least 8"):
+        noise.batches(batch_size=7, world_size=4)
     with pytest.raises(ValueError, match="rank"):
         noise.batches(batch_size=8, rank=2, world_size=2)
 

@@ -1,0 +1,101 @@
+"""Processes of one run for the tests: functions called in all of them at once, or scripts as torchrun starts them."""
+
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+import torch.multiprocessing as mp
+from tiny_runs import ROOT
+
+from runtime.distributed import joined
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """The environment of a process that was started by hand."""
+    names = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    return {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+class Together:
+    """Calls a function in every process: `function(processes, *arguments)`; gives back what each returned."""
+
+    def __init__(self, connections):
+        self._connections = connections
+
+    def __call__(self, function, *arguments):
+        for connection in self._connections:
+            connection.send((function, arguments))
+        answers = [connection.recv() for connection in self._connections]
+        for _, error in answers:
+            assert error is None, error
+        return [result for result, _ in answers]
+
+
+@contextmanager
+def together(world_size: int, device: str):
+    """`Together` of so many processes; cpu: gloo, cuda: NCCL."""
+    context, port = mp.get_context("spawn"), free_port()
+    pipes = [context.Pipe() for _ in range(world_size)]
+    workers = [
+        context.Process(target=_serve, args=(theirs, variables(rank, world_size, port), device), daemon=True)
+        for rank, (_, theirs) in enumerate(pipes)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        yield Together([ours for ours, _ in pipes])
+    finally:
+        for ours, _ in pipes:
+            ours.send(None)
+        for worker in workers:
+            worker.join(timeout=60)
+            worker.kill()
+
+
+def _serve(connection, environment, device) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with joined(device) as processes:
+        while (request := connection.recv()) is not None:
+            function, arguments = request
+            try:
+                connection.send((function(processes, *arguments), None))
+            except Exception:
+                connection.send((None, traceback.format_exc()))
+
+
+def torchrun(*words: str, processes: int = 2, options: tuple[str, ...] = (), timeout: int = 120) -> SimpleNamespace:
+    """`torchrun --nproc-per-node N WORDS` from the repository's root."""
+    started = start_torchrun(*words, processes=processes, options=options)
+    out, err = started.communicate(timeout=timeout)
+    return SimpleNamespace(status=started.returncode, out=out, err=err)
+
+
+def start_torchrun(*words: str, processes: int = 2, options: tuple[str, ...] = ()) -> subprocess.Popen:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    launcher += ["--master-port", str(free_port()), *options]
+    return _started([*launcher, *words], os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def start_by_hand(*words: str, processes: int = 2) -> list[subprocess.Popen]:
+    """`python WORDS` once for each process, with the environment variables that connect them."""
+    port = free_port()
+    return [
+        _started([sys.executable, *words], os.environ | variables(rank, processes, port)) for rank in range(processes)
+    ]
+
+
+def _started(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)

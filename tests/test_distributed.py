@@ -1,0 +1,412 @@
+"""Several processes on one batch: what they exchange, and that it makes the steps of one process with the whole."""
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from conftest import TINY
+from process_groups import together
+from torch import nn
+
+from architect import Architect
+from distill import Cascade
+from model_infer import DerivedNetwork
+from model_search import Supernet
+from quantize import ActivationRange, BatchNorm2d, Precision, recalibrate
+from runtime.distributed import Processes, device_of, place_from_environment
+from runtime.errors import UserError
+from runtime.synchronised import AcrossProcesses
+
+BITS = (4, 8, 32)
+SCHEDULES = ("all", "sandwich", "max_loss", "high2low", "low2high")
+SMALLER = dataclasses.replace(TINY, num_layer_list=(1, 1), num_channel_list=(4, 6), stride_list=(1, 2))
+ALONE = Processes(torch.device("cpu"))
+
+
+@pytest.fixture(
+    scope="module",
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
+)
+def pair(request):
+    """Two processes (on GPUs: as many as there are, two at most)."""
+    count = 2 if request.param == "cpu" else min(2, torch.cuda.device_count())
+    with together(count, request.param) as call:
+        call.world_size = count
+        yield call
+
+
+def images_and_labels(step, count=9):
+    """The batch of all processes: an odd number of images, so that shares differ."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(count, 3, 8, 8, dtype=torch.float64, generator=generator)
+    return images, torch.randint(5, (count,), generator=generator)
+
+
+def share(processes, images, labels):
+    """(own images, own labels, weight) of a batch."""
+    count, rank, world_size = len(labels), processes.rank, processes.world_size
+    part = slice(count * rank // world_size, count * (rank + 1) // world_size)
+    weight = (part.stop - part.start) * world_size / count
+    return images[part].to(processes.device), labels[part].to(processes.device), weight
+
+
+def network(processes, synchronised, **options):
+    """A small network in double precision, where hardly any rounding of the quantizer hangs on the order of a sum."""
+    torch.manual_seed(7)
+    precision = Precision(BITS, **options)
+    model = DerivedNetwork(["k3_e1_g2", "k5_e3", "skip", "k3_e1"], TINY, precision).double().to(processes.device)
+    precision.across = AcrossProcesses() if synchronised and not processes.alone else None
+    return model.train()
+
+
+def train(processes, schedule, synchronised=True, steps=3, opt="sgd", teachers="cascade"):
+    """A few steps of CDT; every step's losses, and the network's state after it."""
+    model = network(processes, synchronised)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-2)
+    exchange = processes.gradient_exchange(parameters)
+
+    def update():
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    cascade = Cascade(
+        BITS, dict.fromkeys(BITS, 1.0), teachers, 1.0, schedule, mean=processes.mean, last_backward=exchange
+    )
+    history = []
+    for step in range(steps):
+        images, labels, weight = share(processes, *images_and_labels(step))
+        rng = random.Random(step)
+        losses = cascade.step(model, images, labels, update, rng, model.precision.frozen_statistics, weight)
+        history.append({bits: loss.item() for bits, loss in processes.mean_losses(losses, weight).items()})
+    processes.average_statistics(model)
+    return history, {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+
+
+def assert_close(first, second, tolerance=1e-9):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(
+            tensor, second[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_steps_equal_those_of_one_process_with_the_whole_batch(pair, schedule):
+    """Losses, weights and running statistics, with BN statistics and ranges of the whole batch."""
+    alone, state = train(ALONE, schedule)
+    for history, weights in pair(train, schedule):
+        for expected, got in zip(alone, history, strict=True):
+            assert got == pytest.approx(expected, rel=1e-9)
+        assert_close(weights, state)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_processes_stay_alike_without_shared_statistics(pair, schedule):
+    (first, weights), *others = pair(train, schedule, False)
+    for history, other in others:
+        assert history == first
+        assert all(torch.equal(other[name], tensor) for name, tensor in weights.items())
+    if len(others):
+        assert weights["stem.conv.weight"].ne(train(ALONE, schedule)[1]["stem.conv.weight"]).any(), "own BN statistics"
+
+
+def all_reduces(processes, schedule, bit_widths):
+    """How many all-reduces one step makes, by the type of what they sum."""
+    model = network(processes, synchronised=False)
+    parameters = list(model.parameters())
+    exchange = processes.gradient_exchange(parameters)
+    cascade = Cascade(bit_widths, dict.fromkeys(BITS, 1.0), bit_schedule=schedule, last_backward=exchange)
+    seen = []
+
+    def hook(_, bucket):
+        seen.append(bucket.buffer().numel())
+        return torch.distributed.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda f: f.value()[0])
+
+    exchange.register_comm_hook(None, hook)
+    images, labels, weight = share(processes, *images_and_labels(0, 8))
+    per_step = []
+    for step in range(3):
+        seen.clear()
+        cascade.step(model, images, labels, model.zero_grad, random.Random(step), weight=weight)
+        per_step.append(list(seen))
+    return per_step, sum(parameter.numel() for parameter in parameters)
+
+
+@pytest.mark.parametrize("schedule", ["all", "sandwich", "max_loss"])
+@pytest.mark.parametrize("bit_widths", [(8,), (4, 8), BITS], ids=len)
+def test_one_all_reduce_of_gradients_per_step(pair, schedule, bit_widths):
+    for per_step, parameters in pair(all_reduces, schedule, bit_widths):
+        assert per_step == [[parameters]] * 3
+
+
+def gradients_of_a_step(processes, exchanged):
+    model = network(processes, synchronised=False)
+    exchange = processes.gradient_exchange(model.parameters()) if exchanged else lambda loss: loss
+    cascade = Cascade((4, 8), dict.fromkeys(BITS, 1.0), last_backward=exchange)
+    gradients = {}
+    images, labels, weight = share(processes, *images_and_labels(0))
+
+    def keep():
+        gradients.update((name, None if p.grad is None else p.grad.cpu()) for name, p in model.named_parameters())
+
+    cascade.step(model, images, labels, keep, random.Random(0), weight=weight)
+    return gradients
+
+
+def test_gradients_are_the_weighted_mean_and_absent_where_no_process_has_one(pair):
+    """The batch norms of 32 bit do not run: were theirs zero instead, weight decay and momentum would move them. Those
+    of 8 bit do, but not in the last pass."""
+    own, exchanged = pair(gradients_of_a_step, False), pair(gradients_of_a_step, True)
+    unused = {name for name, gradient in own[0].items() if gradient is None}
+    assert unused and all(".per_bit_width.2." in name for name in unused)
+    for gradients in exchanged:
+        assert {name for name, gradient in gradients.items() if gradient is None} == unused
+        for name in gradients.keys() - unused:
+            mean = sum(part[name] for part in own) / len(own)  # the weight is in them
+            torch.testing.assert_close(gradients[name], mean, rtol=1e-12, atol=1e-12)
+    assert any(".per_bit_width.1." in name for name in gradients.keys() - unused)
+
+
+# --- the search's step
+
+
+def search(processes, alpha_step, gumbel_noise, steps=3):
+    """Steps of SP-NAS; alpha after each, and the supernet's state in the end."""
+    torch.manual_seed(7)
+    precision = Precision((4, 32))
+    supernet = Supernet(SMALLER, precision).double().to(processes.device).train()
+    precision.across = None if processes.alone else AcrossProcesses()
+    supernet.noise_per_forward = gumbel_noise == "per_forward"
+    weights = supernet.weight_parameters()
+    optimizer = torch.optim.SGD(weights, lr=0.05)
+    exchange = processes.gradient_exchange(weights)
+    architect = Architect(
+        supernet, supernet.alpha, 4, supernet.expected_flops, 0.1, (0.5, 0.999), 1e-8, alpha_step, processes.mean
+    )
+    cascade = Cascade((4, 32), dict.fromkeys(BITS, 1.0), mean=processes.mean, last_backward=exchange)
+    alphas = []
+    for step in range(steps):
+        supernet.generator.manual_seed(step)
+        supernet.sample()
+        held_out = share(processes, *images_and_labels(100 + step))
+        architect.step(*held_out[:2], precision.frozen_statistics, weight=held_out[2])
+        supernet.generator.manual_seed(step)
+        with torch.no_grad():
+            supernet.sample()
+        supernet.alpha.requires_grad_(False)
+        images, labels, weight = share(processes, *images_and_labels(step))
+
+        def update():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        cascade.step(supernet, images, labels, update, random.Random(step), precision.frozen_statistics, weight)
+        supernet.alpha.requires_grad_(True)
+        alphas.append(supernet.alpha.detach().cpu().clone())
+    return alphas, {name: tensor.cpu() for name, tensor in supernet.state_dict().items()}
+
+
+@pytest.mark.parametrize("alpha_step, gumbel_noise", [("joint", "per_step"), ("separate", "per_forward")])
+def test_alpha_is_the_same_in_every_process_and_that_of_one(pair, alpha_step, gumbel_noise):
+    alone, state = search(ALONE, alpha_step, gumbel_noise)
+    (first, _), *_ = results = pair(search, alpha_step, gumbel_noise)
+    assert alone[0].ne(alone[-1]).all()
+    for alphas, weights in results:
+        assert all(torch.equal(*both) for both in zip(alphas, first, strict=True))
+        for expected, got in zip(alone, alphas, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
+        assert_close(weights, state, tolerance=1e-7)
+
+
+# --- statistics
+
+
+def run_on_own_images(processes, synchronised):
+    model = network(processes, synchronised)
+    for step in range(2):
+        for bits in BITS:
+            images, _, _ = share(processes, *images_and_labels(step, 8))
+            model(images, num_bits=bits)
+    own = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
+    processes.average_statistics(model)
+    return own, {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+
+
+def test_running_statistics_are_averaged(pair):
+    results = pair(run_on_own_images, False)
+    statistics = {n for n in results[0][0] if n.endswith(("running_mean", "running_var", ".low", ".high"))}
+    assert len(statistics) > 20
+    for _, averaged in results:
+        for name, tensor in averaged.items():
+            parts = [own[name] for own, _ in results]
+            if name in statistics:
+                torch.testing.assert_close(tensor, sum(parts) / len(parts))
+            else:
+                assert torch.equal(tensor, parts[0]), "weights, counters, flags"
+    if len(results) > 1:
+        assert any(results[0][0][name].ne(results[1][0][name]).any() for name in statistics)
+
+
+def recalibrated(processes):
+    model = network(processes, synchronised=True)
+    for bits in BITS:
+        batches = [share(processes, *images_and_labels(step))[:2] for step in range(3)]
+        recalibrate(model, bits, batches)
+    processes.average_statistics(model)
+    return {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+
+
+def test_recalibration_equals_that_of_one_process(pair):
+    expected = recalibrated(ALONE)
+    for state in pair(recalibrated):
+        assert_close(state, expected)
+
+
+def normalised(processes, dtype):
+    """Outputs and gradients of a synchronised batch norm whose processes hold 2 and 3 images, and its statistics."""
+    norm = BatchNorm2d(4, Precision([8])).to(processes.device)
+    norm.precision.across = None if processes.alone else AcrossProcesses()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 4, 3, 2, generator=generator).mul(3).add(100).to(dtype)
+    target = torch.randn(5, 4, 3, 2, generator=generator)
+    x, target, _ = share(processes, x, target)
+    x.requires_grad_()
+    y = norm(x)
+    (y * target).sum().backward()
+    return y.detach().cpu(), x.grad.cpu(), processes.total(norm.weight.grad).cpu(), norm.running_var.cpu()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_norm_across_processes_against_torch(pair, dtype):
+    """Far from zero, where a variance as the difference of two large sums would have no digit left."""
+    y, gradient, to_weight, variance = normalised(ALONE, dtype)
+    results = pair(normalised, dtype)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(torch.cat([part[0] for part in results]), y, **tolerance)
+    torch.testing.assert_close(torch.cat([part[1] for part in results]), gradient, **tolerance)
+    for part in results:
+        assert part[0].dtype == dtype
+        torch.testing.assert_close(part[2], to_weight, **tolerance)
+        torch.testing.assert_close(part[3], variance, rtol=1e-4, atol=0)
+
+
+def ranges(processes):
+    """Batch ranges where every process holds images of another magnitude."""
+    measure = ActivationRange(Precision([4, 8]), per_channel=2).train().to(processes.device)
+    measure.precision.across = None if processes.alone else AcrossProcesses()
+    x, _, _ = share(processes, torch.arange(24.0).view(6, 2, 1, 2) - 11, torch.zeros(6))
+    return [bound.cpu() for bound in measure(x)]
+
+
+def test_ranges_across_processes(pair):
+    for low, high in pair(ranges):
+        assert low.tolist() == [-11, -9]
+        assert high.tolist() == [10, 12]
+
+
+# --- what else they exchange
+
+
+def exchanges(processes):
+    tensor = torch.tensor([1.0, processes.rank])
+    losses = {4: torch.tensor(float(processes.rank)), 8: torch.tensor(2.0)}
+    return {
+        "total": processes.total(tensor),
+        "mean": processes.mean(tensor),
+        "losses": {bits: loss.item() for bits, loss in processes.mean_losses(losses, 1.0).items()},
+        "any": [processes.any(False), processes.any(processes.rank == processes.world_size - 1), processes.any(True)],
+        "from_main": processes.from_main(lambda: {"rank": processes.rank, "weights": torch.ones(3)}),
+        "is_main": processes.is_main,
+        "shard": processes.shard,
+    }
+
+
+def test_exchanges(pair):
+    count = pair.world_size
+    ranks = sum(range(count))
+    for rank, got in enumerate(pair(exchanges)):
+        assert got["total"].tolist() == [count, ranks]
+        assert got["mean"].tolist() == [1, ranks / count]
+        assert got["losses"] == {4: ranks / count, 8: 2.0}
+        assert got["any"] == [False, True, True]
+        assert got["from_main"]["rank"] == 0 and got["from_main"]["weights"].tolist() == [1, 1, 1]
+        assert got["is_main"] is (rank == 0)
+        assert got["shard"] == {"rank": rank, "world_size": count}
+
+
+def test_one_process_alone_gets_back_what_it_gives():
+    tensor = torch.ones(2)
+    got = exchanges(ALONE)
+    assert ALONE.total(tensor) is tensor and ALONE.mean(tensor) is tensor
+    assert ALONE.gradient_exchange([nn.Parameter(tensor)])(tensor) is tensor
+    assert got["any"] == [False, True, True] and got["is_main"] and got["shard"] == {"rank": 0, "world_size": 1}
+
+
+def take_turns(processes, folder):
+    with processes.in_turn():
+        order = len(list(folder.iterdir()))
+        (folder / str(processes.rank)).touch()
+    return order
+
+
+def test_the_main_process_looks_for_the_data_first(pair, tmp_path):
+    assert pair(take_turns, tmp_path) == list(range(pair.world_size))
+
+
+# --- the environment
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"RANK": "0"}, "WORLD_SIZE and MASTER_ADDR and MASTER_PORT not set, but RANK:"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK not set, but WORLD_SIZE and MASTER_ADDR"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR and MASTER_PORT not set"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK = 2, WORLD_SIZE = 2"),
+        (
+            {"RANK": "one", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+            "RANK = 'one': must be",
+        ),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "x"}, "MASTER_PORT = 'x'"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1", "LOCAL_RANK": "-1"}, "LOCAL_RANK"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_half_set_environment(monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        place_from_environment()
+
+
+def test_environment(monkeypatch):
+    assert place_from_environment() is None
+    monkeypatch.setenv("MASTER_ADDR", "somewhere")  # as on machines set up for it: starts nothing
+    assert place_from_environment() is None
+    for name, value in {"RANK": 5, "WORLD_SIZE": 8, "MASTER_PORT": 29500}.items():
+        monkeypatch.setenv(name, str(value))
+    place = place_from_environment()
+    assert (place.rank, place.world_size, place.local_rank) == (5, 8, 0)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert place_from_environment().local_rank == 1
+
+
+def test_every_process_has_a_gpu_of_its_own(monkeypatch):
+    for name, value in {"RANK": 3, "WORLD_SIZE": 4, "MASTER_ADDR": "a", "MASTER_PORT": 1, "LOCAL_RANK": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    place = place_from_environment()
+    assert device_of(place, "cpu") == torch.device("cpu")
+    monkeypatch.setattr(
+        "runtime.distributed.select_device", lambda name: torch.device("cuda" if name == "auto" else name)
+    )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert device_of(place, "auto") == torch.device("cuda", 3)
+    assert device_of(None, "cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match=r"'cuda:1': 4 processes cannot share one GPU"):
+        device_of(place, "cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"LOCAL_RANK = 3, but this machine has 2 GPU.*--nproc-per-node 2"):
+        device_of(place, "auto")
