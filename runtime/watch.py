@@ -31,20 +31,19 @@ class Watch:
         self._shares_terminal = dist.is_torchelastic_launched()
         self._host = socket.gethostname()
         self._ended = threading.Event()
-        self._beat = 0
+        self._beat, self._done = 0, False
         store.set(_beat_of(rank), "0")
         store.wait([_beat_of(r) for r in self._ranks])
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._thread.start()
 
     def leave(self) -> None:
-        """This process has done its part."""
-        self._stop()
+        """This process has done its part. The first one stays until the others have: they may talk through it."""
+        self._done = True
         self._main.set(_beat_of(self._rank), LEFT)
-        if self._rank == 0:  # the store may be this process's
-            waiting = time.monotonic() + SILENCE_S
-            while time.monotonic() < waiting and any(beat != LEFT for beat in self._beats(self._main)):
-                time.sleep(0.05)
+        while self._rank == 0 and any(beat != LEFT for beat in self._beats(self._main)):
+            time.sleep(0.05)
+        self._stop()
 
     def failed(self, error: BaseException) -> None:
         """Tell the others that this process ends by `error`.
@@ -53,9 +52,7 @@ class Watch:
         the other's fate where nobody has told it yet.
         """
         try:
-            lost = None
-            if connection_lost(error) and not self._failure(self._main, patience=3.0):
-                lost = self._first_dead()
+            lost = self._reason_for_silence() if connection_lost(error) else None
             line = lost or (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
             first = self._report(self._main, line, _status(error))
         except RuntimeError:  # the store is gone, with the process that held it
@@ -77,7 +74,7 @@ class Watch:
         while not self._ended.wait(INTERVAL_S):
             try:
                 self._beat += 1
-                self._own.set(_beat_of(self._rank), str(self._beat))
+                self._own.set(_beat_of(self._rank), LEFT if self._done else str(self._beat))
                 failure, now = self._failure(self._own), time.monotonic()
                 for rank, beat in enumerate(self._beats(self._own)):
                     if seen.get(rank, (b"", 0.0))[0] != beat or beat == LEFT:
@@ -99,18 +96,16 @@ class Watch:
     def _beats(self, store: dist.Store) -> list[bytes]:
         return store.multi_get([_beat_of(rank) for rank in self._ranks])
 
-    def _failure(self, store: dist.Store, patience: float = 0.0) -> dict | None:
-        until = time.monotonic() + patience
-        while not store.check(["failure"]):
-            if time.monotonic() >= until:
+    def _failure(self, store: dist.Store) -> dict | None:
+        return json.loads(store.get("failure")) if store.check(["failure"]) else None
+
+    def _reason_for_silence(self) -> str | None:
+        """Why the connection to another process broke: None where one has told, else which has stopped to beat."""
+        before, until = self._beats(self._main), time.monotonic() + 4 * INTERVAL_S
+        while time.monotonic() < until:
+            if self._failure(self._main):
                 return None
             time.sleep(0.1)
-        return json.loads(store.get("failure"))
-
-    def _first_dead(self) -> str:
-        """Which of the others has stopped to beat."""
-        before = self._beats(self._main)
-        time.sleep(4 * INTERVAL_S)
         for rank, (old, new) in enumerate(zip(before, self._beats(self._main), strict=True)):
             if old == new != LEFT and rank != self._rank:
                 return f"process {rank} of this run has ended without a word (killed, or out of memory?)"
