@@ -1,0 +1,197 @@
+"""The steps that benchmarks/training.py times; it starts this file in a process for each case.
+
+weight step    CDT of the CIFAR supernet's weights: every bit-width, clipped gradients, SGD
+alpha step     the architecture step, at the lowest bit-width
+search step    one alpha step, then one weight step
+training step  CDT of a derived network: every bit-width, clipped gradients, SGD
+
+A case is a dictionary: step, variant (plain, fast), batch, threads, device, tiny; and where they matter bit_widths,
+candidates (so many equal ones per layer), all_float (every pass at 32 bit), numbers (fp32, tf32, bf16).
+"""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor, nn
+
+from architect import Architect
+from config_search import C as SEARCH
+from config_train import C as TRAIN
+from distill import Cascade
+from model_infer import DerivedNetwork
+from model_search import Supernet
+from operations import OPERATIONS, Backbone, Geometry
+from quantize import Precision
+from runtime.loop import make_optimizer, updater
+from runtime.machine import placed, tune_cpu
+from runtime.stages import NetworkSettings
+
+PLAIN = {"channels_last": False, "fused_quantizer": False, "keep_memory": False}
+TINY = {
+    "num_layer_list": [1, 2],
+    "num_channel_list": [8, 16],
+    "stride_list": [1, 2],
+    "stem_channel": 8,
+    "header_channel": 16,
+    "image_height": 8,
+    "image_width": 8,
+}
+DERIVED = ["k3_e3", "k5_e3", "k3_e6", "k5_e1", "k3_e1", "k5_e6", "k3_e1_g2", "skip", "k5_e1_g2", "k3_e3", "k5_e6"] * 2
+"""A network of every operation."""
+
+
+def settings_of(case: dict, defaults: NetworkSettings) -> NetworkSettings:
+    """The settings of a case: the config file's, and what makes it plain or tiny."""
+    values = {"num_classes": 100, "batch_size": case["batch"], "num_threads": case["threads"]}
+    values |= {"num_bits_list": case["bit_widths"]} if "bit_widths" in case else {}
+    values |= PLAIN if case["variant"] == "plain" else {}
+    values |= TINY if case["tiny"] else {}
+    return defaults.replaced(**values)
+
+
+def step_of(case: dict) -> Callable[[], None]:
+    """What `case` names, ready to be called again and again."""
+    searching = case["step"] != "training step"
+    C = settings_of(case, SEARCH if searching else TRAIN)
+    tune_cpu(C.num_threads, C.keep_memory)
+    torch.manual_seed(0)
+    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer)
+    geometry = Geometry.from_settings(C.to_dict())
+    model: Backbone
+    if searching:
+        model = Supernet(geometry, precision)
+        if "candidates" in case:
+            equal_candidates(model, case["candidates"])
+    else:
+        model = DerivedNetwork(DERIVED[: geometry.num_layers], geometry, precision)
+    model = placed(model, torch.device(case["device"]), C.channels_last).train()
+    images = torch.randn(C.batch_size, 3, C.image_height, C.image_width, device=case["device"])
+    labels = torch.randint(C.num_classes, (C.batch_size,), device=case["device"])
+    make = search_step if searching else training_step
+    step = make(case, C, model, images, labels)
+    numbers = case.get("numbers", "fp32")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = numbers != "fp32"
+
+    def in_these_numbers() -> None:
+        with torch.autocast(case["device"], torch.bfloat16) if numbers == "bf16" else nullcontext():
+            step()
+
+    return in_these_numbers
+
+
+def equal_candidates(supernet: Supernet, count: int) -> None:
+    """Give every layer `count` candidates k3_e3."""
+    for cell, shape in zip(supernet.cells, supernet.geometry.layers(), strict=True):
+        cell.candidates = nn.ModuleList(OPERATIONS["k3_e3"](*shape, supernet.precision) for _ in range(count))
+    supernet.alpha = nn.Parameter(torch.full((len(supernet.cells), count), 1e-3))
+
+
+def training_step(
+    case: dict, C: NetworkSettings, model: Backbone, images: Tensor, labels: Tensor, parameters: list | None = None
+) -> Callable[[], None]:
+    """CDT of `parameters` (all): one optimizer step over every bit-width."""
+    parameters = parameters or list(model.parameters())
+    update = updater(make_optimizer(parameters, C), parameters, C.grad_clip)
+    cascade = Cascade(tuple(C.num_bits_list), dict.fromkeys(C.num_bits_list, 1.0))
+
+    def at_float(x: Tensor, num_bits: int) -> Tensor:
+        return model(x, num_bits=32)
+
+    run = at_float if case.get("all_float") else model
+    return lambda: cascade.step(run, images, labels, update, random.Random(0), model.precision.frozen_statistics)
+
+
+def search_step(
+    case: dict, C: NetworkSettings, supernet: Supernet, images: Tensor, labels: Tensor
+) -> Callable[[], None]:
+    """The steps of the search, as train_search.py takes them; plain ones compute the gradients of everything."""
+    plain = case["variant"] == "plain"
+    weights = training_step(case, C, supernet, images, labels, supernet.weight_parameters())
+    lowest = min(C.num_bits_list)
+    architect = Architect(
+        supernet, supernet.alpha, lowest, supernet.expected_flops, C.arch_learning_rate, C.betas, C.flops_weight
+    )
+
+    def descend_everything(loss: Tensor) -> None:
+        loss.backward()
+        architect.optimizer.step()
+        supernet.zero_grad(set_to_none=True)
+
+    if plain:
+        architect._descend = descend_everything
+
+    def weight_step() -> None:
+        supernet.noise_per_forward = plain  # the released code draws the noise anew in every pass
+        with torch.no_grad():
+            supernet.sample()
+        supernet.alpha.requires_grad_(plain)
+        weights()
+        supernet.alpha.requires_grad_(True)
+        supernet.noise_per_forward = False
+
+    def alpha_step() -> None:
+        supernet.sample()
+        architect.step(images, labels, supernet.precision.frozen_statistics)
+
+    def both() -> None:
+        alpha_step()
+        weight_step()
+
+    return {"weight step": weight_step, "alpha step": alpha_step, "search step": both}[case["step"]]
+
+
+def gpu_busy() -> str:
+    """Utilisation of the GPU as nvidia-smi gives it, percent; "-" where it does not answer."""
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split()[0]
+    except (OSError, IndexError, subprocess.TimeoutExpired):
+        return "-"
+
+
+def peak_bytes() -> int:
+    """The largest resident set of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Answer each line of the input by one of JSON: `build CASE`, `step N` with the time of N steps, `memory`."""
+    for line in sys.stdin:
+        word, _, argument = line.partition(" ")
+        if word == "build":
+            case = json.loads(argument)
+            step = step_of(case)
+            answer = {"before_bytes": peak_bytes()}
+        elif word == "step":
+            answer = timed(step, int(argument), case["device"] == "cuda")
+        else:
+            answer = {"peak_bytes": peak_bytes()}
+            if torch.cuda.is_initialized():
+                answer["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
+        print(json.dumps(answer), flush=True)
+
+
+def timed(step: Callable[[], None], count: int, cuda: bool) -> dict:
+    """Seconds of `count` steps; on a GPU also how busy it was meanwhile."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(count):
+        step()
+    busy = {}
+    if cuda:
+        busy = {"gpu_busy": gpu_busy()}  # before the queue runs dry
+        torch.cuda.synchronize()
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu} | busy
+
+
+if __name__ == "__main__":
+    main()

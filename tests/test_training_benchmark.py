@@ -1,0 +1,71 @@
+"""The training benchmark runs, and its two variants are the same computation."""
+
+import importlib
+import json
+import sys
+
+import pytest
+import torch
+from tiny_runs import ROOT, run_script
+
+from model_search import Supernet
+from quantize import Precision
+
+CASE = {"batch": 4, "threads": 1, "device": "cpu", "tiny": True}
+
+
+@pytest.fixture(scope="module")
+def cases():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module("training_cases")
+    finally:
+        sys.path.pop(0)
+
+
+def test_command(tmp_path):
+    out = tmp_path / "out.json"
+    done = run_script("benchmarks/training.py", "--quick", "--device", "cpu", "--json", str(out))
+    assert done.status == 0, done.err
+    for name in ("weight step", "alpha step", "training step", "GPU: none here"):
+        assert name in done.out
+    report = json.loads(out.read_text())
+    speed = report["rows"]["speed"]
+    assert [row["plain"]["step"] for row in speed] == ["weight step", "alpha step", "training step"]
+    for row in speed:
+        assert row["ratio"] == row["plain"]["seconds"] / row["fast"]["seconds"] > 0
+        assert row["fast"]["peak_bytes"] > 50e6
+    assert report["rows"]["overhead"]["weight step"]["ratio"] > 0
+    assert {row["of"] for row in report["rows"]["linearity"]} == {"bit-widths", "candidates", "images"}
+
+
+@pytest.mark.parametrize("step", ["weight step", "alpha step", "training step"])
+def test_plain_and_fast_start_from_the_same_loss(cases, step, monkeypatch):
+    """Same network, images and noise: what is timed differs in how it computes only."""
+    losses = {}
+    for variant in ("plain", "fast"):
+        seen = losses[variant] = []
+        original = torch.nn.functional.cross_entropy
+
+        def cross_entropy(*arguments, seen=seen, original=original, **options):
+            seen.append(original(*arguments, **options))
+            return seen[-1]
+
+        monkeypatch.setattr("torch.nn.functional.cross_entropy", cross_entropy)
+        torch.manual_seed(0)
+        run = cases.step_of(CASE | {"step": step, "variant": variant})
+        run()
+        monkeypatch.undo()
+    assert len(losses["plain"]) == len(losses["fast"]) == (1 if step == "alpha step" else 5)
+    if step != "weight step":  # plain draws its noise anew for every bit-width
+        for plain, fast in zip(losses["plain"], losses["fast"], strict=True):
+            assert torch.allclose(plain, fast, rtol=1e-3)
+
+
+def test_equal_candidates(cases, geometry):
+    """The sweep over candidates adds the same work each time."""
+    supernet = Supernet(geometry, Precision([8, 32]))
+    cases.equal_candidates(supernet, 3)
+    assert supernet.alpha.shape == (geometry.num_layers, 3)
+    assert all(len(cell.candidates) == 3 for cell in supernet.cells)
+    assert supernet(torch.randn(2, 3, 8, 8), num_bits=8).shape == (2, geometry.num_classes)
