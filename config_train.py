@@ -45,7 +45,10 @@ C.batch_size = 128
 C.shuffle = True  # released: the same order every epoch
 C.drop_last = False  # released: True
 
-# network: must have as many layers as the architecture of load_path
+# network
+C.network = "derived"  # the architecture of load_path; resnet38, resnet74, mobilenet_v2: what the paper compares with
+C.width_mult = 1.0  # of those: thinner for scaled-down runs
+# of the derived network: must have as many layers as the architecture of load_path
 C.num_layer_list = [1, 4, 4, 4, 4, 4, 1]
 C.num_channel_list = [16, 24, 32, 64, 112, 184, 352]
 C.stride_list = [1, 1, 2, 2, 1, 2, 1]

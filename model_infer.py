@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from operations import OPERATIONS, Backbone, Geometry
-from quantize import BatchNorm2d, Precision, SwitchableBatchNorm2d, SwitchableConv2d, SwitchableLinear
+from quantize import (
+    BatchNorm2d,
+    Precision,
+    SwitchableBatchNorm2d,
+    SwitchableConv2d,
+    SwitchableLinear,
+    SwitchableNetwork,
+)
 
 
 class DerivedNetwork(Backbone):
@@ -34,8 +41,10 @@ class DerivedNetwork(Backbone):
         return self.ends_flops() + sum(cell.flops(*size) for cell, size in zip(self.cells, sizes, strict=True))
 
 
-def profile(model: Backbone) -> tuple[int, int]:
+def profile(model: SwitchableNetwork) -> tuple[int, int]:
     """(FLOPs for one image, parameters) as thop counts them, with hooks for the quantized layers.
+
+    model: any network with a `geometry` that says the size of its images.
 
     The counting convention is `operations`': the classifier is left out, a batch norm costs 4 per output element.
     """

@@ -168,9 +168,18 @@ class Geometry:
 
 
 class ConvNorm(nn.Module):
-    """Stem and header: convolution, BN, ReLU; at 32 bit with one BN for all bit-widths, or `quantized`."""
+    """Stem and header: convolution, BN, activation; at 32 bit with one BN for all bit-widths, or `quantized`."""
 
-    def __init__(self, c_in: int, c_out: int, kernel_size: int, stride: int, precision: Precision, quantized: bool):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel_size: int,
+        stride: int,
+        precision: Precision,
+        quantized: bool,
+        activation: type[nn.Module] = nn.ReLU,
+    ):
         super().__init__()
         options = {"stride": stride, "padding": kernel_size // 2, "bias": False}
         if quantized:
@@ -179,7 +188,7 @@ class ConvNorm(nn.Module):
         else:
             self.conv = nn.Conv2d(c_in, c_out, kernel_size, **options)
             self.norm = BatchNorm2d(c_out, precision)
-        self.relu = nn.ReLU(inplace=True)
+        self.relu = activation(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(self.norm(self.conv(x)))

@@ -1,6 +1,7 @@
 """Stage 2, CDT: train the searched network from scratch, one set of weights for every bit-width -> weights.pt
 
-Every higher precision teaches every lower one in the same step. Settings: config_train.py. Next stage: automapper.
+Every higher precision teaches every lower one in the same step. `--network` trains a network that the paper compares
+with instead. Settings: config_train.py. Next stage: automapper.
 """
 
 import random
@@ -11,9 +12,9 @@ from itertools import islice
 
 from dataloader import DataSet, load_data
 from distill import Cascade
-from model_infer import DerivedNetwork, profile
-from operations import Geometry
-from quantize import Precision, recalibrate
+from model_infer import profile
+from networks import build_network
+from quantize import Precision, SwitchableNetwork, recalibrate
 from runtime.average import averaged_model
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.errors import UserError, exit_status
@@ -42,10 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         return evaluate(C)
     device = select_device(C.device)
     tune_cpu(C.num_threads, C.keep_memory)
-    arch_path = find(C.load_path, "arch.pt")
-    arch = load_checkpoint(arch_path, ["ops"], "arch.pt of train_search.py")
-    ops = arch["ops"]
-    check_shape(arch.get("config"), C, arch_path)
+    arch, source = architecture(C)
     data = load_data(**C.data_arguments(), device=device)
     C = C.replaced(num_classes=data.num_classes)
     train_batches = data.batches(
@@ -60,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
     seed_everything(C.seed)
     precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer)
-    model = placed(build(ops, C.to_dict(), precision, arch_path), device, C.channels_last)
+    model = placed(build(arch, C.to_dict(), precision, source), device, C.channels_last)
     if C.pretrain:
         path = find(C.pretrain, "weights.pt")
         content = load_checkpoint(path, ["model", "bits"], "weights.pt of train.py")
@@ -93,7 +91,8 @@ def main(argv: list[str] | None = None) -> None:
         flops, size = profile(model)
         log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {device}")
         log.settings(C, "config_train.py", versions(), resumed=state["config"] if C.resume else None)
-        log.line(f"network of {arch_path}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters\n  {' '.join(ops)}")
+        ops = f"\n  {' '.join(arch['ops'])}" if "ops" in arch else ""
+        log.line(f"network of {source}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters{ops}")
         images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
         progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
         for epoch in range(first_epoch, C.nepochs):
@@ -151,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
         saved = accuracy(result_of, test_batches, precision.bit_widths, C.max_steps)
         content = {
             "model": result_of.state_dict(),
-            "arch": {"ops": list(ops), "flops": flops},
+            "arch": {**arch, "flops": flops},
             "bits": list(precision.bit_widths),
             "accuracy": saved,
             "config": C.to_dict(),
@@ -180,12 +179,22 @@ def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
             )
 
 
-def build(ops: list[str], settings: dict, precision: Precision, path: object) -> DerivedNetwork:
-    """The network of an architecture read from `path`; `UserError` where they do not fit."""
+def architecture(C: TrainSettings) -> tuple[dict, str]:
+    """What `networks.build_network` makes a network of, and what messages call it: arch.pt, or a network by name."""
+    if C.network != "derived":
+        return {"network": C.network}, f"network = {C.network}"
+    path = find(C.load_path, "arch.pt")
+    arch = load_checkpoint(path, ["ops"], "arch.pt of train_search.py")
+    check_shape(arch.get("config"), C, path)
+    return {"ops": list(arch["ops"])}, str(path)
+
+
+def build(arch: dict, settings: dict, precision: Precision, source: object) -> SwitchableNetwork:
+    """The network of an architecture that comes from `source`; `UserError` where they do not fit."""
     try:
-        return DerivedNetwork(ops, Geometry.from_settings(settings), precision)
+        return build_network(arch, settings, precision)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{source}: {error}") from error
 
 
 def evaluate(C: TrainSettings) -> None:
@@ -203,7 +212,7 @@ def evaluate(C: TrainSettings) -> None:
     tune_cpu(C.num_threads, C.keep_memory)
     precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum, C.fused_quantizer)
     data = load_data(**C.data_arguments(), device=device)
-    model = build(checkpoint["arch"].get("ops"), C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
+    model = build(checkpoint["arch"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
     load_weights(model, checkpoint["model"], path)
     model = placed(model, device, C.channels_last)
     result = accuracy(model, data.batches("test", batch_size=4 * C.batch_size), wanted, C.max_steps)

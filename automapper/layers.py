@@ -14,13 +14,13 @@ from torch import nn
 
 from automapper.workload import Network, NetworkLayer
 from hw_model import Layer
-from model_infer import DerivedNetwork
+from networks import Form, build_network
 from operations import Geometry
 from quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
 from runtime.checkpoint import load_checkpoint, load_weights
 from runtime.errors import UserError
 from runtime.settings import closest
-from runtime.stages import SearchSettings
+from runtime.stages import TrainSettings
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
 EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
@@ -41,19 +41,20 @@ def load_network(path: str, batch: int) -> Network:
     file = _find(path)
     content = load_checkpoint(file, [], EXPECTED)
     arch = content.get("arch", content)
-    if not isinstance(arch, dict) or "ops" not in arch or "config" not in content:
-        missing = "config" if isinstance(arch, dict) and "ops" in arch else "architecture"
+    has_network = isinstance(arch, dict) and ("ops" in arch or "network" in arch)
+    if not has_network or "config" not in content:
+        missing = "config" if has_network else "architecture"
         raise UserError(f"{file}: a checkpoint without {missing}, so no layers to map; expected {EXPECTED}")
     try:
         config = content["config"]
         bits = content.get("bits", config["num_bits_list"])
-        _check_config(config | {"num_bits_list": bits})
-        geometry = Geometry.from_settings(config)
+        shape = Geometry if arch.get("network", "derived") == "derived" else Form
+        _check_config(config | {"num_bits_list": bits}, list(shape.__dataclass_fields__))
         precision = Precision(bits)
-        model = DerivedNetwork(arch["ops"], geometry, precision)
+        model = build_network(arch, config, precision)
         if "model" in content:
             load_weights(model, content["model"], file)
-        image = torch.zeros(batch, 3, geometry.image_height, geometry.image_width)
+        image = torch.zeros(batch, 3, config["image_height"], config["image_width"])
         layers = tuple(extract_layers(model, image))
         # A search's accuracies are those of its supernet, not of the network that is mapped.
         measured = content.get("accuracy", {}) if "model" in content else {}
@@ -65,10 +66,10 @@ def load_network(path: str, batch: int) -> Network:
     return Network(str(file), layers, precision.bit_widths, accuracy)
 
 
-def _check_config(config: dict[str, Any]) -> None:
-    """Raise UserError where a setting that shapes the network is not legal."""
-    legal = SearchSettings.legal_settings()
-    for name in [*Geometry.__dataclass_fields__, "num_bits_list"]:
+def _check_config(config: dict[str, Any], shape: list[str]) -> None:
+    """Raise UserError where a setting that shapes the network, named in `shape`, is not legal."""
+    legal = TrainSettings.legal_settings()
+    for name in [*shape, "num_bits_list"]:
         legal[name].check(config[name])
     bits = config["num_bits_list"]
     if not bits or len(set(bits)) < len(bits):

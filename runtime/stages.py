@@ -179,6 +179,11 @@ class SearchSettings(NetworkSettings):
 class TrainSettings(NetworkSettings):
     """Stage 2."""
 
+    network: Annotated[
+        Literal["derived", "resnet38", "resnet74", "mobilenet_v2"],
+        "what is trained: the architecture of load_path, or a network that the paper compares with",
+    ]
+    width_mult: Annotated[float, "factor on the channels of a network other than derived", POSITIVE]
     load_path: Annotated[str, "arch.pt, or the folder that holds it"]
     eval_only: Annotated[bool, "only print the accuracy of the weights.pt named by `pretrain`, or in `save`"]
     ema: Annotated[
@@ -188,6 +193,19 @@ class TrainSettings(NetworkSettings):
     ]
     update_bn: Annotated[bool, "recalibrate BN statistics and activation ranges before the reported accuracy"]
     recalibration: Annotated[Literal["own", "all"], "BN reset by it: its own bit-width's, or (released) every one's"]
+
+    def check(self) -> None:
+        super().check()
+        if self.network == "derived" and self.width_mult != 1:
+            raise UserError(
+                f"setting width_mult = {self.width_mult:g}: for network = resnet38, resnet74 or mobilenet_v2 only; a "
+                "derived network has the channels of num_channel_list"
+            )
+        if self.network != "derived" and "load_path" in self.named:
+            raise UserError(
+                f"settings network = {self.network} and load_path = {self.load_path!r}: an architecture is for "
+                "network = derived only; give one of them"
+            )
 
 
 class MapSettings(Settings):

@@ -157,6 +157,7 @@ def test_every_setting_can_be_given_on_the_command_line(config):
         value = other_value(setting, defaults[name])
         context = []
         context += ["--alpha_bits", "highest"] if name == "weight_bits" else []
+        context += ["--network", "resnet38"] if name == "width_mult" else []
         context += ["--num_layer_list", "1"] if name in ("num_channel_list", "stride_list") else []
         if name == "num_layer_list":
             context = ["--num_channel_list", "8", "--stride_list", "1"]

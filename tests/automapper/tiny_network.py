@@ -28,7 +28,7 @@ def tiny_settings(**replace):
 def tiny_model(ops=OPS, **replace):
     settings = tiny_settings(**replace)
     torch.manual_seed(0)
-    return build(ops, settings, Precision(settings["num_bits_list"]), "test")
+    return build({"ops": ops}, settings, Precision(settings["num_bits_list"]), "test")
 
 
 def write_weights(folder: Path, **replace) -> Path:
