@@ -8,6 +8,7 @@ import random
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from itertools import islice
 
 from dataloader import DataSet, load_data
@@ -30,8 +31,10 @@ from runtime.machine import (
     tune_cpu,
     versions,
 )
+from runtime.resume import Checkpoints, Position, load_newest
 from runtime.settings import as_text, from_command_line
 from runtime.stages import TrainSettings
+from runtime.stopping import resume_command
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,63 +77,78 @@ def main(argv: list[str] | None = None) -> None:
     cascade = Cascade(precision.bit_widths, **C.cascade_arguments())
     average = averaged_model(model, C.ema) if C.ema else None
     result_of = average.module if average else model  # the network that is validated and saved
-    first_epoch = 0
-    if C.resume:
-        path = find(C.save, "checkpoint.pt")
-        state = load_checkpoint(path, ["model", "optimizer", "epoch", "config"], "checkpoint.pt of train.py")
-        load_weights(model, state["model"], path)
-        load_optimizer(optimizer, state["optimizer"], path)
-        first_epoch = state["epoch"] + 1
-        if average:
-            if not isinstance(state.get("average"), dict):
-                raise UserError(f"{path}: has no average of the weights; resume with --ema 0, as it was trained")
-            load_weights(average, state["average"], path)
-
+    loss = Mean()
     steps = min(len(train_batches), C.max_steps or len(train_batches))
-    with RunLog(C.save, first_epoch if C.resume else None) as log:
+    command = resume_command("train.py", argv, C.resume is True)
+    start, loaded, saved = Position(), None, {}
+    if C.resume:
+        loaded, saved = load_newest(C, ["model", "optimizer", "loss"], "checkpoint.pt of train.py", steps)
+        start = Position(saved["epoch"], saved["step"])
+        load_weights(model, saved["model"], loaded)
+        load_optimizer(optimizer, saved["optimizer"], loaded)
+        loss.load(saved["loss"], loaded)
+        if average:
+            if not isinstance(saved.get("average"), dict):
+                raise UserError(f"{loaded}: has no average of the weights; resume with --ema 0, as it was trained")
+            load_weights(average, saved["average"], loaded)
+        C = C.replaced(resume=False)  # what is recorded is the same for the run that was never interrupted
+
+    def state() -> dict:
+        """What checkpoint.pt holds beside the position."""
+        return {
+            "model": model.state_dict(),
+            "average": average.state_dict() if average else None,
+            "optimizer": optimizer.state_dict(),
+            "loss": loss.state(),
+            "config": C.to_dict(),
+        }
+
+    def measured(bit_widths: Sequence[int]) -> dict[int, float]:
+        return accuracy(result_of, checkpoints.unless_stopped(test_batches), bit_widths, C.max_steps)
+
+    images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
+    with (
+        RunLog(C.save, saved.get("log_sizes")) as log,
+        Checkpoints(C, log, state, start, loaded, command) as checkpoints,
+        Progress(C.nepochs * images_per_epoch, start.epoch * images_per_epoch + start.step * C.batch_size) as progress,
+    ):
         flops, size = profile(model)
         log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {device}")
-        log.settings(C, "config_train.py", versions(), resumed=state["config"] if C.resume else None)
+        log.settings(C, "config_train.py", versions(), resumed=saved.get("config"))
         ops = f"\n  {' '.join(arch['ops'])}" if "ops" in arch else ""
         log.line(f"network of {source}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters{ops}")
-        images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
-        progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
-        for epoch in range(first_epoch, C.nepochs):
+        if loaded:
+            log.line(f"resumed from {loaded}, at {start}")
+        for epoch in range(start.epoch, C.nepochs):
             begin = time.perf_counter()
+            first = checkpoints.first_step(epoch)
             train_batches.set_epoch(epoch)
             model.train()
-            loss = Mean()
-            for step, (images, labels) in enumerate(islice(train_batches, steps)):
+            for step, (images, labels) in enumerate(islice(train_batches.iterate_from(first), steps - first), first):
                 optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                 losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics)
-                losses = finite_losses(losses, epoch, step, C.save)
+                losses = finite_losses(losses, epoch, step, checkpoints.last_good)
                 if average:
                     average.update_parameters(model)
                 loss.add(losses)
                 progress.step(len(labels), epoch, C.nepochs, losses)
-            finite_weights(model, epoch, C.save)
+                checkpoints.after_step(epoch, step, steps)
+            finite_weights(model.state_dict(), f"by the end of epoch {epoch + 1}", checkpoints.last_good)
 
             metrics = {
                 "loss": loss.value(),
                 "lr": optimizer.param_groups[0]["lr"],
-                "images_per_s": images_per_epoch / (time.perf_counter() - begin),
+                "images_per_s": (images_per_epoch - first * C.batch_size) / (time.perf_counter() - begin),
             }
             text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
-                metrics["accuracy"] = accuracy(result_of, test_batches, precision.bit_widths, C.max_steps)
+                metrics["accuracy"] = measured(precision.bit_widths)
                 text += f"  | accuracy % {per_bits(metrics['accuracy'], '.2f')}"
             log.line(f"{text}  | {metrics['images_per_s']:.0f} img/s")
             log.epoch(epoch, metrics)
-            state = {
-                "model": model.state_dict(),
-                "average": average.state_dict() if average else None,
-                "optimizer": optimizer.state_dict(),
-                "epoch": epoch,
-                "config": C.to_dict(),
-            }
-            save_checkpoint(f"{C.save}/checkpoint.pt", state)
-        progress.close()
+            loss.clear()
+            checkpoints.after_epoch(epoch)
 
         train_batches.set_epoch(C.nepochs)
         as_released = C.update_bn and C.recalibration == "all"
@@ -139,27 +157,27 @@ def main(argv: list[str] | None = None) -> None:
             as_trained = {name: tensor.clone() for name, tensor in result_of.state_dict().items()}
             result = {}
             for bits in precision.bit_widths:
-                recalibrate(result_of, bits, islice(train_batches, steps), reset="all")
-                result |= accuracy(result_of, test_batches, [bits], C.max_steps)
+                recalibrate(result_of, bits, checkpoints.unless_stopped(islice(train_batches, steps)), reset="all")
+                result |= measured([bits])
             result_of.load_state_dict(as_trained)
             log.line(f"\naccuracy %, each bit-width recalibrated alone, as released:  {per_bits(result, '.2f')}")
         elif C.update_bn:
             for bits in precision.bit_widths:
-                recalibrate(result_of, bits, islice(train_batches, steps), reset="own")
-        finite_weights(result_of, max(C.nepochs - 1, 0), C.save)
-        saved = accuracy(result_of, test_batches, precision.bit_widths, C.max_steps)
+                recalibrate(result_of, bits, checkpoints.unless_stopped(islice(train_batches, steps)), reset="own")
+        finite_weights(result_of.state_dict(), "in the recalibration", checkpoints.last_good)
+        final = measured(precision.bit_widths)
         content = {
             "model": result_of.state_dict(),
             "arch": {**arch, "flops": flops},
             "bits": list(precision.bit_widths),
-            "accuracy": saved,
+            "accuracy": final,
             "config": C.to_dict(),
         }
         save_checkpoint(f"{C.save}/weights.pt", content)
-        log.result({"accuracy": result if as_released else saved, "flops": flops, "parameters": size})
-        log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(saved, '.2f')}")
-        command = [python_command(), "-m", "automapper", f"{C.save}/weights.pt", "--device", "eyeriss"]
-        log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join(command)}")
+        log.result({"accuracy": result if as_released else final, "flops": flops, "parameters": size})
+        log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(final, '.2f')}")
+        following = [python_command(), "-m", "automapper", f"{C.save}/weights.pt", "--device", "eyeriss"]
+        log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join(following)}")
 
 
 def tested(data: DataSet, C: TrainSettings) -> int:

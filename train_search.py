@@ -8,7 +8,7 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count, islice
 
 import torch
@@ -20,7 +20,7 @@ from model_search import Supernet
 from operations import Geometry
 from quantize import Precision
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
-from runtime.errors import exit_status
+from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
 from runtime.machine import (
@@ -33,8 +33,10 @@ from runtime.machine import (
     tune_cpu,
     versions,
 )
+from runtime.resume import Checkpoints, Position, load_newest
 from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
+from runtime.stopping import resume_command
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,35 +84,57 @@ def main(argv: list[str] | None = None) -> None:
     )
     bit_widths = bit_widths_named(C.weight_bits, precision)
     cascade = Cascade(bit_widths, **C.cascade_arguments())
-    first_epoch, best = 0, None
-    if C.resume:
-        path = find(C.save, "checkpoint.pt")
-        state = load_checkpoint(
-            path,
-            ["model", "optimizer", "arch_optimizer", "flops_weight", "epoch", "best", "config"],
-            "checkpoint.pt of train_search.py",
-        )
-        load_weights(supernet, state["model"], path)
-        load_optimizer(optimizer, state["optimizer"], path)
-        load_optimizer(architect.optimizer, state["arch_optimizer"], path)
-        architect.flops_weight = state["flops_weight"]
-        first_epoch, best = state["epoch"] + 1, state["best"]
-        save_checkpoint(f"{C.save}/arch.pt", best)
-
+    best, loss, alpha_loss = None, Mean(), Mean()
     steps = min(len(weight_batches), C.max_steps or len(weight_batches))
-    with RunLog(C.save, first_epoch if C.resume else None) as log:
+    command = resume_command("train_search.py", argv, C.resume is True)
+    start, loaded, saved = Position(), None, {}
+    if C.resume:
+        needs = ["model", "optimizer", "arch_optimizer", "flops_weight", "best", "loss", "alpha_loss"]
+        loaded, saved = load_newest(C, needs, "checkpoint.pt of train_search.py", steps)
+        start, best = Position(saved["epoch"], saved["step"]), saved["best"]
+        load_weights(supernet, saved["model"], loaded)
+        load_optimizer(optimizer, saved["optimizer"], loaded)
+        load_optimizer(architect.optimizer, saved["arch_optimizer"], loaded)
+        architect.flops_weight = saved["flops_weight"]
+        loss.load(saved["loss"], loaded)
+        alpha_loss.load(saved["alpha_loss"], loaded)
+        if best:
+            save_checkpoint(f"{C.save}/arch.pt", best)
+        elif start.epoch >= C.nepochs:
+            raise UserError(f"{loaded} has no architecture yet: resume with nepochs above {start.epoch}")
+        C = C.replaced(resume=False)  # what is recorded is the same for the run that was never interrupted
+
+    def state() -> dict:
+        """What checkpoint.pt holds beside the position."""
+        return {
+            "model": supernet.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "arch_optimizer": architect.optimizer.state_dict(),
+            "flops_weight": architect.flops_weight,
+            "best": best,
+            "loss": loss.state(),
+            "alpha_loss": alpha_loss.state(),
+            "config": C.to_dict(),
+        }
+
+    images_per_epoch = min(steps * C.batch_size, weight_batches.num_images)
+    with (
+        RunLog(C.save, saved.get("log_sizes")) as log,
+        Checkpoints(C, log, state, start, loaded, command) as checkpoints,
+        Progress(C.nepochs * images_per_epoch, start.epoch * images_per_epoch + start.step * C.batch_size) as progress,
+    ):
         log.line(f"search on {data.name}: {len(for_weights)} images for weights, {len(for_alpha)} for alpha ({device})")
-        log.settings(C, "config_search.py", versions(), resumed=state["config"] if C.resume else None)
-        images_per_epoch = min(steps * C.batch_size, weight_batches.num_images)
-        progress = Progress(C.nepochs * images_per_epoch, first_epoch * images_per_epoch)
-        for epoch in range(first_epoch, C.nepochs):
+        log.settings(C, "config_search.py", versions(), resumed=saved.get("config"))
+        if loaded:
+            log.line(f"resumed from {loaded}, at {start}")
+        for epoch in range(start.epoch, C.nepochs):
             begin = time.perf_counter()
+            first = checkpoints.first_step(epoch)
             supernet.temperature = C.temp_init * C.temp_decay**epoch
             weight_batches.set_epoch(epoch)
-            held_out_images = endless(alpha_batches, epoch)
+            held_out_images = endless(alpha_batches, epoch, first)
             supernet.train()
-            loss, alpha_loss = Mean(), Mean()
-            for step, (images, labels) in enumerate(islice(weight_batches, steps)):
+            for step, (images, labels) in enumerate(islice(weight_batches.iterate_from(first), steps - first), first):
                 optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 noise = derived_seed(C.seed, "gumbel", epoch, step)  # one sample of it for the whole step
                 supernet.generator.manual_seed(noise)
@@ -131,11 +155,12 @@ def main(argv: list[str] | None = None) -> None:
                 )
                 supernet.alpha.requires_grad_(True)
 
-                losses = finite_losses(losses, epoch, step, C.save)
-                alpha_loss.add(finite_losses({architect.bits: cross_entropy}, epoch, step, C.save))
+                losses = finite_losses(losses, epoch, step, checkpoints.last_good)
+                alpha_loss.add(finite_losses({architect.bits: cross_entropy}, epoch, step, checkpoints.last_good))
                 loss.add(losses)
                 progress.step(len(labels), epoch, C.nepochs, losses)
-            finite_weights(supernet, epoch, C.save)
+                checkpoints.after_step(epoch, step, steps)
+            finite_weights(supernet.state_dict(), f"by the end of epoch {epoch + 1}", checkpoints.last_good)
 
             flops, flops_weight = supernet.derived_flops(), architect.flops_weight
             metrics = {
@@ -145,11 +170,11 @@ def main(argv: list[str] | None = None) -> None:
                 "flops_weight": flops_weight,
                 "temperature": supernet.temperature,
                 "lr": optimizer.param_groups[0]["lr"],
-                "images_per_s": images_per_epoch / (time.perf_counter() - begin),
+                "images_per_s": (images_per_epoch - first * C.batch_size) / (time.perf_counter() - begin),
             }
             text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
-                metrics["accuracy"] = validate(supernet, held_out, bit_widths, C)
+                metrics["accuracy"] = validate(supernet, checkpoints.unless_stopped(held_out), bit_widths, C, epoch)
                 text += f"  | accuracy % {per_bits(metrics['accuracy'], '.1f')}"
                 candidate = {
                     "ops": supernet.derived_ops(),
@@ -167,19 +192,9 @@ def main(argv: list[str] | None = None) -> None:
                 f"{text}  | {flops / 1e6:.2f} MFLOPs, lambda {flops_weight:.1e}, {metrics['images_per_s']:.0f} img/s"
             )
             log.epoch(epoch, metrics)
-            save_checkpoint(
-                f"{C.save}/checkpoint.pt",
-                {
-                    "model": supernet.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "arch_optimizer": architect.optimizer.state_dict(),
-                    "flops_weight": architect.flops_weight,
-                    "epoch": epoch,
-                    "best": best,
-                    "config": C.to_dict(),
-                },
-            )
-        progress.close()
+            loss.clear()
+            alpha_loss.clear()
+            checkpoints.after_epoch(epoch)
         report(best, C, log)
         log.line(f"\nwrote {C.save}/arch.pt\nnext: {next_stage}")
 
@@ -190,18 +205,27 @@ def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:
     return {"all": widths, "highest": widths[-1:], "lowest": widths[:1]}[name]
 
 
-def endless(batches: Batches, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The alpha half in ever new order: it may be smaller than the weights' half."""
-    for lap in count():
+def endless(batches: Batches, epoch: int, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The alpha half in ever new order, from a step of an epoch on: it may be smaller than the weights' half."""
+    first_lap, position = divmod(first_step, len(batches))
+    for lap in count(first_lap):
         batches.set_epoch(epoch * 1000 + lap)
-        yield from batches
+        yield from batches.iterate_from(position)
+        position = 0
 
 
-def validate(supernet: Supernet, held_out: Batches, bit_widths: tuple[int, ...], C: SearchSettings) -> dict[int, float]:
+def validate(
+    supernet: Supernet,
+    held_out: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    bit_widths: tuple[int, ...],
+    C: SearchSettings,
+    epoch: int,
+) -> dict[int, float]:
     """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
 
     As released: fresh noise in every pass, and each bit-width's figure the mean over it and those before it.
     """
+    supernet.generator.manual_seed(derived_seed(C.seed, "validation", epoch))
     supernet.noise_per_forward = C.validation == "released"
     supernet.op_weights = None
     result = accuracy(supernet, held_out, bit_widths, C.max_steps)

@@ -1,11 +1,12 @@
 """Files between stages: versioned dictionaries of tensors, numbers and strings, loaded with `weights_only=True`."""
 
 import os
-import tempfile
+import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
@@ -15,36 +16,56 @@ from runtime.errors import UserError
 FORMAT = 1
 KINDS = {  # of the entries that a reader may ask for
     **dict.fromkeys(["model", "optimizer", "arch_optimizer", "arch", "config", "accuracy"], dict),
+    **dict.fromkeys(["loss", "alpha_loss", "log_sizes"], dict),
     **dict.fromkeys(["ops", "bits"], list),
-    "epoch": int,
+    **dict.fromkeys(["epoch", "step"], int),
     "flops_weight": float,
+    "best": dict | None,
 }
 
 
-def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
+def save_checkpoint(path: Path | str, content: dict[str, Any], keep_as: Path | None = None) -> None:
     """Write `content` so that `path` holds either the old file or the whole new one, whatever happens meanwhile.
 
-    Raises `UserError` where the folder cannot be written; the old file is then as it was.
+    keep_as: another name that the old file, if there is one, keeps. Raises `UserError` where the folder cannot be
+    written; the old file is then as it was.
     """
+    with replacing(path, keep_as) as file:
+        torch.save({"format": FORMAT, **content}, file)
+
+
+@contextmanager
+def replacing(path: Path | str, keep_as: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once the block has ended well; see `save_checkpoint`."""
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.partial")  # always the same, so that killed runs leave one at most
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            torch.save({"format": FORMAT, **content}, file)
+        with open(temporary, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        if keep_as and path.exists():
+            _second_name(path, keep_as)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error}; the last good one, if any, is intact") from error
-    except BaseException:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError | RuntimeError):  # torch reports a full disk as RuntimeError
+            raise UserError(f"cannot write {path}: {error}; the last good one, if any, is intact") from error
         raise
+
+
+def _second_name(path: Path, name: Path) -> None:
+    """Let `name` be the file `path` too, whatever it was before: a link where the file system has them, else a copy."""
+    temporary = name.with_name(f".{name.name}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copy2(path, temporary)
+    os.replace(temporary, name)
+    temporary.unlink(missing_ok=True)  # still there where both were links of one file
 
 
 def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[str, Any]:
@@ -73,7 +94,9 @@ def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[s
     for key in needs:
         kind = KINDS.get(key, object)
         if not isinstance(content[key], kind):
-            raise UserError(f"{path}: expected {what}, but its {key!r} is not of type {kind.__name__}")
+            raise UserError(
+                f"{path}: expected {what}, but its {key!r} is not of type {getattr(kind, '__name__', kind)}"
+            )
     return content
 
 

@@ -1,5 +1,6 @@
-"""Errors a user can mend: reported as one line, exit status 2, no traceback."""
+"""Errors a user can mend: reported as one line, exit status 2, no traceback. And the end that a signal asked for."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -11,16 +12,27 @@ class UserError(Exception):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal ended the run. `status`: 128 + the signal's number, as in a shell."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.status = 128 + number
+
+
 def exit_status(main: Callable[[], int | None]) -> int:
     """Run a script's `main` and turn a `UserError` into one line on standard error and status 2.
 
-    Ctrl-C ends with 130, the shell's convention for SIGINT.
+    Ctrl-C ends with 130, the shell's convention for SIGINT, and SIGTERM with 143.
     """
     try:
         return main() or 0
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

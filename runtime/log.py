@@ -2,51 +2,52 @@
 and a progress bar over all steps."""
 
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from runtime.checkpoint import replacing
 from runtime.errors import UserError
 from runtime.settings import Settings
 
+EVENTS = "events.out.tfevents."
+
 
 class RunLog:
-    """Writes into `folder`: anew, or with `first_epoch` (a resumed run) behind what was logged of the epochs before.
+    """Writes into `folder`: anew, or on from where a checkpoint left off.
 
-    Raises `UserError` where the folder cannot be written. Close it, or use it in a `with`.
+    resumed: the checkpoint's `sizes()`. What was logged after it is cut off, as it will be logged again. Raises
+    `UserError` where the folder cannot be written, now or later. Close it, or use it in a `with`.
     """
 
-    def __init__(self, folder: Path | str, first_epoch: int | None = None):
+    def __init__(self, folder: Path | str, resumed: Mapping[str, int] | None = None):
         self.folder = Path(folder)
-        resume = first_epoch is not None
-        mode = "a" if resume else "w"
-        try:
+        from tensorboardX.record_writer import RecordWriter  # here: it costs start-up time
+
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lines = open(self.folder / "logs.txt", mode, buffering=1)  # noqa: SIM115
-            kept = self._metrics_before(first_epoch) if resume else []
-            self._metrics = open(self.folder / "metrics.jsonl", "w", buffering=1)  # noqa: SIM115
-            self._metrics.writelines(kept)
-        except OSError as error:
-            raise UserError(f"setting save = {str(folder)!r}: cannot write there ({error.strerror})") from error
-        if not resume:
-            for old in self.folder.glob("events.out.tfevents.*"):
-                old.unlink()
-        from tensorboardX import SummaryWriter  # here: it costs start-up time
+            for path in self._files():
+                _cut(path, (resumed or {}).get(path.name, 0))
+            self._lines = open(self.folder / "logs.txt", "a", buffering=1)  # noqa: SIM115
+            self._metrics = open(self.folder / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
+            earlier = len(list(self.folder.glob(f"{EVENTS}*")))  # makes the name new within one second too
+            self._events = RecordWriter(str(self.folder / f"{EVENTS}{int(time.time()):010}.{earlier}"))
+            self._event(file_version="brain.Event:2")
+            self._events.flush()
 
-        self._events = SummaryWriter(str(self.folder))
-
-    def _metrics_before(self, epoch: int) -> list[str]:
-        """Lines of metrics.jsonl that an interrupted run wrote of the epochs before `epoch`."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] < epoch]
+    def sizes(self) -> dict[str, int]:
+        """How many bytes of each file are written so far."""
+        with self._writing():
+            return {path.name: path.stat().st_size for path in self._files()}
 
     def result(self, content: Mapping[str, Any]) -> None:
         """What the run arrived at: result.json."""
-        (self.folder / "result.json").write_text(json.dumps(content, indent=1) + "\n")
+        self._json("result.json", content)
 
     def settings(
         self, C: Settings, module: str, versions: Mapping[str, str], resumed: Mapping[str, Any] | None = None
@@ -58,36 +59,75 @@ class RunLog:
         source = f"{module}{C.preset and ', preset ' + C.preset}, command line"
         self.line(f"settings ({source}):\n{C}\nversions: {', '.join(f'{k} {v}' for k, v in versions.items())}")
         for name, value in C.to_dict().items():
-            if resumed is not None and resumed.get(name, value) != value and name != "resume":
+            if resumed is not None and resumed.get(name, value) != value:
                 self.line(f"note: {name} was {resumed[name]!r} before, and is {value!r} from here on")
-        content = {"preset": C.preset, "settings": C.to_dict(), "versions": dict(versions)}
-        (self.folder / "settings.json").write_text(json.dumps(content, indent=1) + "\n")
+        self._json("settings.json", {"preset": C.preset, "settings": C.to_dict(), "versions": dict(versions)})
 
     def line(self, text: str = "") -> None:
         """One line (or block) for a person."""
         tqdm.write(text)
         stamp = time.strftime("%m-%d %H:%M:%S")
-        self._lines.writelines(f"{stamp}  {part}\n" for part in text.splitlines() or [""])
+        with self._writing():
+            self._lines.writelines(f"{stamp}  {part}\n" for part in text.splitlines() or [""])
 
     def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """One object of metrics.jsonl, and the same as TensorBoard scalars; nested dictionaries are per bit-width."""
-        self._metrics.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
-        for name, value in metrics.items():
-            for bits, number in value.items() if isinstance(value, Mapping) else [(None, value)]:
-                if isinstance(number, int | float):
-                    self._events.add_scalar(name if bits is None else f"{name}/{bits}_bits", number, epoch)
-        self._events.flush()
+        from tensorboardX.summary import scalar
+
+        with self._writing():
+            self._metrics.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
+            for name, value in metrics.items():
+                for bits, number in value.items() if isinstance(value, Mapping) else [(None, value)]:
+                    if isinstance(number, int | float):
+                        tag = name if bits is None else f"{name}/{bits}_bits"
+                        self._event(step=epoch, summary=scalar(tag, number))
+            self._events.flush()
 
     def close(self) -> None:
-        self._lines.close()
-        self._metrics.close()
-        self._events.close()
+        for file in (self._lines, self._metrics, self._events):
+            with suppress(OSError):  # everything was flushed as it came: a full disk has been told of
+                file.close()
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _files(self) -> list[Path]:
+        """The files that grow."""
+        paths = [self.folder / "logs.txt", self.folder / "metrics.jsonl", *self.folder.glob(f"{EVENTS}*")]
+        return [path for path in paths if path.is_file()]
+
+    def _event(self, **content: Any) -> None:
+        # Not by tensorboardX's SummaryWriter: it writes in a thread, where an error is lost and no size is final.
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    def _json(self, name: str, content: Mapping[str, Any]) -> None:
+        with replacing(self.folder / name) as file:
+            file.write((json.dumps(content, indent=1) + "\n").encode())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"setting save = {str(self.folder)!r}: cannot write there ({error.strerror}); "
+                "the last good checkpoint.pt, if any, is intact"
+            ) from error
+
+
+def _cut(path: Path, size: int) -> None:
+    """Cut `path` to `size` bytes at most; of text, whole lines only. Event files without a byte go."""
+    if path.name.startswith(EVENTS):
+        if not size:
+            return path.unlink()
+    else:
+        size = path.read_bytes()[:size].rfind(b"\n") + 1
+    os.truncate(path, min(size, path.stat().st_size))
 
 
 class Progress:
@@ -110,7 +150,10 @@ class Progress:
         self._bar.set_postfix_str("loss " + per_bits(losses, ".2f"), refresh=False)
         self._bar.update(images)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
 

@@ -53,33 +53,27 @@ def updater(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gr
     return update
 
 
-def finite_losses(losses: dict[int, Tensor], epoch: int, step: int, folder: str) -> dict[int, float]:
+def finite_losses(losses: dict[int, Tensor], epoch: int, step: int, last_good: str) -> dict[int, float]:
     """The losses as numbers; `UserError` where one is NaN or infinite, naming epoch, step, bit-width and the last good
-    checkpoint in `folder`."""
+    checkpoint."""
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     for bits, value in values.items():
         if not math.isfinite(value):
             raise UserError(
                 f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at {bits} bit; "
-                f"{_last_good(folder, epoch)}"
+                f"last good checkpoint: {last_good}; a lower lr often helps"
             )
     return values
 
 
-def finite_weights(model: nn.Module, epoch: int, folder: str) -> None:
-    """`UserError` where a weight or a running statistic is NaN or infinite: an epoch's last step, or a recalibration,
-    can do that with no loss to show it."""
-    if not all_finite(model.state_dict()):
+def finite_weights(weights: dict[str, Tensor], when: str, last_good: str) -> None:
+    """`UserError` where a weight or a running statistic is NaN or infinite: a last step, or a recalibration, can do
+    that with no loss to show it. when: as in "by the end of epoch 3"."""
+    if not all_finite(weights):
         raise UserError(
-            f"weights or running statistics became NaN or infinite by the end of epoch {epoch + 1}; "
-            f"{_last_good(folder, epoch)}"
+            f"weights or running statistics became NaN or infinite {when}; "
+            f"last good checkpoint: {last_good}; a lower lr often helps"
         )
-
-
-def _last_good(folder: str, epoch: int) -> str:
-    checkpoint = Path(folder) / "checkpoint.pt"
-    name = f"{checkpoint} (epoch {epoch})" if epoch and checkpoint.exists() else "none yet"
-    return f"last good checkpoint: {name}; a lower lr often helps"
 
 
 @torch.no_grad()
@@ -126,3 +120,18 @@ class Mean:
 
     def value(self) -> dict[int, float]:
         return {key: self.sums[key] / self.counts[key] for key in sorted(self.sums)}
+
+    def clear(self) -> None:
+        self.sums, self.counts = {}, {}
+
+    def state(self) -> dict[int, list[float]]:
+        """Of every key [sum, count]: what `load` takes."""
+        return {key: [self.sums[key], self.counts[key]] for key in self.sums}
+
+    def load(self, state: dict[int, list[float]], path: Path | str) -> None:
+        """Go on from a `state` read from `path`; `UserError` where it is not one."""
+        try:
+            self.sums = {int(key): float(total) for key, (total, _) in state.items()}
+            self.counts = {int(key): int(count) for key, (_, count) in state.items()}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: its running means cannot be read ({error})") from error

@@ -198,7 +198,7 @@ class _Parser(argparse.ArgumentParser):
             default = as_text(getattr(defaults, setting.name))
             text = f"{setting.help} [{_type_name(setting.type)}; default: {default}]".replace("%", "%%")
             words = {}
-            if setting.type is bool:
+            if setting.type is bool or bool in get_args(setting.type):
                 words = {"nargs": "?", "const": "true"}
             elif get_origin(setting.type) is list:
                 words = {"nargs": "+", "action": _JoinWords}
@@ -220,7 +220,8 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _convert(setting, next(a for a in arguments if a is not type(None)), value)
+        kinds = [a for a in arguments if a is not type(None)]
+        return _convert(setting, next((a for a in kinds if type(value) is a), kinds[0]), value)
     if origin is Literal:
         if isinstance(value, str) and value.lower() in arguments:
             return value.lower()
@@ -242,7 +243,7 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
 def _parse(setting: Setting, kind: Any, text: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if text.lower() in ("none", ""):
+        if type(None) in arguments and text.lower() in ("none", ""):
             return None
         return _parse(setting, next(a for a in arguments if a is not type(None)), text)
     if origin is list:

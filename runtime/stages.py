@@ -16,7 +16,9 @@ class NetworkSettings(Settings):
     # run
     seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", Between(0, MAX_SEED)]
     save: Annotated[str, "folder of this run's outputs"]
-    resume: Annotated[bool, "continue from checkpoint.pt in the folder `save`"]
+    resume: Annotated[bool | str, "continue from checkpoint.pt in the folder `save`; text = from the checkpoint named"]
+    checkpoint_every: Annotated[int, "steps between two checkpoints; 0 = only at the end of each epoch", AtLeast(0)]
+    keep_checkpoints: Annotated[int, "older checkpoints kept beside checkpoint.pt, the newest", AtLeast(0)]
     device: Annotated[str, "auto, cpu, cuda or cuda:N"]
     channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"]
     fused_quantizer: Annotated[bool, "CPU: measure and quantize in compiled kernels, bit-equal to the plain operations"]

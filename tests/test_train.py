@@ -127,8 +127,10 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(train_run, same_run, tmp_path)
         assert same_tensors(load(train_run.folder / name), load(tmp_path / name))
 
 
-@pytest.mark.parametrize("name, call, last_epoch", [("finite_losses", 4, 0), ("accuracy", 3, 1), ("recalibrate", 2, 2)])
-def test_resume_equals_the_undisturbed_run(train_run, same_run, tmp_path, monkeypatch, name, call, last_epoch):
+@pytest.mark.parametrize(
+    "name, call, epochs_done", [("finite_losses", 4, 1), ("accuracy", 3, 2), ("recalibrate", 2, 3)]
+)
+def test_resume_equals_the_undisturbed_run(train_run, same_run, tmp_path, monkeypatch, name, call, epochs_done):
     """Interrupted within an epoch, at its validation, and while recalibrating after the last."""
     calls = []
     function = getattr(train, name)
@@ -142,7 +144,7 @@ def test_resume_equals_the_undisturbed_run(train_run, same_run, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(train, name, interrupted)
         assert run(*same_run, "--save", tmp_path) == 130
-    assert load(tmp_path / "checkpoint.pt")["epoch"] == last_epoch
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == epochs_done
     assert not (tmp_path / "weights.pt").exists()
     torch.manual_seed(123)
     assert run(*same_run, "--save", tmp_path, "--resume") == 0
@@ -443,7 +445,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(same_run, tmp_path, capsys, mon
     assert "the loss became" in err and "epoch 2, step 2" in err and re.search(r"at (4|8|32) bit", err)
     assert f"{tmp_path}/checkpoint.pt (epoch 1)" in err
     checkpoint = load(tmp_path / "checkpoint.pt")
-    assert checkpoint["epoch"] == 0
+    assert (checkpoint["epoch"], checkpoint["step"]) == (1, 0)
     assert all(tensor.isfinite().all() for tensor in checkpoint["model"].values())
     assert not (tmp_path / "weights.pt").exists()
 
@@ -468,7 +470,7 @@ def test_weights_that_are_not_finite_are_not_saved(same_run, tmp_path, capsys, m
     err = capsys.readouterr().err
     assert "became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
     assert err.count("\n") == 1
-    assert load(tmp_path / "checkpoint.pt")["epoch"] == 0
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 1
 
 
 # --- what else must not go wrong unseen

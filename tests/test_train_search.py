@@ -120,16 +120,16 @@ def interrupted_at(count, function):
 
 
 @pytest.mark.parametrize(
-    "name, call, last_epoch",
-    [("finite_losses", 7, 0), ("next_flops_weight", 3, 1)],
+    "name, call, epochs_done",
+    [("finite_losses", 7, 1), ("next_flops_weight", 3, 2)],
     ids=["within the second epoch", "after arch.pt and before checkpoint.pt of the third"],
 )
-def test_resume_equals_the_undisturbed_run(search_run, tmp_path, monkeypatch, name, call, last_epoch):
+def test_resume_equals_the_undisturbed_run(search_run, tmp_path, monkeypatch, name, call, epochs_done):
     run = [*TINY_SEARCH, "--save", tmp_path]
     with monkeypatch.context() as patch:
         patch.setattr(train_search, name, interrupted_at(call, getattr(train_search, name)))
         assert search(*run) == 130
-    assert load(tmp_path / "checkpoint.pt")["epoch"] == last_epoch
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == epochs_done
     torch.manual_seed(123)
     assert search(*run, "--resume") == 0
     for file in ("arch.pt", "checkpoint.pt"):
@@ -259,9 +259,9 @@ def test_validation(geometry, monkeypatch):
         return {4: 10.0, 8: 20.0, 32: 60.0}
 
     monkeypatch.setattr(train_search, "accuracy", accuracy)
-    assert train_search.validate(supernet, [], (4, 8, 32), C) == {4: 10, 8: 20, 32: 60}
+    assert train_search.validate(supernet, [], (4, 8, 32), C, 0) == {4: 10, 8: 20, 32: 60}
     released = C.replaced(validation="released", gumbel_noise="per_forward")
-    assert train_search.validate(supernet, [], (4, 8, 32), released) == {4: 10, 8: 15, 32: 30}
+    assert train_search.validate(supernet, [], (4, 8, 32), released, 0) == {4: 10, 8: 15, 32: 30}
     assert seen == [(False, None), (True, None)]
     assert supernet.noise_per_forward is True, "training goes on as it was"
 
@@ -403,7 +403,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys, monkeypatch):
     assert err.count("\n") == 1
     assert "the loss became" in err and "epoch 2, step 2" in err and " bit" in err
     assert f"{tmp_path}/checkpoint.pt (epoch 1)" in err
-    assert load(tmp_path / "checkpoint.pt")["epoch"] == load(tmp_path / "arch.pt")["epoch"] == 0
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 1 and load(tmp_path / "arch.pt")["epoch"] == 0
     assert [line["epoch"] for line in lines(tmp_path)] == [0]
 
 
@@ -433,7 +433,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys, monkeypatch
     err = capsys.readouterr().err
     assert "became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err
     assert err.count("\n") == 1
-    assert load(tmp_path / "checkpoint.pt")["epoch"] == 0
+    assert load(tmp_path / "checkpoint.pt")["epoch"] == 1
 
 
 def test_a_mistake_in_the_next_stages_settings_is_found_before_the_search(tmp_path, monkeypatch, capsys):

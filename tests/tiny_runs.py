@@ -29,12 +29,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def same_tensors(first, second) -> bool:
-    """Whether two loaded checkpoints agree bit for bit (their `config` aside, which holds the folder's name)."""
+    """Whether two loaded checkpoints agree bit for bit (but for the folder's name in `config`, and the sizes of logs
+    that tell times)."""
     if isinstance(first, torch.Tensor):
         return first.dtype == second.dtype and torch.equal(first, second)
     if isinstance(first, dict):
-        keys = first.keys() - {"config"}
-        return keys == second.keys() - {"config"} and all(same_tensors(first[key], second[key]) for key in keys)
+        keys = first.keys() - {"config", "log_sizes"}
+        return keys == second.keys() - {"config", "log_sizes"} and all(same_tensors(first[k], second[k]) for k in keys)
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(same_tensors, first, second))
     return first == second

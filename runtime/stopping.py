@@ -1,0 +1,48 @@
+"""Ctrl-C (SIGINT) and SIGTERM as a request: the run finishes its step, saves, and says how to go on."""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from runtime.errors import Stopped
+from runtime.machine import python_command
+
+
+class StopRequest:
+    """Within it the first SIGINT or SIGTERM is only noted, in `signal`; a second one raises `Stopped` on the spot.
+
+    Off the main thread, where signals cannot be handled, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if self.signal is not None:
+            raise Stopped(number)
+        self.signal = signal.Signals(number)
+        # Not print: the handler may run in the middle of one.
+        os.write(2, f"\n{self.signal.name}: finishing the step; a second one stops at once\n".encode())
+
+
+def resume_command(script: str, argv: Sequence[str] | None, resumes: bool) -> str:
+    """The shell command that continues this run: the words it was started with, and `--resume`.
+
+    argv: the words after the script's name; None = the process's own, script included. resumes: the words already say
+    to continue from the newest checkpoint.
+    """
+    words = list(sys.argv) if argv is None else [script, *argv]
+    return shlex.join([python_command(), *words, *([] if resumes else ["--resume"])])

@@ -1,0 +1,353 @@
+"""Stopping and going on, both stages: whatever ends a run and wherever, resumed it gives what it would have given."""
+
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import struct
+import time
+from itertools import islice
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, same_tensors
+
+import train
+import train_search
+from runtime.errors import Stopped, exit_status
+from runtime.log import RunLog
+from runtime.resume import Position
+from runtime.stopping import StopRequest
+
+
+def epochs(folder):
+    """metrics.jsonl but for the times."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+
+
+def events(folder):
+    """(tag, step) of every TensorBoard scalar, over all event files."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (length,) = struct.unpack_from("<Q", content, at)
+            event = Event.FromString(content[at + 12 : at + 12 + length])
+            found += [(value.tag, event.step) for value in event.summary.value]
+            at += 12 + length + 4
+        assert at == len(content), "the file ends with a whole record"
+    return found
+
+
+@pytest.fixture(params=["search", "train"])
+def stage(request, search_run):
+    """A stage on the tiny network: its module, main(words) -> status, the words of a run, its undisturbed folder."""
+    if request.param == "search":
+        module, words, whole, result = train_search, TINY_SEARCH, search_run, "arch.pt"
+    else:
+        module, whole, result = train, request.getfixturevalue("train_run"), "weights.pt"
+        words = ["--preset", "digits", *TINY_NETWORK, "--load_path", str(search_run.folder), "--device", "cpu"]
+        words += ["--nepochs", "3", "--max_steps", "2", "--batch_size", "32"]
+    return SimpleNamespace(
+        module=module,
+        script=f"{module.__name__}.py",
+        main=lambda *more: exit_status(lambda: module.main([*words, *map(str, more)])),
+        words=words,
+        result=result,
+        undisturbed=whole.folder,
+    )
+
+
+def assert_as_undisturbed(stage, folder):
+    for name in (stage.result, "checkpoint.pt"):
+        assert same_tensors(load(folder / name), load(stage.undisturbed / name))
+    assert epochs(folder) == epochs(stage.undisturbed)
+    assert sorted(events(folder)) == sorted(events(stage.undisturbed))
+    log = (folder / "logs.txt").read_text()
+    assert [log.count(f"epoch {number:3}/3") for number in (1, 2, 3)] == [1, 1, 1]
+    assert not list(folder.glob(".*"))
+
+
+def at_call(monkeypatch, module, name, count, do):
+    """Let the `count`-th call of module.name run do() before it."""
+    function, calls = getattr(module, name), []
+
+    def call(*arguments, **options):
+        calls.append(1)
+        if len(calls) == count:
+            do()
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(module, name, call)
+
+
+def send(*signals):
+    for number in signals:
+        os.kill(os.getpid(), number)
+
+
+# --- Ctrl-C and SIGTERM
+
+
+@pytest.mark.parametrize(
+    "number, name, count, position",
+    [
+        (signal.SIGINT, "finite_losses", {"search": 1, "train": 1}, (0, 1)),
+        (signal.SIGTERM, "finite_losses", {"search": 5, "train": 3}, (1, 1)),
+        (signal.SIGTERM, "accuracy", {"search": 2, "train": 2}, (1, 2)),
+        (signal.SIGINT, "recalibrate", {"train": 2}, (3, 0)),
+    ],
+    ids=["in the first step", "in the second epoch", "in a validation", "in the recalibration"],
+)
+def test_a_signal_saves_and_prints_the_command_that_continues(
+    stage, tmp_path, monkeypatch, capfd, number, name, count, position
+):
+    kind = stage.module.__name__.removeprefix("train_")
+    if kind not in count:
+        pytest.skip("there is none in the search")
+    folder = tmp_path / "a folder"
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patch:
+        at_call(patch, stage.module, name, count[kind], lambda: send(number))
+        assert stage.main("--save", folder) == 128 + number
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    checkpoint = load(folder / "checkpoint.pt")
+    assert (checkpoint["epoch"], checkpoint["step"]) == position
+    assert not (folder / "weights.pt").exists()
+    out, err = capfd.readouterr()
+    assert "finishing the step" in err and f"stopped by {number.name}" in err and "Traceback" not in err
+    (command,) = [line.removeprefix("go on: ") for line in out.splitlines() if line.startswith("go on: ")]
+    python, *words = shlex.split(command)
+    assert shutil.which(python) is not None
+    assert words == [stage.script, *stage.words, "--save", str(folder), "--resume"]
+    assert exit_status(lambda: stage.module.main(words[1:])) == 0
+    assert_as_undisturbed(stage, folder)
+
+
+def test_a_second_signal_stops_at_once(stage, tmp_path, monkeypatch, capfd):
+    at_call(monkeypatch, stage.module, "finite_losses", 5, lambda: send(signal.SIGINT, signal.SIGINT))
+    assert stage.main("--save", tmp_path, "--checkpoint_every", 1) == 130
+    assert "stopped by SIGINT" in capfd.readouterr().err
+    done = load(tmp_path / "checkpoint.pt")
+    assert (done["epoch"], done["step"]) == ((1, 0) if stage.module is train_search else (2, 0)), (
+        "not the step it was in"
+    )
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_stop_request_is_noted_once():
+    with StopRequest() as stop:
+        assert stop.signal is None
+        send(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(Stopped) as stopped:
+            send(signal.SIGINT)
+    assert stopped.value.status == 130
+
+
+# --- the middle of an epoch
+
+
+def test_any_step_can_be_resumed_from(stage, tmp_path):
+    """checkpoint_every 1 with all of them kept: from the start, within an epoch, and before its validation."""
+    assert stage.main("--save", tmp_path / "run", "--checkpoint_every", 1, "--keep_checkpoints", 20) == 0
+    names = [f"checkpoint_epoch{e:03}_step{s:05}.pt" for e in (1, 2, 3) for s in (1, 2)]
+    names += [f"checkpoint_epoch{e:03}.pt" for e in range(3)]
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint_*")) == sorted(names)
+    for name in ["checkpoint_epoch000.pt", "checkpoint_epoch002_step00001.pt", "checkpoint_epoch003_step00002.pt"]:
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "run", folder)
+        assert stage.main("--save", folder, "--resume", folder / name) == 0
+        assert_as_undisturbed(stage, folder)
+
+
+def test_the_images_of_alpha_go_on_where_they_were():
+    from dataloader import load_data
+
+    batches = load_data("random", "", 4, 4).batches("train", range(20), batch_size=6, seed=1)  # 4 of a lap
+    whole = list(islice(train_search.endless(batches, 3), 11))
+    for first in range(10):
+        resumed = next(train_search.endless(batches, 3, first))
+        assert all(map(torch.equal, resumed, whole[first]))
+
+
+@pytest.mark.parametrize("words", [["--validation", "released"], ["--opt", "adam", "--bit_schedule", "sandwich"]])
+def test_search_with_other_settings_resumes_too(tmp_path, monkeypatch, words):
+    words = [*TINY_SEARCH, *words, "--nepochs", "2"]
+    run = lambda *more: exit_status(lambda: train_search.main([*words, *map(str, more)]))  # noqa: E731
+    assert run("--save", tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        at_call(patch, train_search, "accuracy", 1, lambda: send(signal.SIGTERM))
+        assert run("--save", tmp_path / "stopped") == 143
+    assert run("--save", tmp_path / "stopped", "--resume") == 0
+    assert epochs(tmp_path / "stopped") == epochs(tmp_path / "whole")
+    for name in ("arch.pt", "checkpoint.pt"):
+        assert same_tensors(load(tmp_path / "stopped" / name), load(tmp_path / "whole" / name))
+
+
+# --- SIGKILL
+
+
+def killed_run(stage, words, seconds=None, patch=None) -> int | None:
+    """The stage in a forked process, which SIGALRM ends after `seconds`; its status, None where it was killed."""
+    pid = os.fork()
+    if not pid:
+        status = 70
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process as SIGKILL would: nothing of it runs on
+            if patch:
+                patch()
+            if seconds:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+            status = stage.main(*words)
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def test_killed_at_random_moments(stage, tmp_path):
+    """`tests/kill_and_resume.py` does it at full size."""
+    words = ["--save", tmp_path, "--checkpoint_every", 1]
+    begin = time.perf_counter()
+    assert killed_run(stage, words) == 0
+    seconds = time.perf_counter() - begin
+    shutil.rmtree(tmp_path)
+    rng, kills, status = random.Random(7), 0, None
+    while status is None:
+        resume = ["--resume"] if (tmp_path / "checkpoint.pt").exists() else []
+        limit = rng.uniform(0, 0.7 * seconds) if kills < 5 else None
+        status = killed_run(stage, [*words, *resume], limit)
+        kills += status is None
+    assert status == 0 and kills >= 2
+    assert_as_undisturbed(stage, tmp_path)
+
+
+def kill_at(name, count, half=False):
+    """A patch: the `count`-th call of os.`name` kills the process; half: half of the file in the making is there."""
+    function, calls = getattr(os, name), []
+
+    def call(first, *rest):
+        calls.append(1)
+        if len(calls) == count:
+            if half and os.readlink(f"/proc/self/fd/{first}").endswith(".partial"):
+                os.ftruncate(first, os.fstat(first).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(first, *rest)
+
+    setattr(os, name, call)
+
+
+@pytest.mark.parametrize("name, half", [("fsync", True), ("replace", False), ("link", False)])
+def test_killed_while_writing(stage, tmp_path, name, half):
+    """Every few writes; one is torn, or written and not renamed, or the old one not yet kept under its other name."""
+    if stage.module is train_search and name != "replace":
+        pytest.skip("the same code as in train.py, and slower")
+    words = ["--save", tmp_path, "--checkpoint_every", 1, "--keep_checkpoints", 1]
+    kills, status = 0, None
+    while status is None:
+        resume = ["--resume"] if (tmp_path / "checkpoint.pt").exists() else []
+        status = killed_run(stage, [*words, *resume], patch=lambda: kill_at(name, 7, half))
+        kills += status is None
+    assert status == 0 and kills >= 1
+    for path in tmp_path.glob("checkpoint_*"):
+        load(path)
+        path.unlink()
+    assert_as_undisturbed(stage, tmp_path)
+
+
+# --- older checkpoints
+
+
+def test_older_checkpoints_are_kept_and_pruned(stage, tmp_path):
+    assert stage.main("--save", tmp_path, "--checkpoint_every", 1, "--keep_checkpoints", 2) == 0
+    names = ["checkpoint_epoch003_step00001.pt", "checkpoint_epoch003_step00002.pt"]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint.pt", *names]
+    assert [(load(tmp_path / name)["epoch"], load(tmp_path / name)["step"]) for name in names] == [(2, 1), (2, 2)]
+    assert stage.main("--save", tmp_path, "--resume", tmp_path / names[0], "--keep_checkpoints", 0) == 0
+    assert sorted(path.name for path in tmp_path.glob("checkpoint*")) == ["checkpoint.pt", "checkpoint_replaced.pt"]
+
+
+def test_a_damaged_checkpoint_names_the_older_ones(stage, tmp_path, capsys):
+    assert stage.main("--save", tmp_path, "--keep_checkpoints", 2) == 0
+    (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:5000])
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert stage.main("--save", tmp_path, "--resume") == 2
+    err = capsys.readouterr().err
+    first, second = (str(tmp_path / f"checkpoint_epoch00{epoch}.pt") for epoch in (2, 1))
+    assert f"--resume {first} or {second}" in err and err.count("\n") == 1
+    assert contents(tmp_path) == before
+    assert stage.main("--save", tmp_path, "--resume", first) == 0
+    assert_as_undisturbed(stage, tmp_path)
+
+
+def test_a_new_run_sets_the_checkpoint_of_another_aside(stage, tmp_path):
+    """So that --resume never goes on from the run before, and a forgotten --resume loses nothing."""
+    shutil.copytree(stage.undisturbed, tmp_path / "run")
+    before = load(tmp_path / "run" / "checkpoint.pt")
+    assert stage.main("--save", tmp_path / "run", "--seed", 5) == 0
+    assert same_tensors(load(tmp_path / "run" / "checkpoint_replaced.pt"), before)
+    assert len(epochs(tmp_path / "run")) == 3 and len(set(events(tmp_path / "run"))) == len(events(tmp_path / "run"))
+
+
+def test_positions():
+    assert [str(Position()), str(Position(2)), str(Position(1, 120))] == ["the start", "epoch 2", "epoch 2, step 120"]
+    assert Position(2).file_name() == "checkpoint_epoch002.pt"
+    assert Position(2, 120).file_name() == "checkpoint_epoch003_step00120.pt"
+
+
+# --- checkpoints that cannot be resumed from
+
+
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        ({"step": None}, "'step'"),
+        ({"loss": {4: 1.0}}, "running means"),
+        ({"log_sizes": {"logs.txt": "all"}}, "log_sizes"),
+        ({"step": 3}, "epoch 4, step 3"),
+        ({"epoch": -1}, "epoch"),
+    ],
+    ids=str,
+)
+def test_other_content(stage, tmp_path, capsys, change, part):
+    shutil.copytree(stage.undisturbed, tmp_path / "run")
+    content = load(tmp_path / "run" / "checkpoint.pt") | change
+    torch.save({name: value for name, value in content.items() if value is not None}, tmp_path / "run/checkpoint.pt")
+    before = contents(tmp_path)
+    assert stage.main("--save", tmp_path / "run", "--resume") == 2
+    err = capsys.readouterr().err
+    assert "checkpoint.pt" in err and part in err and err.count("\n") == 1
+    assert contents(tmp_path) == before
+
+
+# --- logs
+
+
+def test_logs_are_cut_back_to_the_checkpoint(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.line("first")
+        log.epoch(0, {"loss": {4: 1.0}})
+        sizes = log.sizes()
+        log.line("second")
+        log.epoch(1, {"loss": {4: 0.5}})
+    (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 2, "lo')
+    with RunLog(tmp_path, sizes) as log:
+        log.line("third")
+        log.epoch(1, {"loss": {4: 0.25}})
+    assert [line["loss"]["4"] for line in epochs(tmp_path)] == [1.0, 0.25]
+    assert [line.split()[-1] for line in (tmp_path / "logs.txt").read_text().splitlines()] == ["first", "third"]
+    assert events(tmp_path) == [("loss/4_bits", 0), ("loss/4_bits", 1)]
+    third = {"logs.txt": 10**6, "metrics.jsonl": 10**6}  # of a disk that lost the end of the files
+    (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 2, "lo')
+    RunLog(tmp_path, third).close()
+    assert len(epochs(tmp_path)) == 2 and not events(tmp_path)
+    RunLog(tmp_path).close()
+    assert not epochs(tmp_path) and (tmp_path / "logs.txt").read_text() == ""
