@@ -3,7 +3,9 @@
 CHECKPOINT: weights.pt of train.py or arch.pt of train_search.py, or the folder that holds one. Settings: config_map.py.
 """
 
+import math
 import sys
+import time
 from collections.abc import Sequence
 
 from tqdm import tqdm
@@ -14,11 +16,13 @@ from automapper.folder import output_folder, write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import read_layers
 from automapper.objective import Objective, parse_objective
-from automapper.pipelines import best_pipelines
+from automapper.pipelines import Pipelines
 from automapper.published import add_published
-from automapper.report import build_report, network_cost
+from automapper.report import build_report
+from automapper.result import network_cost, value_of
 from automapper.search import NoMapping, Outcome, run_search
 from automapper.terminal import summary
+from automapper.trade import trade_layers
 from automapper.workload import Network, distinct_problems
 from hw_model import InputError, load_device
 from runtime.errors import UserError, exit_status
@@ -54,7 +58,11 @@ def run(argv: Sequence[str]) -> None:
         flush=True,
     )
 
-    watch = Watch(network, bit_widths, objective, C.goal)
+    with interrupt_held_back():
+        pipelines = Pipelines(
+            network, bit_widths, device, objective, C.stages, C.seed, C.workers, C.backend, C.engine == "random"
+        )
+    watch = Watch(network, bit_widths, objective, C.goal, pipelines)
     try:
         outcome = run_search(
             problems, device, objective, budget, C.seed, C.engine, C.workers, C.backend, watch.after_round
@@ -64,20 +72,16 @@ def run(argv: Sequence[str]) -> None:
     finally:
         watch.close()
     add_published(outcome, problems, device, objective)
-    pipelines = {}
-    if not outcome.interrupted:
-        mappings = max(1, int(PIPELINE_SHARE * outcome.per_search))
-        try:
-            pipelines = best_pipelines(
-                network, bit_widths, device, objective, C.stages, mappings, C.seed, C.workers, C.backend
-            )
-        except KeyboardInterrupt:
-            outcome.interrupted = True
+    if C.engine == "evolution":
+        with interrupt_held_back() as came:
+            trade_layers(network, bit_widths, outcome, device, objective, C.seed, C.workers, C.backend)
+        outcome.interrupted |= bool(came)
     statistics = {
         "engine": C.engine,
-        "mappings": outcome.mappings,
-        "seconds": outcome.seconds,
-        "mappings_per_second": outcome.mappings / outcome.seconds,
+        "mappings": watch.mappings,
+        "mappings_for_pipelines": pipelines.evaluated,
+        "seconds": watch.seconds,
+        "mappings_per_second": watch.mappings / watch.seconds,
         "seed": C.seed,
         "interrupted": outcome.interrupted,
         "goal_met": outcome.goal_met,
@@ -91,33 +95,57 @@ def run(argv: Sequence[str]) -> None:
         covered = sum(optimum.covered for optimum in outcome.optima.values())
         print(f"exhaustive: every mapping is the optimum of its layer; {covered:.3e} mappings covered")
     print(
-        f"{outcome.mappings:,} mappings tried in {outcome.seconds:.1f} s ({ended})\n\n{summary(report)}\n\n"
+        f"{watch.mappings:,} mappings tried in {watch.seconds:.1f} s ({ended})\n\n{summary(report)}\n\n"
         f"wrote {folder}/report.json, report.html (open it in a browser) and mappings/"
     )
 
 
 class Watch:
-    """Follows a search round by round: progress bar with the best so far, convergence, and the goal."""
+    """Follows a search round by round: pipelines keep pace with it, progress bar with the best so far, convergence, and
+    the goal."""
 
-    def __init__(self, network: Network, bit_widths: Sequence[int], objective: Objective, goal: float | None):
+    def __init__(
+        self,
+        network: Network,
+        bit_widths: Sequence[int],
+        objective: Objective,
+        goal: float | None,
+        pipelines: Pipelines,
+    ):
         self.network, self.bit_widths, self.objective, self.goal = network, bit_widths, objective, goal
+        self.pipelines = pipelines
+        self.mappings, self.seconds, self.begin = 0, 0.0, time.perf_counter()
         self.history: list[dict] = []
         self.bar = tqdm(
             total=100, disable=None, leave=False, bar_format="{percentage:3.0f}%|{bar:24}| {remaining} left{postfix}"
         )
 
     def after_round(self, outcome: Outcome, share: float) -> bool:
-        """True when every bit-width has met the goal."""
+        """True when the result at every bit-width, pipelines included, has met the goal."""
+        if not outcome.interrupted:
+            try:
+                self.pipelines.advance(max(1, int(PIPELINE_SHARE * outcome.per_search)), share)
+            except KeyboardInterrupt:
+                outcome.interrupted = True
+        self.mappings = outcome.mappings + self.pipelines.evaluated
+        self.seconds = time.perf_counter() - self.begin
         costs = {bits: network_cost(self.network, bits, outcome) for bits in self.bit_widths}
         if not all(costs.values()):
             return False
         edp_js = {bits: cost.edp_js for bits, cost in costs.items()}
-        self.history.append({"mappings": outcome.mappings, "seconds": outcome.seconds, "edp_js": edp_js})
+        values = {bits: value_of(self.objective, cost) for bits, cost in costs.items()}
+        self.history.append(
+            {"mappings": self.mappings, "seconds": self.seconds, "edp_js": edp_js, "objective_value": values}
+        )
         self.bar.n = round(100 * share)
         self.bar.set_postfix_str("best EDP (J*s) " + "  ".join(f"{bits}b {edp:.3e}" for bits, edp in edp_js.items()))
         return self.goal is not None and all(
-            self.objective.value(cost.energy_j, cost.latency_s) <= self.goal for cost in costs.values()
+            value <= self.goal or self._pipeline_value(bits) <= self.goal for bits, value in values.items()
         )
+
+    def _pipeline_value(self, bits: int) -> float:
+        pipeline = self.pipelines.best(bits)
+        return value_of(self.objective, pipeline.cost) if pipeline else math.inf
 
     def close(self) -> None:
         self.bar.close()

@@ -86,6 +86,10 @@ class Evolution:
         f, o, b = self.rows[index]
         return decode(f, o, self.device, b)
 
+    def remember(self, index: int, row: Row) -> None:
+        """Let search `index` meet a known mapping when the bests are brought together."""
+        self.kept[index].append((-np.inf, row))
+
     def step(self) -> None:
         """One generation of every search."""
         T = len(self.searches)

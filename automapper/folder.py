@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from automapper.html import render
-from hw_model import Device, InputError, Layer, evaluate
+from hw_model import Device, InputError, Layer, evaluate, partition
 from hw_model import Mapping as LoopMapping
 from hw_model.loop_nest import loop_nest
 from hw_model.timeloop import export_timeloop, write_timeloop
@@ -40,16 +40,18 @@ def write_outputs(folder: Path, report: Mapping[str, Any], device: Device) -> No
 
 def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> None:
     """mappings/<bits>bit/<layer>.txt: loop nest and cost; .json: the case for `python -m hw_model`; and in a folder
-    <layer>.timeloop Timeloop's inputs, where its format can say the mapping."""
+    <layer>.timeloop Timeloop's inputs, where its format can say the mapping; pipeline/ the stages, where one won."""
     try:
         for old in folder.glob("*bit"):  # of an earlier run; anything else in there is not ours
             shutil.rmtree(old)
         for row in report["bit_widths"]:
             place = folder / f"{row['bits']}bit"
             place.mkdir(parents=True)
+            if row["mode"] == "pipeline":
+                _write_stages(place / "pipeline", row, device)
             for index, layer in enumerate(row["layers"]):
                 shape, mapping = Layer(name=layer["name"], **layer["dims"]), LoopMapping.from_dict(layer["mapping"])
-                name = f"{index:03}.{re.sub(r'[^A-Za-z0-9._-]', '_', layer['name'])}"
+                name = f"{index:03}.{_file_name(layer['name'])}"
                 cost = evaluate(shape, mapping, device, layer["bits"])
                 nest = loop_nest(shape, mapping, device, layer["bits"])
                 head = f"{layer['name']} on {device.name}, {layer['bits']} bit"
@@ -62,6 +64,23 @@ def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> 
                     continue  # a dimension on both axes of the array: the text and the case say it
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
+
+
+def _write_stages(place: Path, row: Mapping[str, Any], device: Device) -> None:
+    """pipeline/stage<n>.<layer>.txt: loop nest and cost of every layer on its stage's part of the device."""
+    place.mkdir()
+    shapes = iter(Layer(name=layer["name"], **layer["dims"]) for layer in row["layers"])
+    for number, stage in enumerate(row["pipeline"]["stages"], 1):
+        (part,) = partition(device, [stage["columns"]])
+        for index, layer in enumerate(stage["layers"]):
+            shape, mapping, bits = next(shapes), LoopMapping.from_dict(layer["mapping"]), layer["bits"]
+            head = f"{shape.name} in stage {number} on {part.name}, {bits} bit"
+            text = f"{head}\n\n{loop_nest(shape, mapping, part, bits)}\n\n{evaluate(shape, mapping, part, bits)}\n"
+            (place / f"stage{number}.{index:03}.{_file_name(shape.name)}.txt").write_text(text)
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
 
 def _write_text(path: Path, text: str) -> None:

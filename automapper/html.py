@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from automapper.plot import COLOURS, Series, plot
+from automapper.terminal import notes
 from hw_model import DIMS, Device, Layer
 from hw_model import Mapping as LoopMapping
 from hw_model.energy import mac_rate
@@ -27,6 +28,7 @@ def render(report: Mapping[str, Any], device: Device) -> str:
         accuracy_plot=accuracy_plot(report),
         convergence_plot=convergence_plot(report),
         dataflows=_baselines(report),
+        notes=notes(report),
     )
 
 
@@ -44,33 +46,40 @@ def _baselines(report: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for row in report["bit_widths"] for name in row["baselines"]))
 
 
+def _whole(baseline: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A baseline that every layer has; sums over some of the layers stand beside no network's."""
+    return baseline if baseline and baseline["layers_covered"] == baseline["layers"] else None
+
+
 def accuracy_plot(report: Mapping[str, Any]) -> str:
     """Accuracy over EDP, one point per bit-width, AutoMapper and each dataflow; without accuracies EDP over bits."""
     rows = report["bit_widths"]
     known = all(row["accuracy"] is not None for row in rows)
     series = []
     for name in ["AutoMapper", *_baselines(report)]:
-        costs = [row if name == "AutoMapper" else row["baselines"].get(name) for row in rows]
+        costs = [row if name == "AutoMapper" else _whole(row["baselines"].get(name)) for row in rows]
         pairs = [(row, cost) for row, cost in zip(rows, costs, strict=True) if cost]
         points = [(c["edp_js"], r["accuracy"]) if known else (r["bits"], c["edp_js"]) for r, c in pairs]
         notes = [f"{name}, {row['bits']} bit: EDP {cost['edp_js']:.3e} J*s" for row, cost in pairs]
-        series.append(Series(name.replace("_", "-"), points, notes, dashed=name != "AutoMapper"))
+        if points:
+            series.append(Series(name.replace("_", "-"), points, notes, dashed=name != "AutoMapper"))
     if known:
         return plot(series, "energy-delay product, J*s", "accuracy, %", log_x=True, y_most=100)
     return plot(series, "bit-width", "energy-delay product, J*s", log_y=True)
 
 
 def convergence_plot(report: Mapping[str, Any]) -> str:
-    """Best EDP so far over the final one, in percent above it, against the mappings tried."""
+    """What is minimised, multi-cycle, in percent above its final value, against the mappings tried."""
     history = report["search"]["convergence"]
     series = []
     for row in report["bit_widths"]:
         bits = str(row["bits"])
         points = [
-            (point["mappings"], 100 * (point["edp_js"][bits] / history[-1]["edp_js"][bits] - 1)) for point in history
+            (point["mappings"], 100 * (point["objective_value"][bits] / history[-1]["objective_value"][bits] - 1))
+            for point in history
         ]
         series.append(Series(f"{bits} bit", points))
-    return plot(series, "mappings tried", "EDP above the final one, %", log_x=True)
+    return plot(series, "mappings tried", f"{report['minimised']} above the final one, %", log_x=True)
 
 
 def _bit_width(row: Mapping[str, Any], device: Device) -> dict[str, Any]:

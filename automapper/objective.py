@@ -26,6 +26,18 @@ class Objective:
     latency_weight: float
     delay: str = "latency"
 
+    @property
+    def quantity(self) -> str:
+        """What is minimised, in words: `EDP`, `energy`, `the interval`, `energy x interval`, `energy x latency^2`."""
+        if not self.latency_weight:
+            return "energy"
+        if not self.energy_weight:
+            return f"the {self.delay}"
+        if self.energy_weight == self.latency_weight and self.delay == "latency":
+            return "EDP"
+        weights = (("energy", self.energy_weight), (self.delay, self.latency_weight))
+        return " x ".join(name if weight == 1 else f"{name}^{weight:g}" for name, weight in weights)
+
     def score(self, energy: np.ndarray, latency: np.ndarray) -> np.ndarray:
         """Logarithm of the objective, any unit of energy and time (another unit shifts all scores alike)."""
         return (self.energy_weight + TIE) * np.log(energy) + (self.latency_weight + TIE) * np.log(latency)

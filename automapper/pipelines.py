@@ -8,10 +8,13 @@ pace of the slowest.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from automapper.evolve import EXPLORE, Evolution
+import numpy as np
+
+from automapper.evolve import Evolution
 from automapper.objective import Objective
 from automapper.search import Found
 from automapper.space import Search
@@ -33,47 +36,108 @@ class Pipeline:
     cost: NetworkCost
 
 
-def best_pipelines(
-    network: Network,
-    bit_widths: Sequence[int],
-    device: Device,
-    objective: Objective,
-    max_stages: int,
-    mappings: int,
-    seed: int,
-    workers: int,
-    backend: str,
-) -> dict[int, Pipeline]:
-    """Per bit-width the best pipeline of 2 to max_stages stages; none where no split has a valid mapping.
+class Pipelines:
+    """The searches of every layer, bit-width and size of a part of the array; `advance` goes on, `best` can be asked
+    at any time.
 
-    mappings: evaluated per layer, bit-width and size of the part.
+    max_stages: of a pipeline; 1 searches none. random: as the engine of that name.
     """
-    widths = sorted({device.array[0] * a // b for a, b in SHARES} - {0, device.array[0]})
-    if max_stages < 2 or len(network.layers) < 2 or not widths:
-        return {}
-    by_shape: dict = {}
-    for bits, item in itertools.product(bit_widths, network.layers):
-        by_shape.setdefault(problem_of(item, bits).layer, {})[problem_of(item, bits)] = None
-    parts = _parts(device, widths)
-    work = [
-        (list(problems), part, objective, mappings, seed) for problems in by_shape.values() for part in parts.values()
-    ]
-    searched = spread(_search, work, workers, backend)
-    found: dict[tuple[str, Problem], Found] = {}
-    for (_, part, *_), bests in zip(work, searched, strict=True):
-        found |= {(part.name, problem): best for problem, best in bests.items()}
-    result = {}
-    for bits in bit_widths:
-        problems = [problem_of(item, bits) for item in network.layers]
+
+    def __init__(
+        self,
+        network: Network,
+        bit_widths: Sequence[int],
+        device: Device,
+        objective: Objective,
+        max_stages: int,
+        seed: int,
+        workers: int = 0,
+        backend: str = "threading",
+        random: bool = False,
+    ):
+        self.network, self.device, self.objective, self.max_stages = network, device, objective, max_stages
+        self.workers, self.backend = workers, backend
+        self.why_none = ""  # why no pipeline can be, where that is known without a search
+        self.parts: dict[int, Device] = {}
+        if max_stages < 2:
+            self.why_none = "--stages 1 asks for multi-cycle only"
+        elif len(network.layers) < 2:
+            self.why_none = "the network has one layer only"
+        else:
+            self.parts, self.why_none = _parts(device)
+        by_shape: dict = {}
+        for bits, item in itertools.product(bit_widths, network.layers):
+            problem = problem_of(item, bits)
+            by_shape.setdefault(problem.layer, {})[Search(problem)] = None
+        self.units = [
+            (width, Evolution(list(searches), part, objective, seed, random))
+            for searches in by_shape.values()
+            for width, part in self.parts.items()
+        ]
+        self.found: dict[tuple[int, Problem], Found] = {}
+        self.misses: dict[tuple[int, Problem], str] = {}  # what the closest miss of a search exceeds
+
+    def advance(self, mappings: int, share: float) -> None:
+        """Search on until `mappings` are bred for every layer, bit-width and part; share: of the budget used then."""
+        work = [(unit, mappings, share) for _, unit in self.units]
+        try:
+            units = spread(Evolution.advance, work, self.workers, self.backend)
+        except KeyboardInterrupt:
+            for _, unit in self.units:
+                unit.stopped = True
+            while any(unit.running for _, unit in self.units):
+                time.sleep(0.01)
+            raise
+        self.units = [(width, unit) for (width, _), unit in zip(self.units, units, strict=True)]
+        self._collect()
+
+    @property
+    def evaluated(self) -> int:
+        """Mappings tried in all."""
+        return sum(unit.evaluated for _, unit in self.units)
+
+    def best(self, bits: int) -> Pipeline | None:
+        """The best pipeline found so far at a bit-width; None where there is none: `why_not` says why."""
+        problems = [problem_of(item, bits) for item in self.network.layers]
         rows = {
-            width: [found[part.name, problem] for problem in problems]
-            for width, part in parts.items()
-            if all((part.name, problem) in found for problem in problems)
+            width: [self.found[width, problem] for problem in problems]
+            for width in self.parts
+            if all((width, problem) in self.found for problem in problems)
         }
-        best = best_split(rows, device.array[0], max_stages, objective)
-        if best:
-            result[bits] = best
-    return result
+        return best_split(rows, self.device.array[0], self.max_stages, self.objective)
+
+    def why_not(self, bits: int) -> str:
+        """Why `best` is None: that no pipeline can be, or which layer fits on no part of the device."""
+        if self.why_none:
+            return self.why_none
+        for item in self.network.layers:
+            problem = problem_of(item, bits)
+            if any((width, problem) in self.found for width in self.parts):
+                continue
+            for width in sorted(self.parts, reverse=True):
+                if (width, problem) in self.misses:
+                    return (
+                        f"layer {item.layer.name} at {problem.bits} bit has no valid mapping found on a part of the "
+                        f"device; closest miss on {width} of {self.device.array[0]} columns: "
+                        f"{self.misses[width, problem]}"
+                    )
+        if self.found:
+            return "the parts on which every layer has a valid mapping are together wider than the array"
+        return "interrupted before one was found"
+
+    def _collect(self) -> None:
+        """Cost the bests so far by hw_model's own `evaluate`, those that changed."""
+        for width, unit in self.units:
+            for index, search in enumerate(unit.searches):
+                key, mapping = (width, search.problem), unit.best(index)
+                if key in self.found and self.found[key].mapping == mapping:
+                    continue
+                try:
+                    cost = evaluate(search.problem.layer, mapping, unit.device, search.problem.bits)
+                except InvalidMapping as error:
+                    self.misses[key] = "; ".join(error.reasons)
+                    continue
+                self.found[key] = Found(search, mapping, cost)
 
 
 def best_split(rows: dict[int, list[Found]], width: int, max_stages: int, objective: Objective) -> Pipeline | None:
@@ -85,17 +149,21 @@ def best_split(rows: dict[int, list[Found]], width: int, max_stages: int, object
     latency = {columns: _sums(item.cost.latency_s for item in row) for columns, row in rows.items()}
     best, best_value = None, float("inf")
     for stages in range(2, min(max_stages, count) + 1):
+        cuts = np.array(list(itertools.combinations(range(1, count), stages - 1)))  # [splits, stages - 1]
+        edges = np.pad(cuts, ((0, 0), (1, 1)), constant_values=(0, count))
         for columns in itertools.product(rows, repeat=stages):
             if sum(columns) > width:
                 continue
-            for inner in itertools.combinations(range(1, count), stages - 1):
-                edges = (0, *inner, count)
-                spans = list(zip(columns, edges[:-1], edges[1:], strict=True))
-                joules = sum(energy[c][end] - energy[c][begin] for c, begin, end in spans)
-                seconds = [latency[c][end] - latency[c][begin] for c, begin, end in spans]
-                value = objective.network_value(joules, sum(seconds), max(seconds))
-                if value < best_value:
-                    best, best_value = (columns, edges[1:]), value
+            joules, longest, seconds = (np.zeros(len(edges)) for _ in range(3))
+            for stage, c in enumerate(columns):
+                begin, end = edges[:, stage], edges[:, stage + 1]
+                joules += energy[c][end] - energy[c][begin]
+                seconds += latency[c][end] - latency[c][begin]
+                longest = np.maximum(longest, latency[c][end] - latency[c][begin])
+            values = objective.network_value(joules, seconds, longest)
+            split = int(np.argmin(values))
+            if values[split] < best_value:
+                best, best_value = (columns, tuple(edges[split, 1:].tolist())), values[split]
     if best is None:
         return None
     columns, ends = best
@@ -105,33 +173,20 @@ def best_split(rows: dict[int, list[Found]], width: int, max_stages: int, object
     return Pipeline(columns, ends, found, pipeline(stages))
 
 
-def _parts(device: Device, widths: Iterable[int]) -> dict[int, Device]:
-    """A part of the device for each number of columns; those whose buffers would be empty are left out."""
-    parts = {}
+def _parts(device: Device) -> tuple[dict[int, Device], str]:
+    """A part of the device for each number of columns, and why there is none; parts whose buffers would be empty are
+    left out."""
+    columns = device.array[0]
+    widths = sorted({columns * a // b for a, b in SHARES} - {0, columns})
+    parts, why = {}, f"the array's {columns} column{'s'[: columns > 1]} cannot be split"
     for width in widths:
         try:
             parts[width] = partition(device, [width])[0]
-        except InputError:
-            continue
-    return parts
+        except InputError as error:
+            why = str(error).removeprefix("pipeline: ")
+    return parts, "" if parts else why
 
 
-def _search(
-    problems: Sequence[Problem], part: Device, objective: Objective, mappings: int, seed: int
-) -> dict[Problem, Found]:
-    evolution = Evolution([Search(problem) for problem in problems], part, objective, seed)
-    evolution.advance(int(EXPLORE * mappings), EXPLORE).advance(mappings, 1.0)
-    bests = {}
-    for index, search in enumerate(evolution.searches):
-        mapping = evolution.best(index)
-        try:
-            cost = evaluate(search.problem.layer, mapping, part, search.problem.bits)
-        except InvalidMapping:
-            continue
-        bests[search.problem] = Found(search, mapping, cost)
-    return bests
-
-
-def _sums(values: Iterable[float]) -> list[float]:
+def _sums(values: Iterable[float]) -> np.ndarray:
     """Running sums, from 0."""
-    return [0.0, *itertools.accumulate(values)]
+    return np.array([0.0, *itertools.accumulate(values)])

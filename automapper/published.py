@@ -1,7 +1,15 @@
-"""The mappings that the Eyeriss chip ran AlexNet with, as a baseline: JSSC 2017 (Chen et al.), table III."""
+"""The mappings that the Eyeriss chip ran AlexNet with, as a baseline: JSSC 2017 (Chen et al.), table III.
+
+Layers of AlexNet's own shapes get the published mapping. Layers that differ from one of them in nothing but channels,
+filters and groups (torchvision's AlexNet has 64, 192, 384, 256, 256 filters and no groups) get it *adapted*: the same
+strip e, filters p and channels q per PE, PE sets r x t, and images n; m, and any of the others that is more than the
+layer has, cut to what it has; the trips of the DRAM loops follow. Where several published layers could be adapted, the
+one that costs least by the objective is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from automapper.objective import Objective
@@ -11,6 +19,7 @@ from automapper.workload import Problem
 from hw_model import Device, InvalidMapping, Layer, Mapping, evaluate
 
 NAME = "eyeriss_published"
+LEVELS, ARRAY = ("dram", "glb", "rf"), (14, 12)
 
 
 @dataclass(frozen=True)
@@ -37,50 +46,101 @@ ALEXNET = (
 )
 
 
-def published_mapping(layer: Layer, device: Device) -> Mapping | None:
-    """The published mapping of a layer of AlexNet on a device with Eyeriss' levels and array; else None.
+def is_published(layer: Layer) -> bool:
+    """Whether the mapping is the chip's own for this very shape, not one adapted to it."""
+    return any(_same(one.layer, layer) for one in ALEXNET)
+
+
+def published_mappings(layer: Layer, device: Device) -> list[Mapping]:
+    """The published mapping of a layer, else those that can be adapted to it; none on a device unlike Eyeriss.
 
     A strip that does not divide the layer is padded; one wider than the array is folded over its height, as on the
     chip.
     """
-    for one in ALEXNET:
-        if layer.sizes[1:] == one.layer.sizes[1:] and layer.stride == one.layer.stride:
-            break
-    else:
-        return None
-    width, height = device.array
-    if device.level_names != ("dram", "glb", "rf") or (width, height) != (14, 12):
-        return None
-    folds = -(-one.e // width)
+    if not is_eyeriss(device):
+        return []
+    own = [one for one in ALEXNET if _same(one.layer, layer)]
+    alike = [one for one in ALEXNET if _alike(one.layer, layer)]
+    return [_mapping(one, layer, device) for one in own or alike]
+
+
+def is_eyeriss(device: Device) -> bool:
+    """Whether a device has the levels and the array that the published mappings are made for."""
+    return device.level_names == LEVELS and tuple(device.array) == ARRAY
+
+
+def why_missing(layers: Sequence[Layer], found: Sequence[Found | None], device: Device, bits: int) -> str:
+    """Why some of a network's layers have no published mapping at a bit-width; empty where all have one."""
+    if not is_eyeriss(device):
+        needs = f"needs Eyeriss' memories ({', '.join(LEVELS)}) and {ARRAY[0]} x {ARRAY[1]} PEs"
+        return f"{needs}, which {device.name} has not"
+    if all(found):
+        return ""
+    if not any(_alike(one.layer, layer) for one in ALEXNET for layer in layers):
+        return (
+            "no layer has the filter and output size of one of AlexNet's, which the chip's mappings are published for"
+        )
+    missing = [layer for layer, one in zip(layers, found, strict=True) if one is None]
+    fit = [layer for layer in missing if any(_alike(one.layer, layer) for one in ALEXNET)]
+    if fit:
+        return f"the chip's tiles are for words of up to 16 bit; at {bits} bit those of {names_of(fit)} do not fit"
+    return f"nothing is published for the filter and output size of {names_of(missing)}"
+
+
+def names_of(layers: Sequence[Layer], most: int = 4) -> str:
+    """The names of some layers, the first ones where there are many."""
+    names = [layer.name for layer in layers]
+    if len(names) > most:
+        names[most - 1 :] = [f"{len(names) - most + 1} more"]
+    return ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
+
+
+def _same(one: Layer, layer: Layer) -> bool:
+    return layer.sizes[1:] == one.sizes[1:] and layer.stride == one.stride
+
+
+def _alike(one: Layer, layer: Layer) -> bool:
+    """The same but for channels, filters and groups; a depth-wise layer is another kind."""
+    kept = all(getattr(one, name) == getattr(layer, name) for name in ("P", "Q", "R", "S", "stride"))
+    return kept and (layer.G == 1 or layer.C > 1)
+
+
+def _mapping(one: Published, layer: Layer, device: Device) -> Mapping:
+    folds = -(-one.e // device.array[0])
     images = min(one.n, layer.N)
-    sets = [["K", one.t], ["C", one.r]]
-    beside = one.e * one.t <= width
+    p, q = min(one.p, layer.K), min(one.q, layer.C)
+    t, r = min(one.t, -(-layer.K // p)), min(one.r, -(-layer.C // q))
+    kept = min(one.m // (one.p * one.t), -(-layer.K // (p * t)))  # m = p * t * kept ofmaps stay in the buffer
+    sets = [["K", t], ["C", r]]
+    beside = one.e * t <= device.array[0]
     return Mapping.from_dict(
         {
             "dram": [
-                ["G", layer.G], ["N", -(-layer.N // images)], ["P", -(-layer.P // one.e)], ["K", layer.K // one.m],
-                ["C", -(-layer.C // (one.q * one.r))],
+                ["G", layer.G], ["N", -(-layer.N // images)], ["P", -(-layer.P // one.e)],
+                ["K", -(-layer.K // (p * t * kept))], ["C", -(-layer.C // (q * r))],
             ],
-            "glb": [["K", one.m // (one.p * one.t)], ["N", images], ["Q", layer.Q]],
+            "glb": [["K", kept], ["N", images], ["Q", layer.Q]],
             "spatial_y": [["R", layer.R], ["P", folds], *([] if beside else sets)],
             "spatial_x": [["P", -(-one.e // folds)], *(sets if beside else [])],
-            "rf": [["K", one.p], ["C", one.q], ["S", layer.S]],
+            "rf": [["K", p], ["C", q], ["S", layer.S]],
         }
     )  # fmt: skip
 
 
-def add_published(outcome: Outcome, problems: list[Problem], device: Device, objective: Objective) -> None:
+def add_published(outcome: Outcome, problems: Sequence[Problem], device: Device, objective: Objective) -> None:
     """Put the published mapping beside what was found, where there is one that fits; and take it where it is better."""
     for problem in problems:
-        mapping = published_mapping(problem.layer, device)
-        if mapping is None:
+        fitting = []
+        for mapping in published_mappings(problem.layer, device):
+            try:
+                cost = evaluate(problem.layer, mapping, device, problem.bits)
+            except InvalidMapping:  # a wider word than the chip's 16 bit
+                continue
+            fitting.append((objective.score(cost.energy_pj, cost.cycles), mapping, cost))
+        if not fitting:
             continue
-        try:
-            cost = evaluate(problem.layer, mapping, device, problem.bits)
-        except InvalidMapping:  # a wider word than the chip's 16 bit
-            continue
-        search = Search(problem, NAME)
-        outcome.found[search] = Found(search, mapping, cost)
+        score, mapping, cost = min(fitting, key=lambda one: one[0])
+        outcome.found[Search(problem, NAME)] = Found(Search(problem, NAME), mapping, cost)
         best = outcome.found[Search(problem)].cost
-        if objective.score(cost.energy_pj, cost.cycles) < objective.score(best.energy_pj, best.cycles):
+        if score < objective.score(best.energy_pj, best.cycles):
             outcome.found[Search(problem)] = Found(Search(problem), mapping, cost)

@@ -10,7 +10,8 @@ from automapper import published
 from automapper.dataflows import DATAFLOWS
 from automapper.exhaustive import Optimum
 from automapper.objective import Objective
-from automapper.pipelines import Pipeline
+from automapper.pipelines import Pipeline, Pipelines
+from automapper.result import Result, found_of, result_at, value_of
 from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.workload import Network, NetworkLayer, problem_of
@@ -27,116 +28,117 @@ def build_report(
     objective: Objective,
     bit_widths: Sequence[int],
     outcome: Outcome,
-    pipelines: Mapping[int, Pipeline],
+    pipelines: Pipelines,
     search: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of report.json. search: mappings, seconds, mappings_per_second, seed, ... .
 
-    A bit-width's energy, latency, interval and EDP (energy of one input times its latency) are those of its `mode`.
-    `layers` are mapped onto the whole array, one after another: multi-cycle. Each one's `dims`, `bits` and `mapping`
-    with the device are a case of `python -m hw_model`, which gives the same numbers. `pipeline`: the best one found.
+    A bit-width's energy, latency, interval and EDP (energy of one input times its latency) are those of its `mode`;
+    `objective_value` is what was minimised, with the delay that counts. `multi_cycle` and `pipeline` (the best one
+    found) are the two it was chosen from. `layers` and `baselines` are always multi-cycle: one layer after another on
+    the whole array. Each layer's `dims`, `bits` and `mapping` with the device are a case of `python -m hw_model`, which
+    gives the same numbers. A baseline that only some layers have is compared over those: `layers_covered`, with
+    AutoMapper's sums over the same layers beside it in `automapper`, and the reason in `baseline_notes`.
     """
     return {
         "format": FORMAT,
         "network": network.name,
         "device": device.name,
         "objective": objective.name,
-        "bit_widths": [
-            _bit_width(network, bits, outcome, pipelines.get(bits), objective, device) for bits in bit_widths
-        ],
+        "minimised": objective.quantity,
+        "bit_widths": [_bit_width(network, bits, outcome, pipelines, objective, device) for bits in bit_widths],
         "search": dict(search),
         "settings": dict(settings),
         "versions": versions(),
     }
 
 
-def network_cost(network: Network, bits: int, outcome: Outcome, dataflow: str = "") -> Cost | None:
-    """The sum over the layers; None where one of them has no mapping in this dataflow."""
-    found = [outcome.found.get(Search(problem_of(item, bits), dataflow)) for item in network.layers]
-    return sum(item.cost for item in found) if all(found) else None
-
-
 def _bit_width(
-    network: Network, bits: int, outcome: Outcome, pipeline: Pipeline | None, objective: Objective, device: Device
+    network: Network, bits: int, outcome: Outcome, pipelines: Pipelines, objective: Objective, device: Device
 ) -> dict[str, Any]:
-    total = network_cost(network, bits, outcome)
-    mode, why = _mode(total, pipeline, objective)
-    chosen = pipeline.cost if mode == "pipeline" else total
-    baselines = {}
+    pipeline = pipelines.best(bits)
+    why_not = "" if pipeline else pipelines.why_not(bits)
+    result = result_at(network, bits, outcome, pipeline, objective, why_not)
+    baselines, notes = {}, {}
     for name in BASELINES:
-        cost = network_cost(network, bits, outcome, name)
-        if cost is not None:
-            baselines[name] = {**_totals(cost), **improvements(chosen, cost)}
+        entry, note = _baseline(network, bits, outcome, name, result, objective, device)
+        baselines |= {name: entry} if entry else {}
+        notes |= {name: note} if note else {}
     return {
         "bits": bits,
         "accuracy": network.accuracy.get(bits),
-        **_totals(chosen),
-        "interval_s": pipeline.cost.interval_s if mode == "pipeline" else total.latency_s,
-        "mode": mode,
-        "why": why,
-        "utilisation": total.utilisation,
+        **_totals(result.chosen, objective),
+        "interval_s": result.chosen.interval_s,
+        "mode": result.mode,
+        "why": result.why,
+        "utilisation": result.chosen.total.utilisation,
         "baselines": baselines,
-        "pipeline": _pipeline(pipeline, network, device) if pipeline else None,
+        "baseline_notes": notes,
+        "multi_cycle": {**_totals(result.multi_cycle, objective), "interval_s": result.multi_cycle.interval_s},
+        "pipeline": _pipeline(pipeline, network, objective, device) if pipeline else None,
         "layers": [_layer(item, bits, outcome, objective) for item in network.layers],
     }
 
 
-def _mode(total: Cost, pipeline: Pipeline | None, objective: Objective) -> tuple[str, str]:
-    """("multi-cycle" or "pipeline", why)."""
-    if pipeline is None:
-        return "multi-cycle", "no pipeline: one stage asked for, one layer, no valid split, or interrupted before"
-    cost = pipeline.cost
-    alone = objective.network_value(total.energy_j, total.latency_s, total.latency_s)
-    staged = objective.network_value(cost.energy_j, cost.latency_s, cost.interval_s)
-    mode, other = ("pipeline", "multi-cycle") if staged < alone else ("multi-cycle", "the best pipeline")
-    gain = 1 - min(alone, staged) / max(alone, staged)
-    times = [
-        f"{over / under:.2f} x the {name}"
-        for name, over, under in (
-            ("latency", cost.latency_s, total.latency_s),
-            ("interval", cost.interval_s, total.latency_s),
-            ("energy", cost.energy_j, total.energy_j),
-        )
-    ]
-    return mode, (
-        f"{_quantity(objective)} is {gain:.1%} lower than with {other}; the pipeline's "
-        f"{len(pipeline.columns)} stages, with a part of PEs, buffers and bandwidth each, take {', '.join(times)}"
-    )
+def _baseline(
+    network: Network, bits: int, outcome: Outcome, name: str, result: Result, objective: Objective, device: Device
+) -> tuple[dict[str, Any] | None, str]:
+    """(the sums of a dataflow over the layers that have a mapping in it, None where none has; a note on them)."""
+    found = found_of(network, bits, outcome, name)
+    shapes = [item.layer for item in network.layers]
+    with_one = [shape for shape, one in zip(shapes, found, strict=True) if one]
+    notes = []
+    if name == published.NAME:
+        adapted = [shape for shape in with_one if not published.is_published(shape)]
+        if adapted:
+            notes.append(f"adapted from AlexNet's layers to {published.names_of(adapted)}")
+        why = published.why_missing(shapes, found, device, bits)
+    else:
+        missing = [shape for shape, one in zip(shapes, found, strict=True) if one is None]
+        why = f"no mapping found inside its constraints for {published.names_of(missing)}" if missing else ""
+    if not with_one:
+        return None, f"none: {why}"
+    cost = sum(one.cost for one in found if one)
+    entry = {**_totals(cost, objective), "layers_covered": len(with_one), "layers": len(shapes)}
+    if len(with_one) == len(shapes):
+        entry |= improvements(result.chosen, cost, objective)
+        if entry["objective_improvement_percent"] < 0:
+            notes.append("its sums are ahead, though none of its layers is: they trade energy and latency otherwise")
+        return entry, "; ".join(notes)
+    best = found_of(network, bits, outcome)
+    own = sum(one.cost for one, other in zip(best, found, strict=True) if other)
+    notes.insert(0, f"sums over {len(with_one)} of {len(shapes)} layers, on both sides, multi-cycle; {why}")
+    return {**entry, "automapper": _totals(own, objective), **improvements(own, cost, objective)}, "; ".join(notes)
 
 
-def _quantity(objective: Objective) -> str:
-    """The objective in words: `energy`, `the interval`, `edp over the latency`."""
-    if not objective.latency_weight:
-        return "energy"
-    return f"{objective.name} over the {objective.delay}" if objective.energy_weight else f"the {objective.delay}"
-
-
-def _pipeline(pipeline: Pipeline, network: Network, device: Device) -> dict[str, Any]:
+def _pipeline(pipeline: Pipeline, network: Network, objective: Objective, device: Device) -> dict[str, Any]:
     stages = []
     for columns, begin, end, cost in zip(
         pipeline.columns, (0, *pipeline.ends), pipeline.ends, pipeline.cost.stages, strict=False
     ):
         layers = [
             {"name": item.layer.name, "bits": found.search.problem.bits, "mapping": found.mapping.to_dict(),
-             "cycles": found.cost.cycles, **_totals(found.cost)}
+             "cycles": found.cost.cycles, **_totals(found.cost, objective)}
             for item, found in zip(network.layers[begin:end], pipeline.found[begin:end], strict=True)
         ]  # fmt: skip
-        stages.append({"columns": columns, "pes": columns * device.array[1], **_totals(cost), "layers": layers})
-    return {**_totals(pipeline.cost), "interval_s": pipeline.cost.interval_s, "stages": stages}
+        pes = columns * device.array[1]
+        stages.append({"columns": columns, "pes": pes, **_totals(cost, objective), "layers": layers})
+    return {**_totals(pipeline.cost, objective), "interval_s": pipeline.cost.interval_s, "stages": stages}
 
 
 def _layer(item: NetworkLayer, bits: int, outcome: Outcome, objective: Objective) -> dict[str, Any]:
     problem = problem_of(item, bits)
-    best = outcome.found[Search(problem)]
+    best = outcome.best(problem, bits)
     baselines = {}
     for name in BASELINES:
         found = outcome.found.get(Search(problem, name))
         if found:
             baselines[name] = {
-                **_totals(found.cost),
+                **_totals(found.cost, objective),
                 "cycles": found.cost.cycles,
-                **improvements(best.cost, found.cost),
+                **({"adapted": not published.is_published(item.layer)} if name == published.NAME else {}),
+                **improvements(best.cost, found.cost, objective),
                 "mapping": found.mapping.to_dict(),
             }
     return {
@@ -145,9 +147,10 @@ def _layer(item: NetworkLayer, bits: int, outcome: Outcome, objective: Objective
         "dims": {name: size for name, size in item.layer.to_dict().items() if name != "name"},
         "mapping": best.mapping.to_dict(),
         "cycles": best.cost.cycles,
-        **_totals(best.cost),
+        **_totals(best.cost, objective),
         **({"exhaustive": _optimum(outcome.optima[problem])} if problem in outcome.optima else {}),
         "winner": _winner(best, baselines, objective),
+        "traded": (bits, problem) in outcome.traded,
         "baselines": baselines,
         "cost": best.cost.to_dict(),
     }
@@ -167,13 +170,18 @@ def _winner(best: Found, baselines: Mapping[str, Mapping[str, Any]], objective: 
     return "automapper"
 
 
-def _totals(cost: Cost | NetworkCost) -> dict[str, float]:
-    return {"energy_j": cost.energy_j, "latency_s": cost.latency_s, "edp_js": cost.edp_js}
+def _totals(cost: Cost | NetworkCost, objective: Objective) -> dict[str, float]:
+    return {
+        "energy_j": cost.energy_j,
+        "latency_s": cost.latency_s,
+        "edp_js": cost.edp_js,
+        "objective_value": value_of(objective, cost),
+    }
 
 
-def improvements(cost: Cost | NetworkCost, over: Cost) -> dict[str, float]:
-    """How many percent lower energy, latency and EDP of `cost` are than those of `over`."""
-    ours, theirs = _totals(cost), _totals(over)
+def improvements(cost: Cost | NetworkCost, over: Cost, objective: Objective) -> dict[str, float]:
+    """How many percent lower energy, latency, EDP and the objective of `cost` are than those of `over`."""
+    ours, theirs = _totals(cost, objective), _totals(over, objective)
     return {
         f"{name.rpartition('_')[0]}_improvement_percent": 100.0 * (1.0 - ours[name] / theirs[name]) for name in ours
     }

@@ -34,7 +34,8 @@ class Found:
 class Outcome:
     """found: the best of every search so far; a dataflow that admits no mapping is left out. mappings: evaluated in
     all, per_search of them bred by each search, in so many seconds; interrupted by Ctrl-C; goal_met: ended by
-    `after_round`; optima: of the exhaustive engine."""
+    `after_round`; optima: of the exhaustive engine; traded: (bit-width of the network, problem) -> what a layer has for
+    the network's sake (see trade)."""
 
     found: dict[Search, Found] = field(default_factory=dict)
     mappings: int = 0
@@ -43,6 +44,11 @@ class Outcome:
     interrupted: bool = False
     goal_met: bool = False
     optima: dict[Problem, Optimum] = field(default_factory=dict)
+    traded: dict[tuple[int, Problem], Found] = field(default_factory=dict)
+
+    def best(self, problem: Problem, bits: int) -> Found | None:
+        """The mapping that a layer has while its network runs at `bits`."""
+        return self.traded.get((bits, problem)) or self.found.get(Search(problem))
 
 
 class NoMapping(Exception):
@@ -113,7 +119,10 @@ def run_search(
         except KeyboardInterrupt:
             outcome.interrupted = True
         outcome.seconds = time.perf_counter() - begin
-    after_round(outcome, 1.0)
+    try:
+        outcome.goal_met |= after_round(outcome, 1.0)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
     for problem in problems:
         if Search(problem) not in outcome.found:
             _raise_no_mapping(problem, units, device)

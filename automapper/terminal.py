@@ -20,12 +20,14 @@ def summary(report: Mapping[str, Any]) -> str:
                 str(row["bits"]),
                 "-" if row["accuracy"] is None else f"{row['accuracy']:.2f}",
                 *(f"{row[name]:.3e}" for name in ("energy_j", "latency_s", "interval_s", "edp_js")),
-                *("-" if gain is None else f"{-gain['edp_improvement_percent']:+.1f} %" for gain in gains),
+                *("-" if gain is None else _gain(gain) for gain in gains),
             ]
         )
     lines = [
         table(header, rows),
-        "last columns: EDP against the best mapping found inside each of these dataflows, or the published one",
+        f"last columns: {report['minimised']} against the best mapping found inside each of these dataflows, or the "
+        "published one",
+        *notes(report),
     ]
     for mode in ("multi-cycle", "pipeline"):
         chosen = [row for row in report["bit_widths"] if row["mode"] == mode]
@@ -33,6 +35,25 @@ def summary(report: Mapping[str, Any]) -> str:
             bits = ", ".join(str(row["bits"]) for row in chosen)
             lines.append(f"{mode} at {bits} bit: {chosen[0]['why']} ({chosen[0]['bits']} bit)")
     return "\n".join(lines)
+
+
+def _gain(baseline: Mapping[str, Any]) -> str:
+    part = baseline["layers_covered"] < baseline["layers"]
+    covered = f" ({baseline['layers_covered']} of {baseline['layers']} layers)" if part else ""
+    return f"{-baseline['objective_improvement_percent']:+.1f} %{covered}"
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What is to be said of the baselines, once for all bit-widths of which it holds."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in report["bit_widths"]:
+        for name, note in row["baseline_notes"].items():
+            found.setdefault((name, note), []).append(row["bits"])
+    every = len(report["bit_widths"])
+    return [
+        f"{name.replace('_', '-')}{'' if len(bits) == every else f' at {str(bits)[1:-1]} bit'}: {note}"
+        for (name, note), bits in found.items()
+    ]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

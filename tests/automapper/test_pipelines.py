@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +97,80 @@ def test_multi_cycle_only(tmp_path):
     (row,) = json.loads((tmp_path / "report.json").read_text())["bit_widths"]
     assert row["pipeline"] is None
     assert row["mode"] == "multi-cycle"
+    assert row["why"] == "no pipeline: --stages 1 asks for multi-cycle only"
+
+
+SMALL = """
+- {name: a, K: 5, C: 5, P: 5, Q: 5}
+- {name: b, K: 5, C: 5, P: 5, Q: 5, R: 3, S: 3}
+- {name: c, K: 5, C: 5, P: 5, Q: 5}
+- {name: d, K: 5, C: 5, P: 5, Q: 5, R: 3, S: 3}
+"""  # too small for the whole array: a pipeline of parts wins
+
+
+def run(folder, layers, *words):
+    (folder / "layers.yaml").write_text(layers)
+    words = ["--network", folder / "layers.yaml", "--budget", "640", "--save", folder, *words]
+    main([*map(str, words)])
+    return json.loads((folder / "report.json").read_text())
+
+
+def with_change(folder, device, old, new):
+    text = (Path(hw_model.__file__).parent / "devices" / f"{device}.yaml").read_text()
+    assert old in text
+    (folder / "device.yaml").write_text(text.replace(old, new))
+    return str(folder / "device.yaml")
+
+
+def test_the_report_says_why_there_is_no_pipeline(tmp_path):
+    (row,) = run(tmp_path, "[{name: one, K: 4, C: 4}]", "--bits", "8")["bit_widths"]
+    assert row["why"] == "no pipeline: the network has one layer only"
+
+    narrow = with_change(tmp_path, "eyeriss", "array: {x: 14, y: 12}", "array: {x: 1, y: 12}")
+    (row,) = run(tmp_path, LAYERS, "--bits", "8", "--device", narrow)["bit_widths"]
+    assert row["why"] == "no pipeline: the array's 1 column cannot be split"
+
+    # an input and an output word of 32 bit fill the buffer: a part of it does not hold them
+    tiny = with_change(tmp_path, "eyeriss", "size_bits: 819200", "may_bypass: []\n    size_bits: 64")
+    layers = "[{name: small, K: 2, C: 2}, {name: smaller, K: 2}]"
+    (row,) = run(tmp_path, layers, "--bits", "32", "--device", tiny)["bit_widths"]
+    assert row["mode"] == "multi-cycle" and row["pipeline"] is None
+    assert row["why"].startswith("no pipeline: layer ") and "columns: glb: " in row["why"]
+
+
+def test_where_a_pipeline_wins_the_report_says_what_is_whose(report, tmp_path):
+    for row in report["bit_widths"]:
+        layers = row["layers"]
+        for name in ("energy_j", "latency_s"):
+            assert row["multi_cycle"][name] == pytest.approx(sum(layer[name] for layer in layers), rel=1e-12)
+            assert row[name] == row["multi_cycle" if row["mode"] == "multi-cycle" else "pipeline"][name]
+        assert row["objective_value"] == pytest.approx(row["energy_j"] * row["interval_s"], rel=1e-12)
+        assert row["objective_value"] <= row["multi_cycle"]["objective_value"]
+        for baseline in row["baselines"].values():
+            assert row["objective_value"] <= baseline["objective_value"]
+            gain = 100 * (1 - row["objective_value"] / baseline["objective_value"])
+            assert baseline["objective_improvement_percent"] == pytest.approx(gain, abs=1e-9)
+
+
+def test_stages_are_in_the_folder_and_the_page(tmp_path, capsys):
+    (row,) = run(tmp_path, SMALL, "--bits", "8", "--delay", "interval", "--device", "eyeriss168")["bit_widths"]
+    assert row["mode"] == "pipeline"
+    files = sorted(file.name for file in (tmp_path / "mappings/8bit/pipeline").iterdir())
+    names = [(number, layer["name"]) for number, stage in enumerate(row["pipeline"]["stages"], 1)
+             for layer in stage["layers"]]  # fmt: skip
+    assert [(int(name[5]), name[11]) for name in files] == names
+    assert "columns" in (tmp_path / "mappings/8bit/pipeline" / files[0]).read_text()
+    assert "is a pipeline of these stages" in (tmp_path / "report.html").read_text()
+    assert "last columns: energy x interval against" in capsys.readouterr().out
+
+
+def test_the_goal_is_met_by_the_result_pipelines_included(tmp_path):
+    words = ["--bits", "8", "--delay", "interval", "--budget", "20000", "--device", "eyeriss168"]
+    (full,) = run(tmp_path, SMALL, *words)["bit_widths"]
+    assert full["mode"] == "pipeline"
+    goal = (full["objective_value"] * full["multi_cycle"]["objective_value"]) ** 0.5  # out of reach for multi-cycle
+    report = run(tmp_path, SMALL, *words, "--goal", goal)
+    assert report["search"]["goal_met"]
+    (row,) = report["bit_widths"]
+    assert row["objective_value"] <= goal < row["multi_cycle"]["objective_value"]
+    assert report["search"]["mappings"] < 100_000  # of 200,000

@@ -1,0 +1,94 @@
+"""Layers traded against each other: a dataflow's sums over the network are not ahead where that can be avoided."""
+
+import math
+
+import pytest
+
+import hw_model
+from automapper.budget import Budget
+from automapper.dataflows import DATAFLOWS
+from automapper.objective import parse_objective
+from automapper.result import network_cost
+from automapper.search import Found, run_search
+from automapper.space import Search
+from automapper.trade import Tilted, trade_layers
+from automapper.workload import Network, NetworkLayer, Problem, distinct_problems
+
+DEVICE = hw_model.load_device("eyeriss")
+EDP = parse_objective("edp")
+NETWORK = Network(
+    "two layers",
+    (
+        NetworkLayer(hw_model.Layer(name="conv", K=64, C=3, P=55, Q=55, R=11, S=11, stride=4)),
+        NetworkLayer(hw_model.Layer(name="fc", K=4096, C=9216)),
+    ),
+    (),
+)
+
+
+@pytest.fixture
+def behind():
+    """An outcome whose best mappings save latency in the small layer and energy in none: a dataflow's sums are ahead,
+    though no layer of it is better."""
+    outcome = run_search(distinct_problems(NETWORK, [32]), DEVICE, EDP, Budget(2000), 0, workers=1)
+    conv, fc = distinct_problems(NETWORK, [32])
+    fronts = []
+    for weights in ("energy=1.8,latency=0.2", "energy=1.5,latency=0.5", "edp"):
+        found = run_search([conv], DEVICE, parse_objective(weights), Budget(2000), 0, workers=1).found
+        fronts += [Found(Search(conv), one.mapping, one.cost) for one in found.values()]
+    pairs = [
+        (slow, fast)
+        for slow in fronts
+        for fast in fronts
+        if fast.cost.edp_js <= slow.cost.edp_js and slow.cost.energy_j < fast.cost.energy_j
+        and total(slow, outcome, fc) < total(fast, outcome, fc)
+    ]  # fmt: skip
+    slow, fast = max(pairs, key=lambda pair: total(pair[1], outcome, fc) / total(pair[0], outcome, fc))
+    for name in DATAFLOWS:
+        outcome.found[Search(fc, name)] = outcome.found[Search(fc)]
+        outcome.found[Search(conv, name)] = slow
+    outcome.found[Search(conv)] = fast
+    return outcome
+
+
+def total(one, outcome, fc):
+    other = outcome.found[Search(fc)].cost
+    return (one.cost.energy_j + other.energy_j) * (one.cost.latency_s + other.latency_s)
+
+
+def test_no_dataflow_stays_ahead(behind):
+    sums = network_cost(NETWORK, 32, behind, "row_stationary")
+    assert network_cost(NETWORK, 32, behind).edp_js > sums.edp_js
+    trade_layers(NETWORK, [32], behind, DEVICE, EDP, seed=0, workers=1)
+    assert network_cost(NETWORK, 32, behind).edp_js <= sums.edp_js
+    for item in NETWORK.layers:
+        problem = Problem(hw_model.Layer(**{**item.layer.to_dict(), "name": ""}), 32)
+        found = behind.best(problem, 32)
+        assert found.cost.edp_js <= behind.found[Search(problem, "row_stationary")].cost.edp_js * (1 + 1e-9)
+        true = hw_model.evaluate(problem.layer, found.mapping, DEVICE, 32)
+        assert (true.energy_j, true.cycles) == (found.cost.energy_j, found.cost.cycles)
+
+
+def test_where_no_dataflow_is_ahead_nothing_changes():
+    problems = distinct_problems(NETWORK, [4, 16])
+    outcome = run_search(problems, DEVICE, parse_objective("energy"), Budget(640), 0, workers=1)
+    before = dict(outcome.found)
+    trade_layers(NETWORK, [4, 16], outcome, DEVICE, parse_objective("energy"), seed=0, workers=1)
+    assert outcome.found == before and outcome.traded == {}
+
+
+def test_the_score_of_a_layer_is_what_it_contributes():
+    """To first order, the network's objective moves as the tilted one of the layer."""
+    energy, latency, others = 3.0, 2.0, (7.0, 11.0)
+    share = energy / (energy + others[0]), latency / (latency + others[1])
+    tilted = Tilted(EDP, *share, math.inf)
+    step = 1e-6
+    for moved in ((energy * (1 + step), latency), (energy, latency * (1 - step))):
+        network = [math.log((e + others[0]) * (t + others[1])) for e, t in ((energy, latency), moved)]
+        assert tilted.score(*moved) - tilted.score(energy, latency) == pytest.approx(network[1] - network[0], rel=1e-4)
+
+
+def test_a_wall_where_a_dataflow_would_be_ahead():
+    tilted = Tilted(EDP, 1.5, 0.5, most=0.0)
+    assert tilted.score(0.5, 1.0) < tilted.score(0.5, 2.0) < tilted.score(0.5, 2.1)
+    assert tilted.score(0.1, 12.0) > tilted.score(1.0, 1.0)
