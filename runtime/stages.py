@@ -224,7 +224,9 @@ class MapSettings(Settings):
         Literal["latency", "interval"], "what counts as a network's latency: of one input, or between two results"
     ]
     stages: Annotated[int, "stages of a pipeline at most; 1 = multi-cycle only", Between(1, 4)]
-    goal: Annotated[float | None, "stop when the result of every bit-width has an objective (J*s, J, s) of at most this", POSITIVE]
+    goal: Annotated[
+        float | None, "stop when the result of every bit-width has an objective (J*s, J, s) of at most this", POSITIVE
+    ]
     engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"]
     budget: Annotated[str, "mappings bred per layer, bit-width and dataflow (20000), or seconds in all (30s)"]
     seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)]
