@@ -25,6 +25,9 @@ PARENTS, CHILDREN = 48, 80  # of a pool of 128, the worst 80 are dropped each ge
 PATIENCE = 20  # generations without improvement before a pool starts again
 KEPT = 24  # bests of earlier starts a search remembers
 EXPLORE = 0.75  # share of the budget before the bests are brought together
+TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before that is worth the pool it takes to cost
+LOCAL = 0.5  # of the mappings bred that local search may cost on top, at most
+FLOOR, AT_ONCE = 512, 8  # mappings a search without a valid one may breed however small the budget, so many at once
 SAME = 1e-9  # scores (logarithms) closer than this are the same cost
 INVALID = 1e6  # score of any invalid mapping: worse than every valid one, plus how far it is from validity
 
@@ -60,19 +63,25 @@ class Evolution:
         self.rows: list[Row | None] = [None] * T
         self.score = np.full(T, np.inf)
         self.generation = 0
+        self.next_row: int | None = None  # of a generation that is bred and not all costed yet
         self.mappings = 0  # bred per search
         self.evaluated = 0  # by all searches together
         self.together = False
         self.running = self.stopped = False  # set from another thread, stopped ends `advance` after a generation
 
     def advance(self, mappings: int, share: float) -> Evolution:
-        """Search on until `mappings` per search are evaluated; share: of the whole budget that is then used up."""
+        """Search on until `mappings` per search are bred and costed, no more; share: of the whole budget that is then
+        used up. Only a search without a valid mapping goes on, up to FLOOR."""
         self.running = True
         self._own_arrays()
         try:
-            while self.mappings < max(1, mappings) and not (self.stopped and self.mappings):
-                self.step()
-            if share >= EXPLORE and not self.together and not self.random and not self.stopped:
+            while not (self.stopped and self.mappings):
+                missing = self.mappings < FLOOR and (self.score >= INVALID).any()
+                more = max(1, mappings) - self.mappings
+                if more <= 0 and not missing:
+                    break
+                self.step(more if more > 0 else AT_ONCE)
+            if share >= EXPLORE and not (self.together or self.random or self.stopped) and self.mappings >= TOGETHER:
                 self.bring_together()
             if share >= 1.0:
                 self.exchange()
@@ -90,18 +99,26 @@ class Evolution:
         """Let search `index` meet a known mapping when the bests are brought together."""
         self.kept[index].append((-np.inf, row))
 
-    def step(self) -> None:
-        """One generation of every search."""
-        T = len(self.searches)
-        begin = 0 if self.fresh.any() else PARENTS
-        breed.breed(self.seeds, self.generation, 0, T, *self.pool, PARENTS, self.fresh, *self.space)
-        self.generation += 1
-        bred = [np.ascontiguousarray(array[:, begin:]) for array in self.pool]
-        count = bred[0].shape[1]
+    def step(self, most: int = PARENTS + CHILDREN) -> None:
+        """One generation of every search, or the next `most` mappings of it; how it is cut changes no result."""
+        T, M = self.pool_score.shape
+        if self.next_row is None:
+            self.next_row = 0 if self.fresh.any() else PARENTS
+            breed.breed(self.seeds, self.generation, 0, T, *self.pool, PARENTS, self.fresh, *self.space)
+            self.generation += 1
+            self.pool_score[:, self.next_row :] = np.inf
+        begin, end = self.next_row, min(M, self.next_row + most)
+        count = end - begin
+        bred = [np.ascontiguousarray(array[:, begin:end]) for array in self.pool]
         which = np.repeat(np.arange(T, dtype=np.int32), count)
         rows = [array.reshape(T * count, *array.shape[2:]) for array in bred]
-        self.pool_score[:, begin:] = self._score(*rows, which).reshape(T, count)
+        self.pool_score[:, begin:end] = self._score(*rows, which).reshape(T, count)
         self.mappings += count
+        if end < M:
+            self.next_row = end
+            self._remember_best()
+            return
+        self.next_row = None
         self.fresh[:] = 1 if self.random else 0
         self._rank()
         self._remember()
@@ -119,6 +136,7 @@ class Evolution:
         T, M = self.pool_score.shape
         which = np.repeat(np.arange(T, dtype=np.int32), M)
         self.pool_score[:] = self._score(*(a.reshape(T * M, *a.shape[2:]) for a in self.pool), which).reshape(T, M)
+        self.next_row = None
         self._rank()
         self.fresh[:] = 0
         self._remember()
@@ -148,12 +166,20 @@ class Evolution:
             setattr(self, name, _writable(getattr(self, name)))
 
     def climb(self) -> None:
-        """Local search from the best of every search of the whole space, as long as it helps; then `exchange` again."""
+        """Local search from the best of every search of the whole space, as long as it helps and is a small part of the
+        mappings bred; then `exchange` again."""
         if self.random or self.stopped:
             return
         climbing = [t for t, search in enumerate(self.searches) if not search.dataflow]
+        costed = np.zeros(len(self.searches))
         while climbing:
             around = [neighbours(self.space, t, self.rows[t]) for t in climbing]
+            costed[climbing] += [len(rows[0]) for rows in around]
+            within = [costed[t] <= LOCAL * self.mappings for t in climbing]
+            around = [rows for rows, ok in zip(around, within, strict=True) if ok]
+            climbing = [t for t, ok in zip(climbing, within, strict=True) if ok]
+            if not climbing:
+                break
             which = np.repeat(np.array(climbing, np.int32), [len(rows[0]) for rows in around])
             scores = self._score(*(np.concatenate(parts) for parts in zip(*around, strict=True)), which)
             higher = []
@@ -187,13 +213,18 @@ class Evolution:
         self.pool_score = np.take_along_axis(score, last, axis=1)
         self.pool = tuple(array[np.arange(len(order))[:, None], order] for array in self.pool)
 
-    def _remember(self) -> None:
-        """Note bests, and which pools start again."""
+    def _remember_best(self) -> tuple[np.ndarray, np.ndarray]:
+        """Note bests; returns each pool's first row and its score."""
         first = np.argmin(self.pool_score, axis=1)
         score = self.pool_score[np.arange(len(first)), first]
         for t in np.flatnonzero(score < self.score):
             self.score[t] = score[t]
             self.rows[t] = tuple(array[t, first[t]].copy() for array in self.pool)
+        return first, score
+
+    def _remember(self) -> None:
+        """Note bests, and which pools start again."""
+        first, score = self._remember_best()
         if self.random or self.together:
             return
         self.stale = np.where(score < self.start_score - SAME, 0, self.stale + 1)

@@ -74,6 +74,7 @@ class Pipelines:
             for searches in by_shape.values()
             for width, part in self.parts.items()
         ]
+        self.collected = True
         self.found: dict[tuple[int, Problem], Found] = {}
         self.misses: dict[tuple[int, Problem], str] = {}  # what the closest miss of a search exceeds
 
@@ -89,7 +90,7 @@ class Pipelines:
                 time.sleep(0.01)
             raise
         self.units = [(width, unit) for (width, _), unit in zip(self.units, units, strict=True)]
-        self._collect()
+        self.collected = False
 
     @property
     def evaluated(self) -> int:
@@ -98,6 +99,7 @@ class Pipelines:
 
     def best(self, bits: int) -> Pipeline | None:
         """The best pipeline found so far at a bit-width; None where there is none: `why_not` says why."""
+        self._collect()
         problems = [problem_of(item, bits) for item in self.network.layers]
         rows = {
             width: [self.found[width, problem] for problem in problems]
@@ -127,6 +129,9 @@ class Pipelines:
 
     def _collect(self) -> None:
         """Cost the bests so far by hw_model's own `evaluate`, those that changed."""
+        if self.collected:
+            return
+        self.collected = True
         for width, unit in self.units:
             for index, search in enumerate(unit.searches):
                 key, mapping = (width, search.problem), unit.best(index)

@@ -15,10 +15,10 @@ from automapper.objective import Objective
 from automapper.space import Search
 from automapper.spread import spread
 from automapper.workload import Problem
-from hw_model import Cost, Device, InvalidMapping, Mapping, evaluate
+from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate
 
 ROUNDS = 20
-FIRST_ROUND = 500  # mappings per search, where the budget is in seconds and the speed is not known yet
+FIRST_ROUND, SECOND_ROUND = 8, 500  # mappings per search, where the budget is in seconds and the speed unknown
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def run_search(
         by_shape.setdefault(problem.layer, []).extend(Search(problem, flow) for flow in flows)
     with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
         units = [Evolution(searches, device, objective, seed, engine == "random") for searches in by_shape.values()]
+        Evolution([Search(Problem(Layer(), 8))], device, objective, seed).advance(1, 1.0)  # loads the compiled code
     outcome = Outcome(interrupted=bool(came))
     begin = time.perf_counter()
     target, share = 0, 0.0
@@ -138,6 +139,8 @@ def _next_round(budget: Budget, done: int, seconds: float) -> tuple[int, float]:
     if not done:
         return FIRST_ROUND, 0.0
     slice_s = budget.seconds / ROUNDS
+    if done == FIRST_ROUND and seconds < slice_s:
+        return SECOND_ROUND, 0.0
     share = min(1.0, (seconds + slice_s) / budget.seconds)
     return done + max(1, int(done * slice_s / seconds)), share
 

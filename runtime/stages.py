@@ -228,7 +228,9 @@ class MapSettings(Settings):
         float | None, "stop when the result of every bit-width has an objective (J*s, J, s) of at most this", POSITIVE
     ]
     engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"]
-    budget: Annotated[str, "mappings bred per layer, bit-width and dataflow (20000), or seconds in all (30s)"]
+    budget: Annotated[
+        str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
+    ]
     seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)]
     workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AtLeast(0)]
     backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"]

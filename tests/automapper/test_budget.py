@@ -1,0 +1,65 @@
+"""A budget is kept, however small, and every layer has a valid mapping all the same."""
+
+import numpy as np
+import pytest
+
+import hw_model
+from automapper.budget import Budget
+from automapper.dataflows import DATAFLOWS
+from automapper.evolve import FLOOR, Evolution
+from automapper.objective import parse_objective
+from automapper.search import run_search
+from automapper.space import Search
+from automapper.workload import Problem
+
+EDP = parse_objective("edp")
+LAYERS = [
+    hw_model.Layer(K=64, C=3, P=55, Q=55, R=11, S=11, stride=4),
+    hw_model.Layer(G=32, P=28, Q=28, R=3, S=3),
+    hw_model.Layer(K=1000, C=512),
+]
+PROBLEMS = [Problem(layer, bits) for layer in LAYERS for bits in (4, 32)]
+
+
+def searches(layer=LAYERS[0]):
+    return [Search(Problem(layer, bits), flow) for bits in (4, 32) for flow in ("", *DATAFLOWS)]
+
+
+@pytest.mark.parametrize("budget", [1, 7, 127, 128, 129, 300, 1100])
+def test_exactly_so_many_are_bred(budget):
+    evolution = Evolution(searches(), hw_model.load_device("simple256"), EDP, 0)
+    evolution.advance(budget, 1.0)
+    assert evolution.mappings == budget
+    assert evolution.evaluated <= 1.6 * budget * len(evolution.searches) + 64
+
+
+def test_how_a_budget_is_cut_into_rounds_changes_nothing():
+    one, other = (Evolution(searches(), hw_model.load_device("eyeriss"), EDP, 0) for _ in range(2))
+    one.advance(1500, 0.7)
+    for target in (1, 2, 50, 200, 201, 999, 1500):
+        other.advance(target, 0.7)
+    assert one.mappings == other.mappings == 1500
+    assert (one.score == other.score).all()
+    assert all((a == b).all() for a, b in zip(one.pool, other.pool, strict=True))
+    assert (one.pool_score == other.pool_score).all()
+
+
+@pytest.mark.parametrize("budget", [Budget(1), Budget(3), Budget(seconds=0.01)])
+@pytest.mark.parametrize("engine", ["evolution", "random"])
+@pytest.mark.parametrize("device", hw_model.device_names())
+def test_the_smallest_budgets_give_every_layer_a_mapping(budget, engine, device):
+    outcome = run_search(PROBLEMS, hw_model.load_device(device), EDP, budget, 0, engine, workers=1)
+    assert outcome.per_search <= FLOOR
+    for problem in PROBLEMS:
+        best = outcome.found[Search(problem)]
+        hw_model.evaluate(problem.layer, best.mapping, device, problem.bits)
+        others = [outcome.found[Search(problem, name)] for name in DATAFLOWS if Search(problem, name) in outcome.found]
+        if engine == "evolution":
+            assert all(best.cost.edp_js <= other.cost.edp_js * (1 + 1e-6) for other in others)
+
+
+def test_seconds_are_kept():
+    outcome = run_search(PROBLEMS, hw_model.load_device("eyeriss"), EDP, Budget(seconds=0.5), 0, workers=1)
+    assert 0.1 < outcome.seconds < 3.0
+    assert outcome.per_search > 500
+    assert np.isfinite([found.cost.edp_js for found in outcome.found.values()]).all()
