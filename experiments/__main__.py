@@ -12,7 +12,7 @@ from experiments.images import subset
 from experiments.runs import RESULTS, WORK, Run, Store
 from experiments.scales import SCALES, Scale
 from experiments.tables import Results, duration
-from runtime.errors import exit_status
+from runtime.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path in write(arguments.out):
             print(f"wrote {path}")
         return
-    scale = SCALES["smoke" if arguments.smoke else arguments.scale]
     claim = CLAIMS[arguments.claim]
+    scale = chosen_scale(arguments, claim.LEGAL)
     seeds = arguments.seeds or scale.seeds
     data = None
     if scale.images_per_class and arguments.data:
@@ -43,11 +43,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\n{claim.section(scale, seeds, results)}\n\n{results.provenance()}")
 
 
+def chosen_scale(arguments: argparse.Namespace, legal: Sequence[Scale]) -> Scale:
+    """The scale named, or the claim's first."""
+    name = "smoke" if arguments.smoke else arguments.scale or legal[0].name
+    for scale in legal:
+        if scale.name == name:
+            return scale
+    names = ", ".join(scale.name for scale in legal)
+    raise UserError(f"--scale {name}: {arguments.claim} is measured at {names}")
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
     legal = [*CLAIMS, "report"]
     parser.add_argument("claim", nargs="?", choices=legal, metavar="CLAIM", help=", ".join(legal))
-    parser.add_argument("--scale", choices=list(SCALES), default="digits", help="how large; default: digits")
+    parser.add_argument("--scale", choices=list(SCALES), help="how large; default: the claim's first")
     parser.add_argument("--smoke", action="store_true", help="the same as --scale smoke: under a minute")
     parser.add_argument("--seeds", type=numbers, help="comma-separated, instead of the scale's")
     parser.add_argument("--data", type=folder, help="folder of CIFAR-10 as images: train/<class>/, test/<class>/")
@@ -78,10 +88,8 @@ def listing(out: Path) -> str:
     lines = []
     for name, claim in CLAIMS.items():
         lines.append(f"{name:12} {claim.TITLE}")
-        for scale in SCALES.values():
+        for scale in claim.LEGAL:
             planned = unique(claim.runs(scale, scale.seeds))
-            if not planned:
-                continue
             store = Store(scale.name, out)
             seconds = sum(expected_seconds(run, scale, store) for run in planned)
             stored = sum(store.result(run) is not None for run in planned)

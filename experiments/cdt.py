@@ -1,14 +1,16 @@
 """Claim 1: cascade distillation against its alternatives, at every bit-width of every list."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from experiments.plan import join, train_run
 from experiments.runs import Run
-from experiments.scales import Scale
+from experiments.scales import SCALES, Scale
 from experiments.tables import Results, accuracy_table, compared
 
 TITLE = "Cascade distillation against its alternatives"
 CLAIM = "CDT has the highest accuracy at every bit-width, most of all at the lowest (paper, tables I and II)"
+LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 ROWS = {  # setting `teachers` -> what it is known as
     "cascade": "cascade (CDT)",
     "highest": "highest (SP-Nets)",
@@ -38,17 +40,36 @@ def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
     ]
 
 
+def table_rows(
+    scale: Scale, seeds: Sequence[int], results: Results, network: str, bits: tuple[int, ...]
+) -> dict[str, dict[int, list[float]]]:
+    """Row -> bit-width -> accuracies of the seeds that are done."""
+    return {
+        label: results.accuracies(row_runs(scale, network, bits, row, seed) for seed in seeds)
+        for row, label in ROWS.items()
+    }
+
+
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     parts = []
     for network, lists in scale.bit_lists.items():
         for bits in lists:
-            rows = {
-                label: results.accuracies(row_runs(scale, network, bits, row, seed) for seed in seeds)
-                for row, label in ROWS.items()
-            }
+            rows = table_rows(scale, seeds, results, network, bits)
             if not any(rows.values()):
                 continue
             parts.append(f"**{NETWORKS[network]} at [{join(bits)}]**")
             parts.append(accuracy_table("teachers", rows, bits))
             parts.append(compared(rows, bits))
     return "\n\n".join(parts)
+
+
+def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:
+    """Accuracy of every row at the bit-widths of every list, of the searched network."""
+    from experiments.figures import bars_with_spread, save
+
+    panels = {}
+    for bits in scale.bit_lists["derived"]:
+        rows = table_rows(scale, seeds, results, "derived", bits)
+        if all(rows.values()):
+            panels[f"[{join(bits)}]"] = rows
+    return save(bars_with_spread(panels, "accuracy, %"), folder / f"cdt_{scale.name}") if panels else []

@@ -165,15 +165,25 @@ def train_result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
+COSTS = ("energy_j", "latency_s", "edp_js")
+
+
 def map_result(folder: Path) -> dict[str, Any]:
     report = json.loads((folder / "report.json").read_text())
-    costs = ("energy_j", "latency_s", "edp_js")
     rows = {}
     for row in report["bit_widths"]:
-        baselines = {name: {cost: values[cost] for cost in costs} for name, values in row["baselines"].items()}
-        rows[row["bits"]] = {**{cost: row[cost] for cost in costs}, "mode": row["mode"], "baselines": baselines}
+        baselines = {name: of_baseline(values) for name, values in row["baselines"].items()}
+        rows[row["bits"]] = {**{cost: row[cost] for cost in COSTS}, "mode": row["mode"], "baselines": baselines}
     search = {name: report["search"][name] for name in ("engine", "mappings", "seconds", "seed")}
     return {"device": report["device"], "layers": len(report["bit_widths"][0]["layers"]), "bits": rows, **search}
+
+
+def of_baseline(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Its costs; where only some layers have a mapping in it, AutoMapper's over the same layers beside them."""
+    kept = {name: values[name] for name in (*COSTS, "layers_covered", "layers")}
+    if "automapper" in values:
+        kept["automapper"] = {cost: values["automapper"][cost] for cost in COSTS}
+    return kept
 
 
 RESULT_OF = {"search": search_result, "train": train_result, "map": map_result}

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from experiments.plan import METHODS, search_run, train_run
 from experiments.runs import Run
-from experiments.scales import PAPER_BITS, Scale, Window
+from experiments.scales import PAPER_BITS, SCALES, Scale, Window
 from experiments.tables import Results, accuracy_table, compared, table, with_spread
 
 TITLE = "Searching at the lowest bit-width against searching at one bit-width"
 CLAIM = "the network that SP-NAS finds is more accurate than those of FP-NAS and LP-NAS at the same FLOPs"
+LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 
 
 def pair(scale: Scale, window: Window, method: str, seed: int) -> tuple[Run, Run]:

@@ -56,7 +56,7 @@ class Results:
     def provenance(self) -> str:
         """Seeds, device, versions, time and commits behind a section."""
         results = list(self.used.values())
-        seeds = sorted({result["settings"]["seed"] for result in results})
+        seeds = sorted({result["settings"]["seed"] for result in results if result["stage"] != "map"}) or [0]
         commits = sorted({commit_of(result) for result in results})
         versions = sorted({f"{name} {value}" for result in results for name, value in result["versions"].items()})
         devices = sorted({f"{result['device']}, {result['threads']} thread(s)" for result in results})

@@ -1,0 +1,117 @@
+"""Claim 3: accuracy against EDP of InstantNet (searched, CDT, AutoMapper) and of two baseline systems."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.plan import map_run, train_run
+from experiments.published import CIFAR10, SYSTEMS
+from experiments.runs import Run
+from experiments.scales import PAPER_BITS, SCALES, Scale
+from experiments.statistics import mean
+from experiments.tables import Results, accuracy_table, compared, table
+
+TITLE = "End to end: accuracy against energy-delay product"
+CLAIM = (
+    "InstantNet has the higher accuracy at the lower EDP at nearly every bit-width; at 4 bit 1.3 to 1.4 points more "
+    "at a 74 % lower EDP"
+)
+LEGAL = (SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
+INSTANTNET = "InstantNet: searched, cascade, AutoMapper"
+BASELINES = {
+    "MobileNetV2, highest (SP-Nets), row-stationary": "highest",
+    "MobileNetV2, none (AdaBits), row-stationary": "none",
+}
+
+
+def bits_of(scale: Scale) -> tuple[int, ...]:
+    """The paper's bit-widths, or what the scale trains MobileNetV2 at."""
+    return scale.bit_lists["mobilenet_v2"][0]
+
+
+def training(scale: Scale, seed: int) -> dict[str, Run]:
+    bits = bits_of(scale)
+    rows = {INSTANTNET: train_run(scale, seed, bits)}
+    for label, teachers in BASELINES.items():
+        rows[label] = train_run(scale, seed, bits, teachers, "mobilenet_v2")
+    return rows
+
+
+def mapping(scale: Scale, seed: int) -> dict[str, Run]:
+    """Which weights a network has changes nothing about its mapping: one run for both baselines."""
+    done = training(scale, seed)
+    suffix = "" if bits_of(scale) == PAPER_BITS else "_" + "-".join(map(str, bits_of(scale)))
+    baseline = map_run(scale, "mobilenet_v2" + suffix, done[next(iter(BASELINES))])
+    return {INSTANTNET: map_run(scale, "derived" + suffix, done[INSTANTNET])} | dict.fromkeys(BASELINES, baseline)
+
+
+def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
+    return [run for seed in seeds for run in training(scale, seed).values()] + [*mapping(scale, seeds[0]).values()]
+
+
+Points = dict[str, tuple[dict[int, list[float]], list[float]]]
+
+
+def points(scale: Scale, seeds: Sequence[int], results: Results) -> Points:
+    """System -> (accuracies per bit-width and seed, EDP in J*s per bit-width); empty where something is missing."""
+    bits = bits_of(scale)
+    found = {}
+    maps = mapping(scale, seeds[0])
+    for label in (INSTANTNET, *BASELINES):
+        accuracies = results.accuracies([training(scale, seed)[label]] for seed in seeds)
+        mapped = results.of(maps[label])
+        if not accuracies or mapped is None:
+            continue
+        rows = [mapped["bits"][str(b)] for b in bits]
+        if label != INSTANTNET:
+            rows = [row["baselines"]["row_stationary"] for row in rows]
+        found[label] = accuracies, [row["edp_js"] for row in rows]
+    return found
+
+
+def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
+    bits = bits_of(scale)
+    found = points(scale, seeds, results)
+    if INSTANTNET not in found or len(found) < 2:
+        return ""
+    rows = {label: accuracies for label, (accuracies, _) in found.items()}
+    parts = [accuracy_table("system", rows, bits), compared(rows, bits)]
+    lines = [[label, *(f"{edp:.3e}" for edp in edps)] for label, (_, edps) in found.items()]
+    parts.append(table(["EDP, J·s", *(f"{b} bit" for b in bits)], lines))
+    ours, ours_edp = found[INSTANTNET]
+    lines = []
+    for label, (theirs, theirs_edp) in found.items():
+        if label == INSTANTNET:
+            continue
+        gaps = zip(bits, ours_edp, theirs_edp, strict=True)
+        cells = [
+            f"{mean(ours[b]) - mean(theirs[b]):+.2f} points, EDP {mine / other - 1:+.0%}" for b, mine, other in gaps
+        ]
+        lines.append([f"over {label}", *cells])
+    published = CIFAR10.get(bits)
+    if published:
+        ours_paper = published[SYSTEMS[0]]
+        for system in SYSTEMS[1:]:
+            gaps = zip(*ours_paper, *published[system], strict=True)
+            cells = [f"{a - c:+.2f} points, EDP {b / d - 1:+.0%}" for a, b, c, d in gaps]
+            lines.append([f"published: over {system}", *cells])
+    parts.append(table(["InstantNet", *(f"{b} bit" for b in bits)], lines))
+    return "\n\n".join(parts)
+
+
+def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:
+    """Accuracy against EDP: measured here, and published."""
+    from experiments.figures import accuracy_against_edp, save
+
+    bits = bits_of(scale)
+    found = points(scale, seeds, results)
+    if INSTANTNET not in found or len(found) < 2:
+        return []
+    panels = {"measured here": found}
+    if bits in CIFAR10:
+        published = CIFAR10[bits]
+        panels["published (CIFAR-10, full size)"] = {
+            system: ({b: [value] for b, value in zip(bits, published[system][0], strict=True)},
+                     [1e-6 * edp for edp in published[system][1]])
+            for system in SYSTEMS
+        }  # fmt: skip
+    return save(accuracy_against_edp(panels, bits), folder / f"end_to_end_{scale.name}")

@@ -1,0 +1,96 @@
+"""Figures of the experiments, as SVG and PNG."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from experiments.statistics import mean, spread
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito, 2008
+MARKERS = "osD^v"
+plt.rcParams.update({
+    "svg.hashsalt": "instantnet",  # the same figure gives the same file
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e0e0e0",
+    "axes.axisbelow": True,
+})  # fmt: skip
+
+
+def save(figure: plt.Figure, path: Path) -> list[Path]:
+    """`path`.svg and `path`.png."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = [path.with_suffix(".svg"), path.with_suffix(".png")]
+    figure.savefig(written[0], bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(written[1], bbox_inches="tight", dpi=150, metadata={"Software": None})
+    plt.close(figure)
+    return written
+
+
+def accuracy_against_edp(
+    panels: Mapping[str, Mapping[str, tuple[Mapping[int, Sequence[float]], Sequence[float]]]], bits: Sequence[int]
+) -> plt.Figure:
+    """Per panel and system: a point per bit-width at (EDP in J*s, accuracy), with the spread over seeds as a bar."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False)
+    for axis, (title, systems) in zip(axes[0], panels.items(), strict=True):
+        for index, (name, (accuracies, edps)) in enumerate(systems.items()):
+            means = [mean(accuracies[b]) for b in bits]
+            spreads = [spread(accuracies[b]) for b in bits]
+            options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linewidth": 1.2}
+            bars = spreads if all(s == s for s in spreads) else None
+            axis.errorbar(edps, means, yerr=bars, capsize=2, label=name, **options)
+            for b, x, y in zip(bits, edps, means, strict=True):
+                axis.annotate(
+                    f"{b}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=COLOURS[index]
+                )
+        axis.set(xscale="log", xlabel="EDP per image, J·s", ylabel="accuracy, %", title=title)
+        axis.legend(fontsize=7, loc="lower right", framealpha=0.9)
+    figure.tight_layout()
+    return figure
+
+
+def grouped_bars(groups: Mapping[str, Sequence[float]], names: Sequence[str], label: str) -> plt.Figure:
+    """A group of bars per entry, one bar per name."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.2))
+    width = 0.8 / len(names)
+    for index, name in enumerate(names):
+        places = [group + (index - (len(names) - 1) / 2) * width for group in range(len(groups))]
+        heights = [values[index] for values in groups.values()]
+        axis.bar(places, heights, width * 0.92, label=name, color=COLOURS[index])
+    axis.set_xticks(range(len(groups)), list(groups))
+    axis.grid(axis="x", visible=False)
+    axis.set_ylabel(label)
+    axis.legend(fontsize=7, ncol=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.14), frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def bars_with_spread(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]], label: str) -> plt.Figure:
+    """Per panel: bit-widths in groups, a bar per row with its spread; the axis begins near the lowest bar."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.4), squeeze=False)
+    for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
+        bits = sorted({b for row in rows.values() for b in row})
+        width = 0.8 / len(rows)
+        for index, (name, row) in enumerate(rows.items()):
+            shown = [(place, row[b]) for place, b in enumerate(bits) if row.get(b)]
+            places = [place + (index - (len(rows) - 1) / 2) * width for place, _ in shown]
+            bars = [spread(values) if len(values) > 1 else 0.0 for _, values in shown]
+            heights = [mean(values) for _, values in shown]
+            axis.bar(places, heights, width * 0.92, yerr=bars, capsize=1.5, color=COLOURS[index], label=name,
+                     error_kw={"linewidth": 0.8})  # fmt: skip
+        lowest = min(mean(values) - (spread(values) if len(values) > 1 else 0) for row in rows.values()
+                     for values in row.values())  # fmt: skip
+        axis.set_ylim(bottom=max(0.0, lowest - 3))
+        axis.set_xticks(range(len(bits)), [f"{b} bit" for b in bits])
+        axis.grid(axis="x", visible=False)
+        axis.set(ylabel=label, title=title)
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncol=len(names), fontsize=7, frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    return figure

@@ -1,0 +1,71 @@
+"""Claim 6: AutoMapper against the Eyeriss dataflow, on four networks at each bit-width. Nothing is trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.plan import join
+from experiments.runs import Run
+from experiments.scales import PAPER_BITS, SCALES, Scale
+from experiments.tables import Results, table
+
+TITLE = "AutoMapper against the Eyeriss dataflow"
+CLAIM = "AutoMapper's mappings have a lower EDP than the Eyeriss dataflow at every bit-width"
+CAPTION = (
+    "full-size networks at 224x224 with random weights (an EDP does not depend on them), batch 1, device `eyeriss`, "
+    "20,000 mappings per layer and bit-width, layers one after another"
+)
+LEGAL = (SCALES["full"], SCALES["smoke"])
+COSTS = ("edp_js", "energy_j", "latency_s")
+NETWORKS = {"alexnet": "AlexNet", "vgg16": "VGG-16", "mobilenet_v2": "MobileNetV2", "resnet18": "ResNet-18"}
+
+
+def network_run(scale: Scale, network: str) -> Run:
+    words = ("--network", network, "--device", "eyeriss", "--bits", join(PAPER_BITS), "--budget", scale.map_budget)
+    return Run("map", f"map/{network}/eyeriss", (*words, "--stages", "1", "--workers", "1", "--seed", "0"))
+
+
+def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
+    return [network_run(scale, network) for network in NETWORKS]
+
+
+def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
+    parts = [against(scale, results, "row_stationary", "the best row-stationary mapping")]
+    parts.append(against(scale, results, "eyeriss_published", "the chip's published mappings"))
+    return "\n\n".join(filter(None, parts))
+
+
+def against(scale: Scale, results: Results, baseline: str, name: str) -> str:
+    """EDP, energy and latency per network and bit-width, and how much lower they are than the baseline's, over the
+    layers that have a mapping in it."""
+    lines = []
+    for network, title in NETWORKS.items():
+        found = results.of(network_run(scale, network))
+        for b in PAPER_BITS if found else ():
+            row = found["bits"][str(b)]
+            other = row["baselines"].get(baseline)
+            if other is None:
+                continue
+            own = other.get("automapper", row)
+            covered = f"{other['layers_covered']} of {other['layers']}"
+            cells = [f"{own['edp_js']:.3e}", f"{own['energy_j']:.3e}", f"{own['latency_s']:.3e}"]
+            lines.append([title, f"{b}", covered, *cells, *(f"{1 - own[cost] / other[cost]:.1%}" for cost in COSTS)])
+    if not lines:
+        return ""
+    head = ["network", "bits", "layers", "EDP, J·s", "energy, J", "latency, s", "EDP", "energy", "latency"]
+    return f"**Against {name}** (last columns: how much lower)\n\n" + table(head, lines)
+
+
+def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:
+    """EDP over that of the row-stationary dataflow, per network and bit-width."""
+    from experiments.figures import grouped_bars, save
+
+    ratios = {}
+    for network, name in NETWORKS.items():
+        found = results.of(network_run(scale, network))
+        if found:
+            rows = [found["bits"][str(b)] for b in PAPER_BITS]
+            ratios[name] = [100 * (1 - row["edp_js"] / row["baselines"]["row_stationary"]["edp_js"]) for row in rows]
+    if not ratios:
+        return []
+    label = "EDP below row-stationary, %"
+    return save(grouped_bars(ratios, [f"{b} bit" for b in PAPER_BITS], label), folder / f"mapper_{scale.name}")

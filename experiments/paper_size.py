@@ -1,0 +1,43 @@
+"""A searched network of the paper's size class, mapped: order of magnitude of the EDP, and its trend per bit-width."""
+
+from collections.abc import Sequence
+
+from experiments.plan import map_run, search_run
+from experiments.published import CIFAR10
+from experiments.runs import Run
+from experiments.scales import PAPER_BITS, SCALES, Scale
+from experiments.tables import Results, table
+
+TITLE = "A searched network of the paper's size, mapped"
+CLAIM = "2.4e-6 J·s at 4 bit to 47e-6 at 32 bit on CIFAR-10; the gain over the baseline is largest at 4 bit"
+LEGAL = (SCALES["full"], SCALES["smoke"])
+
+
+def pair(scale: Scale, seed: int) -> tuple[Run, Run]:
+    found = search_run(scale, seed)
+    return found, map_run(scale, "searched", found)
+
+
+def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
+    return list(pair(scale, seeds[0]))
+
+
+def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
+    found, mapped = map(results.of, pair(scale, seeds[0]))
+    if not found or not mapped:
+        return ""
+    rows = [mapped["bits"][str(b)] for b in PAPER_BITS]
+    ours, baseline, theirs = (CIFAR10[PAPER_BITS][name][1] for name in ("InstantNet", "baseline 1", "InstantNet"))
+    stationary = [row["baselines"]["row_stationary"]["edp_js"] for row in rows]
+    lines = [
+        ["EDP here, 1e-6 J·s", *(f"{1e6 * row['edp_js']:.2f}" for row in rows)],
+        ["best row-stationary mapping, 1e-6 J·s", *(f"{1e6 * edp:.2f}" for edp in stationary)],
+        ["lower by", *(f"{1 - row['edp_js'] / edp:.1%}" for row, edp in zip(rows, stationary, strict=True))],
+        ["published: EDP, 1e-6 J·s (its own network)", *(f"{edp:g}" for edp in theirs)],
+        ["published: lower than its baseline by", *(f"{1 - a / b:.0%}" for a, b in zip(ours, baseline, strict=True))],
+    ]
+    return (
+        f"Found: {found['flops'] / 1e6:.1f} MFLOPs (per epoch: "
+        f"{', '.join(f'{flops / 1e6:.1f}' for flops in found['flops_per_epoch'])}), `{' '.join(found['ops'])}`\n\n"
+        + table([f"on {mapped['device']}", *(f"{b} bit" for b in PAPER_BITS)], lines)
+    )

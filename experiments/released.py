@@ -1,0 +1,71 @@
+"""Claim 4: each point where the authors' released code differs from the paper, alone, against the default."""
+
+from collections.abc import Sequence
+
+from experiments.plan import search_run, train_run
+from experiments.runs import Run
+from experiments.scales import PAPER_BITS, SCALES, Scale
+from experiments.tables import Results, accuracy_table, compared
+
+TITLE = "The released code's differences from the paper"
+CLAIM = "none is claimed; what each documented difference (docs/method.md) does to accuracy"
+LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
+
+TRAINING = {  # label -> words of train.py
+    "one running range for all bit-widths, 0.9 of the newest batch": "--range_scope shared --range_momentum 0.9",
+    "sum over bit-widths instead of mean": "--loss_reduction sum",
+    "no gradient clipping": "--grad_clip 0",
+    "training images in a fixed order, last partial batch dropped": "--shuffle no --drop_last yes",
+    "recalibration clears every bit-width": "--recalibration all",
+}
+SEARCH = {  # label -> words of train_search.py
+    "fresh Gumbel noise in every forward": "--gumbel_noise per_forward",
+    "two Adam steps on alpha": "--alpha_step separate",
+    "split by index": "--split index",
+    "last epoch's architecture": "--arch_choice last",
+    "validation with noise, on the test set, run together": "--validation released",
+    "a strided skip counted at stride 1": "--skip_flops released",
+}
+DEFAULT, ALL = "default", "all of them (`--preset released`)"
+
+
+def training_rows(scale: Scale, seed: int) -> dict[str, list[Run]]:
+    """Label -> runs; the architecture is the same in every row."""
+    rows = {DEFAULT: [train_run(scale, seed)]}
+    for number, (label, words) in enumerate(TRAINING.items(), start=1):
+        rows[label] = [train_run(scale, seed, name=f"released{number}", extra=tuple(words.split()))]
+    rows[ALL] = [train_run(scale, seed, name="released", presets=("released",))]
+    return rows
+
+
+def search_rows(scale: Scale, seed: int) -> dict[str, list[Run]]:
+    """Label -> runs: a search with the seed and the difference, and the default training of what it found."""
+    searches = {DEFAULT: search_run(scale, seed)}
+    for number, (label, words) in enumerate(SEARCH.items(), start=1):
+        searches[label] = search_run(scale, seed, name=f"released{number}", extra=tuple(words.split()))
+    searches[ALL] = search_run(scale, seed, name="released", presets=("released",))
+    return {label: [train_run(scale, seed, architecture=found)] for label, found in searches.items()}
+
+
+def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
+    return [
+        run
+        for rows in (training_rows, search_rows)
+        for seed in seeds
+        for row in rows(scale, seed).values()
+        for run in row
+    ]
+
+
+def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
+    parts = []
+    for heading, rows_of in (
+        ("Differences in the final training (one architecture for all rows)", training_rows),
+        ("Differences in the search (each row: its own search, then the default training)", search_rows),
+    ):
+        per_seed = [rows_of(scale, seed) for seed in seeds]
+        rows = {label: results.accuracies(rows[label] for rows in per_seed) for label in per_seed[0]}
+        if sum(map(bool, rows.values())) < 2:
+            continue
+        parts += [f"**{heading}**", accuracy_table("row", rows, PAPER_BITS), compared(rows, PAPER_BITS)]
+    return "\n\n".join(parts)
