@@ -2,15 +2,18 @@
 
 import json
 import math
+import re
 
 import pytest
 
+from experiments import report
 from experiments import runs as runs_module
-from experiments.__main__ import main
+from experiments.__main__ import main, unique
+from experiments.claims import CLAIMS
 from experiments.images import subset
 from experiments.plan import derived_network, search_run, train_run
 from experiments.runs import Run, Store
-from experiments.scales import SCALES, SMOKE
+from experiments.scales import PAPER_BITS, SCALES, SMOKE
 from experiments.statistics import difference, mean, spread, verdict
 from experiments.tables import accuracy_table, compared
 from runtime.errors import UserError, exit_status
@@ -99,12 +102,9 @@ def test_a_damaged_result_is_named(folders):
 
 def test_runs_of_one_name_are_one_run():
     """Two claims that share a run must mean the same by its name, or one would throw the other's result away."""
-    from experiments.__main__ import unique
-    from experiments.claims import CLAIMS
-
     for scale in SCALES.values():
         commands = {}
-        for claim in CLAIMS.values():
+        for claim in [claim for claim in CLAIMS.values() if scale in claim.LEGAL]:
             for run in unique(claim.runs(scale, scale.seeds)):
                 assert commands.setdefault(run.name, run.command) == run.command
 
@@ -179,16 +179,90 @@ def test_tables_mark_the_best_and_count_verdicts():
 # --- the commands
 
 
-@pytest.mark.parametrize("claim", ["cdt", "search"])
+@pytest.mark.parametrize("claim", list(CLAIMS))
 def test_every_claim_runs_as_smoke_and_prints_its_table(claim, folders, capsys):
     assert exit_status(lambda: main(command(folders, claim))) == 0
     out = capsys.readouterr().out
     assert "| --- |" in out and "runs, " in out and "not done" not in out
 
 
+def test_a_claim_is_measured_at_its_own_scales(capsys):
+    assert exit_status(lambda: main(["mapper", "--scale", "digits"])) == 2
+    assert "full" in capsys.readouterr().err
+
+
 def test_the_list_says_what_a_claim_costs(folders, capsys):
     main(["--out", str(folders[0])])
     out = capsys.readouterr().out
-    for claim in ("cdt", "search"):
+    for claim in CLAIMS:
         assert f"\n{claim} " in f"\n{out}"
     assert "--scale cifar_cpu" in out and "stored" in out and "min in all" in out
+
+
+# --- the page
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Made-up results of claims 1 and 3 at the scale `cifar_cpu`: cascade best at 4 bit, all alike elsewhere."""
+    scale = SCALES["cifar_cpu"]
+    best = {"cascade": 60.0, "highest": 55.0}
+    for claim in ("cdt", "end_to_end"):
+        for run in CLAIMS[claim].runs(scale, scale.seeds):
+            seed = float(run.name[-1]) if "seed" in run.name else 0.0
+            bits = run.command[run.command.index("--num_bits_list") + 1].split(",") if run.stage == "train" else []
+            teachers = next((name for name in best if f"/{name}/" in run.name), "")
+            accuracy = {b: (best.get(teachers, 50.0) if b == "4" else 70.0) + 0.1 * seed for b in bits}
+            edp = {"edp_js": 1e-6, "energy_j": 1e-3, "latency_s": 1e-3}
+            row = {**edp, "baselines": {"row_stationary": {**edp, "edp_js": 4e-6}}}
+            result = {"accuracy": accuracy, "device": "eyeriss", "bits": {str(b): row for b in PAPER_BITS}}
+            result |= {"flops": 10**6, "parameters": 10**5, "ops": ["skip"]}
+            content = {
+                "command": run.command, "stage": run.stage, "result": result, "seconds": 60, "cpu_seconds": 50,
+                "device": "a CPU", "threads": 1, "versions": {"torch": "2"}, "commit": "0123456789abcdef",
+                "uncommitted_changes": False, "settings": {"seed": int(seed)},
+            }  # fmt: skip
+            path = tmp_path / "results" / "cifar_cpu" / f"{run.name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content))
+    return tmp_path / "results"
+
+
+def test_the_report_puts_tables_between_the_markers_and_keeps_the_rest(stored, tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text(f"# before\n\n{report.BEGIN}\nold\n{report.END}\n\n# after\n")
+    written = report.write(stored, page, tmp_path / "figures")
+    text = page.read_text()
+    assert text.startswith("# before\n") and text.endswith("\n# after\n") and "old" not in text
+    assert "| cascade (CDT) | 3 | **60.20 ± 0.10** |" in text
+    assert "| highest (SP-Nets) | +5.00 ± 0.23, higher | +0.00 ± 0.23, within the spread |" in text
+    assert "+10.20 points, EDP -75%" in text or "+5.00 points, EDP -75%" in text
+    assert "published: over baseline 1 | +1.39 points, EDP -74%" in text
+    assert "seeds 1, 2, 3; a CPU, 1 thread(s); torch 2; commit 012345678." in text
+    assert "Not measured yet." in text
+    names = {path.name for path in written}
+    assert {"results.md", "end_to_end_cifar_cpu.svg", "end_to_end_cifar_cpu.png", "cdt_cifar_cpu.svg"} <= names
+    assert all(path.stat().st_size > 1000 for path in written)
+    report.write(stored, page, tmp_path / "figures")
+    assert page.read_text() == text, "the same results give the same page"
+
+
+def test_missing_runs_are_counted(stored, tmp_path):
+    (stored / "cifar_cpu/train/derived/4-8-12-16-32/none/seed2.json").unlink()
+    text = report.sections(stored)
+    assert "| none (AdaBits) | 2 |" in text and "1 of the runs planned are not done" in text
+
+
+def test_a_page_without_markers_is_refused(tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text(report.BEGIN)
+    with pytest.raises(UserError, match="once each"):
+        report.write(tmp_path, page, tmp_path)
+
+
+def test_the_page_is_what_the_stored_results_say():
+    """docs/results.md is assembled, never edited: it equals what the command would write now."""
+    text = report.PAGE.read_text()
+    assert text.split(report.BEGIN)[1].split(report.END)[0].strip() == report.sections(report.RESULTS).strip()
+    for figure in re.findall(r"\(figures/(\S+)\)", text):
+        assert (report.FIGURES / figure).exists() and (report.FIGURES / figure).with_suffix(".png").exists()
