@@ -55,7 +55,7 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     for network, lists in scale.bit_lists.items():
         for bits in lists:
             rows = table_rows(scale, seeds, results, network, bits)
-            if not any(rows.values()):
+            if sum(map(bool, rows.values())) < 2 or not rows[ROWS["cascade"]]:
                 continue
             parts.append(f"**{NETWORKS[network]} at [{join(bits)}]**")
             parts.append(accuracy_table("teachers", rows, bits))

@@ -1,6 +1,6 @@
 """The claims by name, in the order of docs/results.md."""
 
-from experiments import cdt, end_to_end, ends, mapper, paper_size, released, search
+from experiments import cdt, cdt_tried, end_to_end, ends, mapper, paper_size, released, search
 
 CLAIMS = {
     "cdt": cdt,
@@ -10,4 +10,5 @@ CLAIMS = {
     "ends": ends,
     "mapper": mapper,
     "paper_size": paper_size,
+    "cdt_tried": cdt_tried,
 }

@@ -212,7 +212,7 @@ def origin() -> dict[str, Any]:
 
 
 def device_name() -> str:
-    """The GPU, else the CPU's model with the number of cores this process may use."""
+    """The GPU, else the CPU's model with the number of its cores."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     model = platform.processor() or platform.machine()
@@ -221,7 +221,7 @@ def device_name() -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"CPU {model}, {len(os.sched_getaffinity(0))} cores"
+    return f"CPU {model}, {os.cpu_count()} cores"
 
 
 @cache

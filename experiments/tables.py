@@ -9,7 +9,7 @@ from experiments.statistics import difference, mean, spread, verdict
 PerSeed = Mapping[int, Sequence[float]]  # bit-width -> accuracy in % of every seed
 HOW = (
     "mean ± sample standard deviation over the seeds. A difference counts where the 95 % interval of the difference of "
-    "two means (Welch 1947) excludes zero"
+    "two means (Welch 1947), given behind it, excludes zero: bold"
 )
 
 
@@ -113,7 +113,7 @@ def accuracy_table(name: str, rows: Mapping[str, PerSeed], bits: Sequence[int], 
 
 
 def compared(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> str:
-    """The first row against every other, per bit-width: difference, its interval, and the verdict."""
+    """The first row against every other, per bit-width: difference and its interval, in bold where it excludes zero."""
     first, *others = rows
     lines, counts = [], {"higher": 0, "lower": 0, "within the spread": 0, "one seed": 0}
     for other in others:
@@ -126,8 +126,10 @@ def compared(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> str:
             gap, half = difference(mine, theirs)
             said = verdict(mine, theirs)
             counts[said] += 1
-            cells.append(f"{gap:+.2f}" if math.isnan(half) else f"{gap:+.2f} ± {half:.2f}, {said}")
+            cell = f"{gap:+.2f}" if math.isnan(half) else f"{gap:+.2f} ± {half:.2f}"
+            cells.append(f"**{cell}**" if said in ("higher", "lower") else cell)
         lines.append([other, *cells])
     total = sum(counts.values())
     summary = ", ".join(f"{said} in {count}" for said, count in counts.items() if count)
-    return table([f"{first} minus", *(f"{b} bit" for b in bits)], lines) + f"\n\nOf {total} comparisons: {summary}."
+    text = table([f"{first} minus", *(f"{b} bit" for b in bits)], lines)
+    return f"{text}\n\nOf {total} comparisons: {summary}." if total else text

@@ -173,7 +173,7 @@ def test_tables_mark_the_best_and_count_verdicts():
         "| c | 0 | – |",
     ]
     text = compared(rows, [4])
-    assert "+10.00 ± 0.61, higher" in text and text.endswith("Of 1 comparisons: higher in 1.")
+    assert "**+10.00 ± 0.61**" in text and text.endswith("Of 1 comparisons: higher in 1.")
 
 
 # --- the commands
@@ -230,12 +230,12 @@ def stored(tmp_path):
 
 def test_the_report_puts_tables_between_the_markers_and_keeps_the_rest(stored, tmp_path):
     page = tmp_path / "results.md"
-    page.write_text(f"# before\n\n{report.BEGIN}\nold\n{report.END}\n\n# after\n")
+    page.write_text(f"# before\n\n{report.BEGIN}\nstale\n{report.END}\n\n# after\n")
     written = report.write(stored, page, tmp_path / "figures")
     text = page.read_text()
-    assert text.startswith("# before\n") and text.endswith("\n# after\n") and "old" not in text
+    assert text.startswith("# before\n") and text.endswith("\n# after\n") and "stale" not in text
     assert "| cascade (CDT) | 3 | **60.20 ± 0.10** |" in text
-    assert "| highest (SP-Nets) | +5.00 ± 0.23, higher | +0.00 ± 0.23, within the spread |" in text
+    assert "| highest (SP-Nets) | **+5.00 ± 0.23** | +0.00 ± 0.23 |" in text
     assert "+10.20 points, EDP -75%" in text or "+5.00 points, EDP -75%" in text
     assert "published: over baseline 1 | +1.39 points, EDP -74%" in text
     assert "seeds 1, 2, 3; a CPU, 1 thread(s); torch 2; commit 012345678." in text
