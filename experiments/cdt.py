@@ -65,11 +65,11 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
 
 def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:
     """Accuracy of every row at the bit-widths of every list, of the searched network."""
-    from experiments.figures import bars_with_spread, save
+    from experiments.figures import points_with_spread, save
 
     panels = {}
     for bits in scale.bit_lists["derived"]:
         rows = table_rows(scale, seeds, results, "derived", bits)
         if all(rows.values()):
             panels[f"[{join(bits)}]"] = rows
-    return save(bars_with_spread(panels, "accuracy, %"), folder / f"cdt_{scale.name}") if panels else []
+    return save(points_with_spread(panels, "accuracy, %"), folder / f"cdt_{scale.name}") if panels else []

@@ -12,6 +12,7 @@ from experiments.statistics import mean, spread
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito, 2008
 MARKERS = "osD^v"
+SHADES = ("#c6dbef", "#9ecae1", "#6baed6", "#3182bd", "#08519c")  # of one hue: bit-widths have an order
 plt.rcParams.update({
     "svg.hashsalt": "instantnet",  # the same figure gives the same file
     "font.size": 9,
@@ -62,7 +63,7 @@ def grouped_bars(groups: Mapping[str, Sequence[float]], names: Sequence[str], la
     for index, name in enumerate(names):
         places = [group + (index - (len(names) - 1) / 2) * width for group in range(len(groups))]
         heights = [values[index] for values in groups.values()]
-        axis.bar(places, heights, width * 0.92, label=name, color=COLOURS[index])
+        axis.bar(places, heights, width * 0.92, label=name, color=SHADES[index])
     axis.set_xticks(range(len(groups)), list(groups))
     axis.grid(axis="x", visible=False)
     axis.set_ylabel(label)
@@ -71,22 +72,20 @@ def grouped_bars(groups: Mapping[str, Sequence[float]], names: Sequence[str], la
     return figure
 
 
-def bars_with_spread(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]], label: str) -> plt.Figure:
-    """Per panel: bit-widths in groups, a bar per row with its spread; the axis begins near the lowest bar."""
+def points_with_spread(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]], label: str) -> plt.Figure:
+    """Per panel: bit-widths in groups, a point per row with its spread over seeds. Values are percentages."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.4), squeeze=False)
     for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
         bits = sorted({b for row in rows.values() for b in row})
-        width = 0.8 / len(rows)
         for index, (name, row) in enumerate(rows.items()):
-            shown = [(place, row[b]) for place, b in enumerate(bits) if row.get(b)]
-            places = [place + (index - (len(rows) - 1) / 2) * width for place, _ in shown]
+            shown = [
+                (place + 0.14 * (index - (len(rows) - 1) / 2), row[b]) for place, b in enumerate(bits) if row.get(b)
+            ]
             bars = [spread(values) if len(values) > 1 else 0.0 for _, values in shown]
-            heights = [mean(values) for _, values in shown]
-            axis.bar(places, heights, width * 0.92, yerr=bars, capsize=1.5, color=COLOURS[index], label=name,
-                     error_kw={"linewidth": 0.8})  # fmt: skip
-        lowest = min(mean(values) - (spread(values) if len(values) > 1 else 0) for row in rows.values()
-                     for values in row.values())  # fmt: skip
-        axis.set_ylim(bottom=max(0.0, lowest - 3))
+            options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linestyle": "none"}
+            places, heights = [place for place, _ in shown], [mean(values) for _, values in shown]
+            axis.errorbar(places, heights, yerr=bars, capsize=2, linewidth=1, label=name, **options)
+        axis.set_ylim(top=min(100.0, axis.get_ylim()[1]))
         axis.set_xticks(range(len(bits)), [f"{b} bit" for b in bits])
         axis.grid(axis="x", visible=False)
         axis.set(ylabel=label, title=title)
