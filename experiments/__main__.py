@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = store.perform(run)
         said = "stored" if done else duration(result["seconds"])
         print(f"[{number}/{len(planned)}] {run.name}: {brief(run, result['result'])} ({said})", flush=True)
+    if hasattr(claim, "publish") and scale.name != "smoke":
+        print(f"wrote {', '.join(map(str, claim.publish(store, scale)))}")
     results = Results(store)
     print(f"\n{claim.section(scale, seeds, results)}\n\n{results.provenance()}")
 

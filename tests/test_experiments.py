@@ -5,6 +5,7 @@ import math
 import re
 
 import pytest
+from tiny_runs import same_tensors
 
 from experiments import report
 from experiments import runs as runs_module
@@ -197,6 +198,21 @@ def test_the_list_says_what_a_claim_costs(folders, capsys):
     for claim in CLAIMS:
         assert f"\n{claim} " in f"\n{out}"
     assert "--scale cifar_cpu" in out and "stored" in out and "min in all" in out
+
+
+def test_a_network_is_published_without_this_machines_folders(folders, tmp_path):
+    from runtime.checkpoint import load_checkpoint
+
+    claim, scale = CLAIMS["pretrained"], SMOKE
+    store = Store("smoke", *folders)
+    store.perform(claim.training(scale))
+    written = claim.publish(store, scale, tmp_path)
+    assert [path.name for path in written] == ["arch.pt", "weights.pt"]
+    for path in written:
+        content = load_checkpoint(path, ["config"], path.name)
+        assert not [value for value in content["config"].values() if isinstance(value, str) and value.startswith("/")]
+    original = load_checkpoint(store.work / claim.training(scale).name / "weights.pt", ["model"], "weights.pt")
+    assert same_tensors(original["model"], load_checkpoint(tmp_path / "weights.pt", ["model"], "weights.pt")["model"])
 
 
 # --- the page
