@@ -40,7 +40,7 @@ def sections(results: Path, folder: Path | None = None, figures: list[Path] | No
             text = "" if scale.name == "smoke" else claim.section(scale, scale.seeds, stored)
             if not text:
                 continue
-            found += [f"#### {scale.name}: {claim.__dict__.get('CAPTION', scale.caption)}.", text]
+            found += [f"#### Scale `{scale.name}`\n\n{sentence(getattr(claim, 'CAPTION', scale.caption))}.", text]
             if hasattr(claim, "figures"):
                 drawn = [path.name for path in figure_files(claim, scale, stored, folder, figures)]
                 found += [f"![{claim.TITLE}](figures/{file})" for file in drawn if file.endswith(".svg")]
@@ -50,6 +50,11 @@ def sections(results: Path, folder: Path | None = None, figures: list[Path] | No
         if found and getattr(claim, "REMARK", ""):
             parts.append(claim.REMARK)
     return "\n\n".join(parts)
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def figure_files(claim, scale, stored: Results, folder: Path | None, figures: list[Path] | None) -> list[Path]:
