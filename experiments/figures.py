@@ -90,6 +90,7 @@ def points_with_spread(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[f
         axis.grid(axis="x", visible=False)
         axis.set(ylabel=label, title=title)
     handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncol=len(names), fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    columns = len(names) if len(panels) > 1 else 3
+    figure.legend(handles, names, loc="lower center", ncol=columns, fontsize=7, frameon=False)
+    figure.tight_layout(rect=(0, 0.06 if len(panels) > 1 else 0.1, 1, 1))
     return figure

@@ -2,10 +2,15 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tiny_runs import same_tensors
+from tiny_runs import ROOT, same_tensors
 
 from experiments import report
 from experiments import runs as runs_module
@@ -89,6 +94,31 @@ def test_an_interrupted_run_resumes(folders, tmp_path, monkeypatch):
     assert kept["resumed"]
     log = (tmp_path / "smoke" / run.name / "logs.txt").read_text()
     assert log.count("epoch   1/1") == 1
+
+
+def test_two_processes_never_do_one_run_twice(tmp_path, monkeypatch):
+    """The second waits and takes the first one's result (here: threads, which a lock on an open file tells apart)."""
+    begun = []
+
+    def stage(words):
+        begun.append(words)
+        time.sleep(0.3)
+
+    monkeypatch.setitem(runs_module.STAGES, "train", stage)
+    monkeypatch.setitem(runs_module.RESULT_OF, "train", lambda folder: {"accuracy": {}})
+    monkeypatch.setattr(runs_module, "settings_of", lambda folder, stage: {})
+    stores = [Store("smoke", tmp_path / "results", tmp_path / "work") for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda store: store.perform(Run("train", "x", ())), stores)
+    assert first == second and len(begun) == 1
+
+
+def test_it_runs_from_any_folder(folders, tmp_path):
+    """Results and what runs write lie in the repository, or where they are asked for, not in the folder one is in."""
+    words = ["-m", "experiments", "pretrained", "--smoke", "--out", folders[0], "--work", folders[1]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *map(str, words)], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_damaged_result_is_named(folders):
