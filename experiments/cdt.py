@@ -9,7 +9,7 @@ from experiments.scales import SCALES, Scale
 from experiments.tables import Results, accuracy_table, compared
 
 TITLE = "Cascade distillation against its alternatives"
-CLAIM = "CDT has the highest accuracy at every bit-width, most of all at the lowest"
+CLAIM = "The paper: CDT has the highest accuracy at every bit-width, most of all at the lowest"
 LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 ROWS = {  # setting `teachers` -> what it is known as
     "cascade": "cascade (CDT)",

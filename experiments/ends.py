@@ -8,7 +8,7 @@ from experiments.scales import PAPER_BITS, SCALES, Scale
 from experiments.tables import Results, accuracy_table, compared, table
 
 TITLE = "Quantizing the ends"
-CLAIM = "none is claimed: the released code leaves the ends at 32 bit, the paper is silent"
+CLAIM = "Nothing is claimed: the released code leaves the ends at 32 bit, the paper is silent"
 LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 AT_32, QUANTIZED = "ends at 32 bit", "ends quantized"
 

@@ -9,7 +9,7 @@ from experiments.scales import PAPER_BITS, SCALES, Scale
 from experiments.tables import Results, table
 
 TITLE = "AutoMapper against the Eyeriss dataflow"
-CLAIM = "AutoMapper's mappings have a lower EDP than the Eyeriss dataflow at every bit-width"
+CLAIM = "The paper: AutoMapper's mappings have a lower EDP than the Eyeriss dataflow at every bit-width"
 CAPTION = (
     "full-size networks at 224x224 with random weights (an EDP does not depend on them), batch 1, device `eyeriss`, "
     "20,000 mappings per layer and bit-width, layers one after another"

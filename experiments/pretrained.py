@@ -10,7 +10,7 @@ from experiments.tables import Results, accuracy_table
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 
 TITLE = "The network in pretrained/"
-CLAIM = "nothing about it; `pretrained/arch.pt` and `pretrained/weights.pt` are what this command wrote"
+CLAIM = "`pretrained/arch.pt` and `pretrained/weights.pt` are what this command wrote"
 CAPTION = (
     "CIFAR-10 scaled down as in claim 1 (16x16 pixels, 2000 training and 500 test images of each class), but 20 epochs "
     "of 100 steps at batch 64 (128,000 images in all) by cascade distillation"

@@ -8,7 +8,7 @@ from experiments.scales import PAPER_BITS, SCALES, Scale
 from experiments.tables import Results, accuracy_table, compared
 
 TITLE = "The released code's differences from the paper"
-CLAIM = "none is claimed; what each documented difference (docs/method.md) does to accuracy"
+CLAIM = "Nothing is claimed: what each documented difference (docs/method.md) does to accuracy"
 LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 
 TRAINING = {  # label -> words of train.py

@@ -5,7 +5,7 @@ Every run of a scale gets the same number of epochs and steps, with the learning
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 PAPER_BITS = (4, 8, 12, 16, 32)
 BIT_LISTS = (PAPER_BITS, (4, 5, 6, 8), (2, 4, 8, 32))
@@ -32,7 +32,7 @@ class Window:
 class Scale:
     """caption: what every table of the scale says about itself. images_per_class: of training and test that a run
     reads, None = no folder of images is needed. shape: words for both stages; bit_lists: of claim 1, per network.
-    minutes: per run of a stage, as long as nothing has been measured. longer: words of a longer training."""
+    minutes: per run of a stage, as long as nothing has been measured. tried: other ways to train, for `cdt_tried`."""
 
     name: str
     caption: str
@@ -46,7 +46,7 @@ class Scale:
     map_budget: str
     minutes: Mapping[str, float]
     images_per_class: tuple[int, int] | None = None
-    longer: tuple[str, ...] = ()
+    tried: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ DIGITS = Scale(
     networks={"derived": ()},
     map_budget="20000",
     minutes={"search": 1.1, "train": 0.25, "map": 0.5},
-    longer=_words("--nepochs 20 --eval_epoch 20"),
+    tried={"Longer": _words("--nepochs 20 --eval_epoch 20"), "Gentler": _words("--lr 0.025")},
 )
 
 CIFAR_CPU = Scale(
@@ -142,7 +142,7 @@ CIFAR_GPU = Scale(
     map_budget="20000",
     minutes={"search": 60.0, "train": 30.0, "map": 0.7},
     images_per_class=(5000, 1000),
-    longer=_words("--nepochs 90 --eval_epoch 90"),
+    tried={"Longer": _words("--nepochs 90 --eval_epoch 90"), "Gentler": _words("--lr 0.025")},
 )
 
 FULL = Scale(

@@ -8,7 +8,7 @@ from experiments.scales import PAPER_BITS, SCALES, Scale, Window
 from experiments.tables import Results, accuracy_table, compared, table, with_spread
 
 TITLE = "Searching at the lowest bit-width against searching at one bit-width"
-CLAIM = "the network that SP-NAS finds is more accurate than those of FP-NAS and LP-NAS at the same FLOPs"
+CLAIM = "The paper: the network that SP-NAS finds is more accurate than those of FP-NAS and LP-NAS at the same FLOPs"
 LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 
 
