@@ -59,7 +59,7 @@ class Results:
         seeds = sorted({result["settings"]["seed"] for result in results if result["stage"] != "map"}) or [0]
         commits = sorted({commit_of(result) for result in results})
         versions = sorted({f"{name} {value}" for result in results for name, value in result["versions"].items()})
-        devices = sorted({f"{result['device']}, {result['threads']} thread(s)" for result in results})
+        devices = sorted({device_of(result) for result in results})
         seconds = sum(result["seconds"] for result in results)
         cpu = sum(result["cpu_seconds"] for result in results)
         text = f"{len(results)} runs, {duration(seconds)} ({duration(cpu)} of processor time)"
@@ -69,6 +69,14 @@ class Results:
             f"<sub>{text}; seeds {', '.join(map(str, seeds))}; {'; '.join(devices)}; {', '.join(versions)}; "
             f"commit {', '.join(commits)}.</sub>"
         )
+
+
+def device_of(result: dict) -> str:
+    """`CPU AMD EPYC, 1 thread`, or the GPU: how many cores lie idle beside the threads does not matter."""
+    if not result["device"].startswith("CPU"):
+        return result["device"]
+    threads = result["threads"]
+    return f"{result['device'].rsplit(', ', 1)[0]}, {threads} thread{'s' * (threads != 1)}"
 
 
 def commit_of(result: dict) -> str:

@@ -265,7 +265,8 @@ def stored(tmp_path):
             result |= {"flops": 10**6, "parameters": 10**5, "ops": ["skip"]}
             content = {
                 "command": run.command, "stage": run.stage, "result": result, "seconds": 60, "cpu_seconds": 50,
-                "device": "a CPU", "threads": 1, "versions": {"torch": "2"}, "commit": "0123456789abcdef",
+                "device": "CPU of a test, 2 cores", "threads": 1,
+                "versions": {"torch": "2"}, "commit": "0123456789abcdef",
                 "uncommitted_changes": False, "settings": {"seed": int(seed)},
             }  # fmt: skip
             path = tmp_path / "results" / "cifar_cpu" / f"{run.name}.json"
@@ -284,7 +285,7 @@ def test_the_report_puts_tables_between_the_markers_and_keeps_the_rest(stored, t
     assert "| highest (SP-Nets) | **+5.00 ± 0.23** | +0.00 ± 0.23 |" in text
     assert "+10.20 points, EDP -75%" in text or "+5.00 points, EDP -75%" in text
     assert "published: over baseline 1 | +1.39 points, EDP -74%" in text
-    assert "seeds 1, 2, 3; a CPU, 1 thread(s); torch 2; commit 012345678." in text
+    assert "seeds 1, 2, 3; CPU of a test, 1 thread; torch 2; commit 012345678." in text
     assert "Not measured yet." in text
     names = {path.name for path in written}
     assert {"results.md", "end_to_end_cifar_cpu.svg", "end_to_end_cifar_cpu.png", "cdt_cifar_cpu.svg"} <= names
