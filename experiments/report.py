@@ -44,11 +44,10 @@ def sections(results: Path, folder: Path | None = None, figures: list[Path] | No
             if hasattr(claim, "figures"):
                 drawn = [path.name for path in figure_files(claim, scale, stored, folder, figures)]
                 found += [f"![{claim.TITLE}](figures/{file})" for file in drawn if file.endswith(".svg")]
+            found += [remark for remark in [getattr(claim, "REMARKS", {}).get(scale.name)] if remark]
             found.append(stored.provenance())
         parts.append(f"### {number}. {claim.TITLE}\n\n{claim.CLAIM}. `python -m experiments {name}`")
         parts += found or ["Not measured yet."]
-        if found and getattr(claim, "REMARK", ""):
-            parts.append(claim.REMARK)
     return "\n\n".join(parts)
 
 
