@@ -7,6 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments.statistics import mean, spread
 
@@ -38,20 +39,26 @@ def accuracy_against_edp(
     panels: Mapping[str, Mapping[str, tuple[Mapping[int, Sequence[float]], Sequence[float]]]], bits: Sequence[int]
 ) -> plt.Figure:
     """Per panel and system: a point per bit-width at (EDP in J*s, accuracy), with the spread over seeds as a bar."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.8), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False)
     for axis, (title, systems) in zip(axes[0], panels.items(), strict=True):
         for index, (name, (accuracies, edps)) in enumerate(systems.items()):
+            micro = [1e6 * edp for edp in edps]
             means = [mean(accuracies[b]) for b in bits]
             spreads = [spread(accuracies[b]) for b in bits]
             options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linewidth": 1.2}
             bars = spreads if all(s == s for s in spreads) else None
-            axis.errorbar(edps, means, yerr=bars, capsize=2, label=name, **options)
-            for b, x, y in zip(bits, edps, means, strict=True):
-                axis.annotate(
-                    f"{b}", (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=COLOURS[index]
-                )
-        axis.set(xscale="log", xlabel="EDP per image, J·s", ylabel="accuracy, %", title=title)
-        axis.legend(fontsize=7, loc="lower right", framealpha=0.9)
+            axis.errorbar(micro, means, yerr=bars, capsize=2, label=name, **options)
+            for b, x, y in zip(bits, micro, means, strict=True):
+                place = {"textcoords": "offset points", "xytext": (4, 5 if index != 1 else -10), "fontsize": 7}
+                axis.annotate(f"{b}", (x, y), color=COLOURS[index], **place)
+        axis.set(
+            xscale="log", xlabel="EDP per image, 1e-6 J·s (at each point: bit-width)", ylabel="accuracy, %", title=title
+        )
+        axis.margins(0.08, 0.1)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
     figure.tight_layout()
     return figure
 
