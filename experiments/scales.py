@@ -110,7 +110,7 @@ CIFAR_CPU = Scale(
         ),
     ),
     bit_lists={
-        "derived": (PAPER_BITS, (2, 4, 8, 32)),
+        "derived": (PAPER_BITS, (2, 4, 8, 32), (4, 5, 6, 8)),
         "mobilenet_v2": (PAPER_BITS,),
         "resnet38": (PAPER_BITS,),
     },
