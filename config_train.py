@@ -25,6 +25,7 @@ C.keep_checkpoints = 0  # only the newest, which is replaced once the next is wr
 C.device = "auto"  # a GPU where there is one
 C.channels_last = True  # depth-wise convolutions run several times faster so on a CPU
 C.fused_quantizer = True
+C.compiled_layers = True  # needs channels_last; docs/training.md says what it changes in the last digits
 C.keep_memory = True
 C.mixed_precision = "none"  # bfloat16 is for GPUs; a CPU without AMX gains nothing
 C.num_threads = 0

@@ -4,6 +4,7 @@ Takes float32 tensors whose elements lie in memory without gaps; `usable` says w
 """
 
 import functools
+import importlib
 import tempfile
 from types import ModuleType
 
@@ -32,10 +33,10 @@ def usable(x: Tensor, bits: int, per_channel: bool) -> bool:
 
 def batch_range(x: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
     """(low, high) of x: [C] per channel of x [B, C, H, W], or [1] over the whole tensor."""
-    kernels = _kernels()
+    kernels = load_kernels("fused_kernels")
 
     rows = _rows(x, per_channel)
-    blocks = _blocks(x)
+    blocks = blocks_of(x)
     low, high = kernels.measure_serial(rows) if blocks == 1 else kernels.measure_parallel(rows, blocks)
     if not per_channel:
         low, high = low.min(keepdims=True), high.max(keepdims=True)
@@ -44,12 +45,12 @@ def batch_range(x: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
 
 def quantize(x: Tensor, low: Tensor, high: Tensor, bits: int, per_channel: bool) -> Tensor:
     """x fake-quantized over low..high ([C] per channel, else [1])."""
-    kernels = _kernels()
+    kernels = load_kernels("fused_kernels")
 
     out = torch.empty_like(x)
     rows, out_rows = _rows(x, per_channel), _rows(out, per_channel)
     bounds = [np.ascontiguousarray(np.broadcast_to(bound.numpy(), rows.shape[1])) for bound in (low, high)]
-    blocks, levels = _blocks(x), np.float32(2**bits - 1)
+    blocks, levels = blocks_of(x), np.float32(2**bits - 1)
     if blocks == 1:
         kernels.quantize_serial(rows, out_rows, *bounds, levels)
     else:
@@ -64,7 +65,7 @@ def weight_usable(weight: Tensor, bits: int) -> bool:
 
 def quantize_weight(weight: Tensor, bits: int) -> Tensor:
     """weight [K, ...] fake-quantized over each output channel's own min and max."""
-    kernels = _kernels()
+    kernels = load_kernels("fused_kernels")
 
     out = torch.empty_like(weight)
     rows, out_rows = (_in_memory_order(t).reshape(len(weight), -1).numpy() for t in (weight, out))
@@ -73,16 +74,21 @@ def quantize_weight(weight: Tensor, bits: int) -> Tensor:
 
 
 @functools.cache
-def _kernels() -> ModuleType:
-    """The compiled functions; numba loads with the first use. Where no cache folder can be written, a temporary one."""
+def load_kernels(name: str) -> ModuleType:
+    """The module of compiled functions; numba loads with the first. Where no cache folder can be written, a temporary
+    one."""
     try:
-        import fused_kernels
+        return importlib.import_module(name)
     except RuntimeError:
         import numba
 
-        numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="fused_kernels-")
-        import fused_kernels
-    return fused_kernels
+        numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="kernels-")
+        return importlib.import_module(name)
+
+
+def blocks_of(x: Tensor) -> int:
+    """How many threads work on x: those of `num_threads`, or one where a second would not pay."""
+    return torch.get_num_threads() if x.numel() >= PARALLEL_FROM else 1
 
 
 def _rows(x: Tensor, per_channel: bool) -> np.ndarray:
@@ -97,7 +103,3 @@ def _in_memory_order(x: Tensor) -> Tensor:
 
 def _dense(x: Tensor) -> bool:
     return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-
-
-def _blocks(x: Tensor) -> int:
-    return torch.get_num_threads() if x.numel() >= PARALLEL_FROM else 1

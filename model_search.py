@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+import fused_layers
 from operations import OPERATIONS, Backbone, Geometry
 from quantize import Precision
 
@@ -14,10 +15,13 @@ class MixedOp(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int, precision: Precision):
         super().__init__()
+        self.precision = precision
         self.candidates = nn.ModuleList(build(c_in, c_out, stride, precision) for build in OPERATIONS.values())
 
     def forward(self, x: Tensor, op_weights: Tensor) -> Tensor:
         """x [B, C_in, H, W]; op_weights [operations]."""
+        if self.training and fused_layers.usable(x, self.precision):
+            return fused_layers.mixture(self.candidates, x, op_weights)
         return sum(
             weight * candidate(x) for weight, candidate in zip(op_weights.unbind(), self.candidates, strict=True)
         )

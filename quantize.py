@@ -25,6 +25,7 @@ class Precision:
     range_scope: "bit_width" = running activation ranges per layer and bit-width; "shared" (released) = one per layer.
     range_momentum: share of the newest batch in a running range.
     fused: on a CPU, measure and quantize by compiled kernels (bit-equal); False = torch's operations one by one.
+    compiled: on a CPU, train by the compiled passes of `fused_layers` (other rounding); False = module by module.
     track_statistics: False = training passes leave BN statistics and activation ranges as they are.
     across: None = training passes normalise and quantize by the images given; else by those of all processes that
         share a batch, of which it gets the statistics (`runtime.synchronised.AcrossProcesses`).
@@ -36,11 +37,13 @@ class Precision:
         range_scope: str = "bit_width",
         range_momentum: float = 0.1,
         fused: bool = False,
+        compiled: bool = False,
     ):
         self.bit_widths = tuple(sorted(bit_widths))
         self.range_scope = range_scope
         self.range_momentum = range_momentum
         self.fused = fused
+        self.compiled = compiled
         self.track_statistics = True
         self.across = None
         self._index_of = {bits: index for index, bits in enumerate(self.bit_widths)}
@@ -127,23 +130,30 @@ class ActivationRange(nn.Module):
         if not self.training and self._is_initialised(slot):
             low, high = self.low[slot], self.high[slot]
         else:
-            low, high = self._of_batch(x.detach())
+            low, high = self.of_batch(x.detach())
             if self.training and self.precision.across:
                 low, high = self.precision.across.range(low, high)
-            if self.training and self.precision.track_statistics:
-                self._record(slot, low, high)
+            self.observe(low, high)
         return low, high
 
     def quantize(self, x: Tensor) -> Tensor:
         """x fake-quantized at the current bit-width, over the range that `forward` gives."""
-        bits = self.precision.bits
         x = x.to(self.low.dtype)  # under autocast it comes in bfloat16, which cannot hold the codes of 12 bit
-        low, high = self(x)
+        return self.quantized(x, *self(x))
+
+    def quantized(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """x fake-quantized at the current bit-width over low..high, [C] or [1]."""
+        bits = self.precision.bits
         if self.precision.fused and fused_quantize.usable(x, bits, self.per_channel is not None):
             return _StraightThrough.apply(x, fused_quantize.quantize, low, high, bits, self.per_channel is not None)
         if self.per_channel:
             low, high = low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
         return fake_quantize(x, low, high, bits)
+
+    def observe(self, low: Tensor, high: Tensor) -> None:
+        """Record the range of a training batch, [C] or [1], unless statistics are frozen."""
+        if self.training and self.precision.track_statistics:
+            self._record(self._slot(), low, high)
 
     def reset(self) -> None:
         """Forget the running range of the current bit-width (at 32 bit there is none)."""
@@ -156,7 +166,8 @@ class ActivationRange(nn.Module):
         """The row of the buffers that belongs to the current bit-width."""
         return 0 if self.shared else self.precision.index
 
-    def _of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Min and max of x, [C] or [1]."""
         if self.precision.fused and fused_quantize.usable(x, self.precision.bits, self.per_channel is not None):
             return fused_quantize.batch_range(x, self.per_channel is not None)
         if self.per_channel:
@@ -195,11 +206,14 @@ class SwitchableConv2d(nn.Conv2d):
         self.input_range = ActivationRange(precision, in_channels if depthwise else None)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.precision.bits != FLOAT_BITS:
+            x = self.input_range.quantize(x)
+        return self._conv_forward(x, self.current_weight(), self.bias)
+
+    def current_weight(self) -> Tensor:
+        """The weight at the current bit-width."""
         bits = self.precision.bits
-        if bits == FLOAT_BITS:
-            return self._conv_forward(x, self.weight, self.bias)
-        weight = quantize_weight(self.weight, bits, self.precision.fused)
-        return self._conv_forward(self.input_range.quantize(x), weight, self.bias)
+        return self.weight if bits == FLOAT_BITS else quantize_weight(self.weight, bits, self.precision.fused)
 
 
 class SwitchableLinear(nn.Linear):

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     test_batches = data.batches("test", batch_size=4 * C.batch_size)
 
     seed_everything(C.seed)
-    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer)
+    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
     model = placed(build(arch, C.to_dict(), precision, source), device, C.channels_last)
     if C.pretrain:
         path = find(C.pretrain, "weights.pt")
@@ -228,7 +228,7 @@ def evaluate(C: TrainSettings) -> None:
         raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
     device = select_device(C.device)
     tune_cpu(C.num_threads, C.keep_memory)
-    precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum, C.fused_quantizer)
+    precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
     data = load_data(**C.data_arguments(), device=device)
     model = build(checkpoint["arch"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
     load_weights(model, checkpoint["model"], path)

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         held_out = data.batches("train", for_alpha, batch_size=4 * C.batch_size, shuffle=False, augment=False)
 
     seed_everything(C.seed)
-    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer)
+    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
     supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops)
     supernet = placed(supernet, device, C.channels_last)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"

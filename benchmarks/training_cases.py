@@ -36,7 +36,7 @@ from runtime.loop import make_optimizer, updater
 from runtime.machine import placed, tune_cpu
 from runtime.stages import NetworkSettings
 
-PLAIN = {"channels_last": False, "fused_quantizer": False, "keep_memory": False}
+PLAIN = {"channels_last": False, "fused_quantizer": False, "compiled_layers": False, "keep_memory": False}
 TINY = {
     "num_layer_list": [1, 2],
     "num_channel_list": [8, 16],
@@ -65,7 +65,7 @@ def step_of(case: dict) -> Callable[[], None]:
     C = settings_of(case, SEARCH if searching else TRAIN)
     tune_cpu(C.num_threads, C.keep_memory)
     torch.manual_seed(0)
-    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer)
+    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
     geometry = Geometry.from_settings(C.to_dict())
     model: Backbone
     if searching:

@@ -22,6 +22,7 @@ class NetworkSettings(Settings):
     device: Annotated[str, "auto, cpu, cuda or cuda:N"]
     channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"]
     fused_quantizer: Annotated[bool, "CPU: measure and quantize in compiled kernels, bit-equal to the plain operations"]
+    compiled_layers: Annotated[bool, "CPU: train by compiled passes over whole layers; same method, other rounding"]
     keep_memory: Annotated[bool, "CPU: keep freed memory for the next pass"]
     mixed_precision: Annotated[
         Literal["none", "bfloat16"],

@@ -52,7 +52,7 @@ def test_threads_change_nothing(per_channel, monkeypatch):
     x = torch.randn(16, 32, 16, 16).to(memory_format=torch.channels_last)
     low, high, expected = plain_quantize(x, 4, per_channel)
     for blocks in (1, 2, 3, 7):
-        monkeypatch.setattr(fused_quantize, "_blocks", lambda _, blocks=blocks: blocks)
+        monkeypatch.setattr(fused_quantize, "blocks_of", lambda _, blocks=blocks: blocks)
         assert torch.equal(fused_quantize.batch_range(x, per_channel)[0], low)
         assert torch.equal(fused_quantize.batch_range(x, per_channel)[1], high)
         assert torch.equal(fused_quantize.quantize(x, low, high, 4, per_channel), expected)
@@ -60,7 +60,7 @@ def test_threads_change_nothing(per_channel, monkeypatch):
 
 def test_more_threads_than_rows(monkeypatch):
     x = torch.randn(1, 8, 2, 4).to(memory_format=torch.channels_last)
-    monkeypatch.setattr(fused_quantize, "_blocks", lambda _: 16)
+    monkeypatch.setattr(fused_quantize, "blocks_of", lambda _: 16)
     *_, expected = plain_quantize(x, 4, True)
     assert torch.equal(fused_quantize.quantize(x, *fused_quantize.batch_range(x, True), 4, True), expected)
 

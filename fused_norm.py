@@ -1,0 +1,175 @@
+"""Training passes of batch norm with what stands around it, on a CPU: torch tensors in and out, kernels in between.
+
+`norm_relu` is relu(norm(x)), fake-quantized for the layer behind where that one asks for it; `weighted_norms` is the
+alpha-weighted sum of batch norms. Same formulas as torch's operations one by one, other order of sums: float32 results
+differ in the last digits, a rounded value by one step where it stood on the edge. docs/training.md states the bounds.
+
+Shapes: x [B, C, H, W], channels_last; vectors [C].
+"""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fused_quantize import MAX_BITS, blocks_of, load_kernels
+
+LANES = 64
+"""Narrower rows are widened to at least so many lanes by taking neighbouring pixels together."""
+
+
+def usable(x: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Whether the compiled passes can stand in for `norm` on x: a batch norm in training, float32, on a CPU."""
+    return (
+        norm.training
+        and norm.momentum is not None  # None: a cumulative mean, while recalibrating
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() > x.shape[1]
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def norm_relu(
+    x: Tensor,
+    norm: nn.BatchNorm2d,
+    momentum: float,
+    bits: int | None = None,
+    per_channel: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(relu(norm(x)), low, high): its range per channel [C], or over the whole tensor [1].
+
+    momentum: of the running statistics; 0 = they stay. bits: fake-quantize the result to them over that range (None:
+    leave it, and low, high are empty); the gradient passes the quantizer unchanged.
+    """
+    return _NormRelu.apply(x, norm.weight, norm.bias, norm, momentum, bits, per_channel)
+
+
+def weighted_norms(
+    xs: Sequence[Tensor],
+    norms: Sequence[nn.BatchNorm2d],
+    weights: Tensor,
+    momentum: float,
+    shortcut: Tensor | None = None,
+    shortcut_weight: Tensor | None = None,
+) -> Tensor:
+    """sum of weights[i] * norms[i](xs[i]), plus shortcut_weight * shortcut: xs, shortcut [B, C, H, W], weights [n]."""
+    parameters = [norm.weight for norm in norms] + [norm.bias for norm in norms]
+    return _WeightedNorms.apply(weights, shortcut, shortcut_weight, norms, momentum, *xs, *parameters)
+
+
+def quantizable(bits: int) -> bool:
+    """Whether `norm_relu` can quantize to so many bits."""
+    return bits <= MAX_BITS
+
+
+class _NormRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, norm, momentum: float, bits, per_channel: bool):
+        kernels, blocks, rows = _kernels(x), blocks_of(x), _rows(x)
+        saved, (low, high) = _measured(kernels, rows, norm, momentum, blocks)
+        out = _empty_like(x)
+        if bits is None:
+            kernels.apply(rows, _rows(out), saved, True, blocks)
+            low = high = x.new_empty(0)
+        else:
+            low, high = np.maximum(low, 0), np.maximum(high, 0)  # of the ReLU: exact, as all of it is monotone
+            if not per_channel:
+                low[:], high[:] = low.min(), high.max()
+            kernels.apply_quantize(rows, _rows(out), saved, low, high, np.float32(2**bits - 1), blocks)
+            low, high = (torch.from_numpy(v if per_channel else v[:1]) for v in (low, high))
+        ctx.mark_non_differentiable(low, high)
+        ctx.save_for_backward(x)
+        ctx.saved = saved
+        return out, low, high
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, *_):
+        (x,) = ctx.saved_tensors
+        dx, (to_gamma, to_beta) = _gradient(x, gradient, ctx.saved, 1.0, relu=True)
+        return dx, torch.from_numpy(to_gamma), torch.from_numpy(to_beta), None, None, None, None
+
+
+class _WeightedNorms(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, weights: Tensor, shortcut: Tensor | None, shortcut_weight, norms, momentum: float, *tensors: Tensor
+    ):
+        count = len(norms)
+        xs = tensors[:count]
+        out = torch.zeros_like(xs[0]) if shortcut is None else shortcut * shortcut_weight
+        ctx.saved = []
+        ctx.weights = weights.tolist()
+        for x, norm, weight in zip(xs, norms, ctx.weights, strict=True):
+            kernels, blocks, rows = _kernels(x), blocks_of(x), _rows(x)
+            saved, _ = _measured(kernels, rows, norm, momentum, blocks)
+            kernels.add(rows, _rows(out), saved, np.float32(weight), blocks)
+            ctx.saved.append(saved)
+        ctx.has_shortcut = shortcut is not None
+        ctx.count = count
+        ends = [shortcut, shortcut_weight] if ctx.has_shortcut else []
+        ctx.save_for_backward(*tensors, *ends)
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        count, tensors = ctx.count, ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        to_weights, to_shortcut, to_shortcut_weight = [], None, None
+        to_xs, to_gammas, to_betas = [], [], []
+        for i, (saved, weight) in enumerate(zip(ctx.saved, ctx.weights, strict=True)):
+            gamma, beta = tensors[count + i], tensors[2 * count + i]
+            dx, sums = _gradient(tensors[i], gradient, saved, weight, relu=False)
+            to_gamma, to_beta = torch.from_numpy(sums)
+            to_weights.append(torch.dot(gamma.detach(), to_gamma) + torch.dot(beta.detach(), to_beta))
+            to_xs.append(dx)
+            to_gammas.append(to_gamma * weight)
+            to_betas.append(to_beta * weight)
+        if ctx.has_shortcut:
+            shortcut, shortcut_weight = tensors[3 * count :]
+            if ctx.needs_input_grad[1]:
+                to_shortcut = gradient * shortcut_weight
+            if ctx.needs_input_grad[2]:
+                to_shortcut_weight = torch.dot(_flat(gradient), _flat(shortcut)).view_as(shortcut_weight)
+        return torch.stack(to_weights), to_shortcut, to_shortcut_weight, None, None, *to_xs, *to_gammas, *to_betas
+
+
+def _measured(kernels, rows: np.ndarray, norm: nn.BatchNorm2d, momentum: float, blocks: int):
+    """The kernel's (saved, bounds); the running statistics of `norm` move by `momentum`."""
+    if momentum:
+        norm.num_batches_tracked.add_(1)
+    vectors = (v.detach().numpy() for v in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+    return kernels.measure(rows, *vectors, np.float32(momentum), norm.eps, blocks)
+
+
+def _gradient(x: Tensor, gradient: Tensor, saved: np.ndarray, weight: float, relu: bool) -> tuple[Tensor, np.ndarray]:
+    """(gradient of x, those of gamma and beta at weight 1 [2, C])."""
+    kernels, blocks, dx = _kernels(x), blocks_of(x), _empty_like(x)
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    return dx, kernels.backward(_rows(x), _rows(gradient), _rows(dx), saved, np.float32(weight), relu, blocks)
+
+
+def _kernels(x: Tensor) -> SimpleNamespace:
+    module = load_kernels("fused_norm_kernels")
+    return module.serial if blocks_of(x) == 1 else module.parallel
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    """channels_last whatever the strides of dimensions of size 1 say."""
+    batch, channels, height, width = x.shape
+    return x.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.detach().permute(0, 2, 3, 1).reshape(-1)
+
+
+def _rows(x: Tensor) -> np.ndarray:
+    """x as [R, T * C], without a copy: T pixels side by side make a row of at least LANES, as far as they divide."""
+    flat, channels = _flat(x), x.shape[1]
+    pixels, together = x.numel() // channels, 1
+    while together * channels < LANES and pixels % (2 * together) == 0:
+        together *= 2
+    return flat.view(-1, together * channels).numpy()
