@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from automapper.plot import COLOURS, Series, plot
-from automapper.terminal import notes
+from automapper.terminal import modes, notes
 from hw_model import DIMS, Device, Layer
 from hw_model import Mapping as LoopMapping
 from hw_model.energy import mac_rate
@@ -28,7 +28,7 @@ def render(report: Mapping[str, Any], device: Device) -> str:
         accuracy_plot=accuracy_plot(report),
         convergence_plot=convergence_plot(report),
         dataflows=_baselines(report),
-        notes=notes(report),
+        notes=[*notes(report), *modes(report)],
     )
 
 
@@ -52,20 +52,32 @@ def _whole(baseline: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def accuracy_plot(report: Mapping[str, Any]) -> str:
-    """Accuracy over EDP, one point per bit-width, AutoMapper and each dataflow; without accuracies EDP over bits."""
+    """Accuracy over EDP (or what else was minimised), one point per bit-width, AutoMapper and each dataflow; without
+    accuracies EDP over bits."""
+    quantity = _axis_label(report)
     rows = report["bit_widths"]
     known = all(row["accuracy"] is not None for row in rows)
     series = []
     for name in ["AutoMapper", *_baselines(report)]:
         costs = [row if name == "AutoMapper" else _whole(row["baselines"].get(name)) for row in rows]
         pairs = [(row, cost) for row, cost in zip(rows, costs, strict=True) if cost]
-        points = [(c["edp_js"], r["accuracy"]) if known else (r["bits"], c["edp_js"]) for r, c in pairs]
-        notes = [f"{name}, {row['bits']} bit: EDP {cost['edp_js']:.3e} J*s" for row, cost in pairs]
+        values = [cost["objective_value"] for _, cost in pairs]
+        points = [
+            (value, row["accuracy"]) if known else (row["bits"], value)
+            for (row, _), value in zip(pairs, values, strict=True)
+        ]
+        notes = [
+            f"{name}, {row['bits']} bit: {quantity} {value:.3e}" for (row, _), value in zip(pairs, values, strict=True)
+        ]
         if points:
             series.append(Series(name.replace("_", "-"), points, notes, dashed=name != "AutoMapper"))
     if known:
-        return plot(series, "energy-delay product, J*s", "accuracy, %", log_x=True, y_most=100)
-    return plot(series, "bit-width", "energy-delay product, J*s", log_y=True)
+        return plot(series, quantity, "accuracy, %", log_x=True, y_most=100)
+    return plot(series, "bit-width", quantity, log_y=True)
+
+
+def _axis_label(report: Mapping[str, Any]) -> str:
+    return "energy-delay product, J*s" if report["minimised"] == "EDP" else report["minimised"]
 
 
 def convergence_plot(report: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 640, 380
-LEFT, RIGHT, TOP, BOTTOM = 74, 16, 14, 50
+LEFT, RIGHT, TOP, BOTTOM = 96, 34, 14, 58
+LEGEND = 24  # height of a line of it, for the larger letters of a phone too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")  # Okabe and Ito, 2008
 
 
@@ -46,11 +47,11 @@ def plot(
         return ""
     x_at, x_ticks = _axis([x for x, _ in points], LEFT, WIDTH - RIGHT, log_x)
     y_at, y_ticks = _axis([y for _, y in points], HEIGHT - BOTTOM, TOP, log_y)
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 18 * len(shown)}" role="img" aria-label="{escape(y_label)}">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT + LEGEND * len(shown)}" role="img" aria-label="{escape(y_label)}">']
     for value in x_ticks:
         x = x_at(value)
         parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{_number(value)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{_number(value)}</text>')
     for value in [tick for tick in y_ticks if tick <= y_most]:
         y = y_at(value)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
@@ -58,7 +59,7 @@ def plot(
     middle_x, middle_y = (LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2
     parts.append(f'<text x="{middle_x}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(
-        f'<text transform="translate(14 {middle_y}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+        f'<text transform="translate(18 {middle_y}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
     for index, one in enumerate(shown):
         colour = COLOURS[index % len(COLOURS)]
@@ -72,7 +73,7 @@ def plot(
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(note)}</title></circle>'
             )
-        y = HEIGHT + 18 * index
+        y = HEIGHT + LEGEND * index
         parts.append(f'<rect x="{LEFT}" y="{y}" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{LEFT + 18}" y="{y + 11}">{escape(one.name)}</text>')
     return "".join([*parts, "</svg>"])
@@ -93,9 +94,12 @@ def _axis(
         return begin + (end - begin) * (scaled - low) / (high - low)
 
     if logarithmic:
-        multiples = (1,) if high - low > 2 else (1, 2, 5) if high - low > 0.4 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)
-        powers = range(math.floor(low), math.ceil(high) + 1)
-        ticks = [m * 10.0**p for p in powers for m in multiples if low <= math.log10(m * 10.0**p) <= high]
+        ticks: list[float] = []
+        for multiples in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), [m / 10 for m in range(10, 100)]):
+            powers = range(math.floor(low), math.ceil(high) + 1)
+            ticks = [m * 10.0**p for p in powers for m in multiples if low <= math.log10(m * 10.0**p) <= high]
+            if len(ticks) > 2:
+                break
         step = max(1, math.ceil(len(ticks) / 8))
         return at, ticks[::step]
     step = 10 ** math.floor(math.log10((high - low) / 4))

@@ -104,7 +104,7 @@ def _baseline(
     if len(with_one) == len(shapes):
         entry |= improvements(result.chosen, cost, objective)
         if entry["objective_improvement_percent"] < 0:
-            notes.append("its sums are ahead, though none of its layers is: they trade energy and latency otherwise")
+            notes.append("its sums are ahead, though none of its layers is, as they trade energy and latency otherwise")
         return entry, "; ".join(notes)
     best = found_of(network, bits, outcome)
     own = sum(one.cost for one, other in zip(best, found, strict=True) if other)

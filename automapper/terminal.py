@@ -28,13 +28,21 @@ def summary(report: Mapping[str, Any]) -> str:
         f"last columns: {report['minimised']} against the best mapping found inside each of these dataflows, or the "
         "published one",
         *notes(report),
+        *modes(report),
     ]
+    return "\n".join(lines)
+
+
+def modes(report: Mapping[str, Any]) -> list[str]:
+    """Which mode won at which bit-widths, and why, with the numbers of the lowest of them."""
+    lines = []
     for mode in ("multi-cycle", "pipeline"):
         chosen = [row for row in report["bit_widths"] if row["mode"] == mode]
         if chosen:
             bits = ", ".join(str(row["bits"]) for row in chosen)
-            lines.append(f"{mode} at {bits} bit: {chosen[0]['why']} ({chosen[0]['bits']} bit)")
-    return "\n".join(lines)
+            of = f" ({chosen[0]['bits']} bit)" if len(chosen) > 1 and chosen[0]["pipeline"] else ""
+            lines.append(f"{mode} at {bits} bit: {chosen[0]['why']}{of}")
+    return lines
 
 
 def _gain(baseline: Mapping[str, Any]) -> str:

@@ -4,13 +4,15 @@ Every layer minimises its own objective, so no dataflow is ahead at any layer. B
 two sums: a layer that saves much latency for a little more energy pays where the network spends its energy elsewhere.
 So the sums of a dataflow, none of its layers better, can still come out ahead by a fraction of a percent. Where they
 do, layers are searched again for what they contribute to the network: near (E, L) its objective E^a * L^b moves with
-layer i as E_i^(a * E_i/E) * L_i^(b * L_i/L). What is found counts only if no dataflow is ahead at the layer; where the
-best mappings of two dataflows contradict each other, the layers come first and the report says so.
+layer i as E_i^(a * E_i/E) * L_i^(b * L_i/L). What is found counts if no dataflow is ahead at the layer. Where that does
+not do, as the best mappings of two dataflows contradict each other, layers take over mappings of the dataflow that is
+ahead, as few as it takes: no network ends behind a dataflow's. The report marks every layer traded.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ from automapper.workload import Network, Problem, problem_of
 from hw_model import Cost, Device, InvalidMapping, Mapping, encode, evaluate
 
 SWEEPS = 4
+EPSILON = 1e-12  # less than that is rounding
 MAPPINGS = 10_000  # of each of these searches, at most
 WALL = 100.0  # by how much a score grows per unit of the logarithm that it is above the most it may be
 
@@ -78,13 +81,20 @@ def trade_layers(
                 _take_better(outcome, found, device, objective)
                 if float(objective.score(found.cost.energy_pj, found.cost.cycles)) <= tilted.most:
                     _take_if_ahead(network, bits, outcome, problem, found, objective)
+        while _behind(network, bits, outcome, objective):
+            _follow(network, bits, outcome, objective)
 
 
 def _behind(network: Network, bits: int, outcome: Outcome, objective: Objective) -> bool:
     """Whether the sums of a dataflow that every layer has are ahead."""
     own = _value(objective, network_cost(network, bits, outcome))
-    sums = [network_cost(network, bits, outcome, name) for name in (*DATAFLOWS, NAME)]
-    return any(_value(objective, cost) < own for cost in sums if cost)
+    return any(value < own for value in _sums(network, bits, outcome, objective).values())
+
+
+def _sums(network: Network, bits: int, outcome: Outcome, objective: Objective) -> dict[str, float]:
+    """The objective of the network in every dataflow that all its layers have."""
+    costs = {name: network_cost(network, bits, outcome, name) for name in (*DATAFLOWS, NAME)}
+    return {name: _value(objective, cost) for name, cost in costs.items() if cost}
 
 
 def _value(objective: Objective, cost: Cost) -> float:
@@ -151,3 +161,24 @@ def _take_if_ahead(
         outcome.traded.pop((bits, problem))
         if before:
             outcome.traded[bits, problem] = before
+
+
+def _follow(network: Network, bits: int, outcome: Outcome, objective: Objective) -> None:
+    """Take over the one mapping of the dataflow that is furthest ahead that helps the network most; all, where none
+    helps alone."""
+    sums = _sums(network, bits, outcome, objective)
+    ahead = min(sums, key=sums.get)
+    total = network_cost(network, bits, outcome)
+    times = Counter(problem_of(item, bits) for item in network.layers)
+    offers = {problem: outcome.found[Search(problem, ahead)] for problem in times}
+
+    def value_with(problem: Problem) -> float:
+        more, less, count = offers[problem].cost, outcome.best(problem, bits).cost, times[problem]
+        energy = total.energy_j + count * (more.energy_j - less.energy_j)
+        return objective.value(energy, total.latency_s + count * (more.latency_s - less.latency_s))
+
+    best = min(offers, key=value_with)
+    helps = value_with(best) < _value(objective, total) * (1 - EPSILON)
+    for problem in [best] if helps else offers:
+        found = offers[problem]
+        outcome.traded[bits, problem] = Found(Search(problem), found.mapping, found.cost)

@@ -69,6 +69,15 @@ def test_no_dataflow_stays_ahead(behind):
         assert (true.energy_j, true.cycles) == (found.cost.energy_j, found.cost.cycles)
 
 
+def test_where_the_layers_leave_no_way_the_network_follows_the_dataflow(behind):
+    """Another dataflow as good as the best mapping of the small layer forbids any that saves more energy there."""
+    conv = distinct_problems(NETWORK, [32])[0]
+    behind.found[Search(conv, "output_stationary")] = behind.found[Search(conv)]
+    ahead = network_cost(NETWORK, 32, behind, "row_stationary").edp_js
+    trade_layers(NETWORK, [32], behind, DEVICE, EDP, seed=0, workers=1)
+    assert network_cost(NETWORK, 32, behind).edp_js <= ahead
+
+
 def test_where_no_dataflow_is_ahead_nothing_changes():
     problems = distinct_problems(NETWORK, [4, 16])
     outcome = run_search(problems, DEVICE, parse_objective("energy"), Budget(640), 0, workers=1)
