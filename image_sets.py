@@ -11,7 +11,9 @@ import difflib
 import functools
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,11 +126,13 @@ class StreamedImages(torch.utils.data.Dataset):
             num_workers=(workers := min(self.workers.count, os.cpu_count() or 1)),  # more only make torch warn
             prefetch_factor=self.workers.prefetch if workers else None,
             collate_fn=_as_is,
-            worker_init_fn=_leave_interrupts_to_parent,
+            worker_init_fn=_leave_signals_to_parent,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it takes the base seed of the workers from the global generator
         )
-        for batch in loader:
+        with _signals_held_back():
+            batches = iter(loader)  # starts the workers
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield tuple(part.to(self.device, non_blocking=True) for part in batch)
@@ -150,8 +154,29 @@ def _as_is(batch):
     return batch
 
 
-def _leave_interrupts_to_parent(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # else Ctrl-C prints one traceback per worker
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A process forked meanwhile starts with SIGINT and SIGTERM blocked; here they arrive after the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals_to_parent(_worker: int) -> None:
+    """What stops a run is often sent to its whole process group: the parent finishes its step, with its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_end_at_sigterm_of, args=(os.getppid(),), daemon=True).start()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _end_at_sigterm_of(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 ImageSet = MemoryImages | StreamedImages

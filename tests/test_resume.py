@@ -3,21 +3,25 @@
 import json
 import os
 import random
+import resource
 import shlex
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 import time
 from itertools import islice
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, same_tensors
+from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, same_tensors
 
 import train
 import train_search
-from runtime.errors import Stopped, exit_status
+from runtime.errors import Stopped, UserError, exit_status
 from runtime.log import RunLog
 from runtime.resume import Position
 from runtime.stopping import StopRequest
@@ -151,6 +155,36 @@ def test_a_stop_request_is_noted_once():
     assert stopped.value.status == 130
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_leaves_the_workers_at_work(search_run, tmp_path, number):
+    """As a terminal's Ctrl-C, or a cluster's end of a job, sends it."""
+    from PIL import Image
+
+    for index in range(32):
+        path = tmp_path / "images" / ("val" if index % 4 == 0 else "train") / f"class {index // 4 % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(256, size=(8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    words = [sys.executable, "train.py", *TINY_NETWORK, "--preset", "digits", "--load_path", search_run.folder]
+    words += ["--dataset", "image_folder", "--dataset_path", tmp_path / "images", "--num_workers", 2, "--device", "cpu"]
+    words += ["--memory_limit_mb", 0, "--batch_size", 4, "--nepochs", 10000, "--save", tmp_path / "run"]
+    log = tmp_path / "run" / "logs.txt"
+    with subprocess.Popen(
+        list(map(str, words)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        while process.poll() is None and not (log.exists() and "epoch   2/" in log.read_text()):
+            time.sleep(0.05)
+        try:
+            os.killpg(process.pid, number)
+            out, err = process.communicate(timeout=60)
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + number, err
+    assert "--resume" in out and "Traceback" not in err and "worker" not in err
+    assert load(tmp_path / "run" / "checkpoint.pt")["epoch"] >= 1
+
+
 # --- the middle of an epoch
 
 
@@ -260,6 +294,50 @@ def test_killed_while_writing(stage, tmp_path, name, half):
         load(path)
         path.unlink()
     assert_as_undisturbed(stage, tmp_path)
+
+
+# --- a disk that is full
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "logs"])
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(stage, tmp_path, monkeypatch, what):
+    with monkeypatch.context() as patch:
+        at_call(patch, stage.module, "finite_losses", 5, lambda: send(signal.SIGTERM))
+        assert stage.main("--save", tmp_path) == 143
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    size = len(before) - 1000 if what == "checkpoint" else 100
+    reader, writer = os.pipe()
+
+    def limit():
+        """No file may grow beyond `size` bytes from here on, as on a full disk; nor may pytest's for the output."""
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = open(writer, "w", buffering=1)  # noqa: SIM115
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    assert killed_run(stage, ["--save", tmp_path, "--resume"], patch=limit) == 2
+    os.close(writer)
+    with open(reader) as pipe:
+        err = pipe.read()
+    assert "cannot write" in err and str(tmp_path) in err and "intact" in err and err.count("\n") == 1
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+    assert stage.main("--save", tmp_path, "--resume") == 0
+    assert_as_undisturbed(stage, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["logs.txt", "metrics.jsonl"])
+def test_a_log_that_cannot_be_written(stage, tmp_path, capfd, name):
+    (tmp_path / name).symlink_to("/dev/full")
+    assert stage.main("--save", tmp_path) == 2
+    err = capfd.readouterr().err
+    assert f"setting save = '{tmp_path}': cannot write there (No space left on device)" in err and err.count("\n") == 1
+
+
+def test_events_that_cannot_be_written(tmp_path, monkeypatch):
+    with RunLog(tmp_path) as log:
+        monkeypatch.setattr(log._events, "_writer", open("/dev/full", "wb"))  # noqa: SIM115
+        with pytest.raises(UserError, match=r"cannot write there \(No space left on device\)"):
+            log.epoch(0, {"loss": 1.0})
 
 
 # --- older checkpoints
