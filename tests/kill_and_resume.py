@@ -45,7 +45,7 @@ def disturbed(script: str, words: list[str], folder: Path, kills: int, rng: rand
         resume = ["--resume"] if (folder / "out" / "checkpoint.pt").exists() else []
         process = start(script, [*words, *resume], folder)
         try:
-            process.wait(rng.uniform(0, 2 * mean_s))
+            process.wait(rng.uniform(0, 2 * mean_s))  # in the start-up too, every other time or so
             finish(process)  # it was done before; it is resumed, and killed, once more
         except subprocess.TimeoutExpired:
             process.kill()
@@ -73,10 +73,13 @@ def main() -> int:
         ]:
             words = ["--preset", "digits", "--device", "cpu", "--checkpoint_every", given.checkpoint_every, *words]
             begin = time.perf_counter()
-            finish(start(script, words, whole / stage))
+            process = start(script, words, whole / stage)
+            while process.poll() is None and not (whole / stage / "out" / "checkpoint.pt").exists():
+                time.sleep(0.05)
+            startup_s = time.perf_counter() - begin
+            finish(process)
             seconds = time.perf_counter() - begin
-            startup_s = 6.0  # about; kills while it starts up count too, but resume nothing
-            mean_s = startup_s + seconds / given.kills
+            mean_s = startup_s + (seconds - startup_s) / given.kills
             fell = disturbed(script, words, killed / stage, given.kills, rng, mean_s)
             first, second = ((path / stage / "out" / result).read_bytes() for path in (whole, killed))
             logs = metrics(whole / stage) == metrics(killed / stage)
