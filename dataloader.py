@@ -79,19 +79,19 @@ class Batches:
                 images = self._crop_and_flip(images, epoch, step)
             yield images.to(torch.float32).mul_(self._scale).add_(self._shift), labels
 
-    def _images_in(self, step: int) -> int:
-        """Return the size of the batch of all processes."""
+    def images_in(self, step: int) -> int:
+        """The size of the batch of all processes."""
         return min(self.batch_size, self.num_images - step * self.batch_size)
 
     def weight(self, step: int) -> float:
         """This process's images relative to the processes' mean number: mean over processes of weight * (mean over
         own images) = mean over the batch of all processes."""
-        share, count = self._share(step), self._images_in(step)
+        share, count = self._share(step), self.images_in(step)
         return 1.0 if share == slice(0, count) else (share.stop - share.start) * self.world_size / count
 
     def _share(self, step: int) -> slice:
         """Return this process's part of the batch of all processes."""
-        count = self._images_in(step)
+        count = self.images_in(step)
         if self._for_training and count < 2 * self.world_size:
             return slice(0, count)
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
@@ -99,7 +99,7 @@ class Batches:
     def _draw(self, epoch: int, step: int, high: int, rows: int) -> Tensor:
         """Draw `rows` numbers in [0, high) for every image of the batch of all processes."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch, step))
-        return torch.randint(high, (rows, self._images_in(step)), generator=generator)
+        return torch.randint(high, (rows, self.images_in(step)), generator=generator)
 
     def _crop_and_flip(self, images: Tensor, epoch: int, step: int) -> Tensor:
         padding = self.data.crop_padding

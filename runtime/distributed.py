@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -128,9 +129,13 @@ class Processes:
             return losses
         return dict(zip(losses, self.mean(weight * torch.stack(list(losses.values()))).unbind(), strict=True))
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is true on one of the processes at least."""
-        return flag if self.alone else bool(self.total(torch.tensor(int(flag))))
+    def largest(self, number: int) -> int:
+        """The largest of the processes' integers."""
+        if self.alone:
+            return number
+        tensor = torch.tensor(number, device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return int(tensor)
 
     def from_main(self, function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """What `function` returns on the main process, the only one that calls it: plain data and tensors."""
@@ -220,6 +225,7 @@ def joined(device: str) -> Iterator[Processes]:
         return
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=START_TIMEOUT))
+        store = dist.PrefixStore(f"attempt {_attempt()}", store)  # torchrun's may outlive the processes it restarts
         if own.type == "cuda":
             torch.cuda.set_device(own)
         dist.init_process_group(
@@ -246,6 +252,25 @@ def joined(device: str) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
+def launch() -> str | None:
+    """A name of the torchrun that started this process, the same for those that it starts after a failure."""
+    if not dist.is_torchelastic_launched():
+        return None
+    name = os.environ["TORCHELASTIC_RUN_ID"]
+    if name != "none":  # --rdzv-id
+        return name
+    agent = os.getppid()
+    try:
+        started = Path(f"/proc/{agent}/stat").read_text().rpartition(")")[2].split()[19]  # clock ticks after boot
+    except OSError:
+        started = ""
+    return f"{socket.gethostname()} {agent} {started}"
+
+
 def was_restarted() -> bool:
-    """Whether torchrun started this process anew after a failure."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+    """Whether torchrun started this process in place of one that failed."""
+    return _attempt() > 0
+
+
+def _attempt() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)

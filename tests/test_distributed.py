@@ -317,7 +317,7 @@ def exchanges(processes):
         "total": processes.total(tensor),
         "mean": processes.mean(tensor),
         "losses": {bits: loss.item() for bits, loss in processes.mean_losses(losses, 1.0).items()},
-        "any": [processes.any(False), processes.any(processes.rank == processes.world_size - 1), processes.any(True)],
+        "largest": [processes.largest(0), processes.largest(processes.rank)],
         "from_main": processes.from_main(lambda: {"rank": processes.rank, "weights": torch.ones(3)}),
         "is_main": processes.is_main,
         "shard": processes.shard,
@@ -331,7 +331,7 @@ def test_exchanges(pair):
         assert got["total"].tolist() == [count, ranks]
         assert got["mean"].tolist() == [1, ranks / count]
         assert got["losses"] == {4: ranks / count, 8: 2.0}
-        assert got["any"] == [False, True, True]
+        assert got["largest"] == [0, count - 1]
         assert got["from_main"]["rank"] == 0 and got["from_main"]["weights"].tolist() == [1, 1, 1]
         assert got["is_main"] is (rank == 0)
         assert got["shard"] == {"rank": rank, "world_size": count}
@@ -342,7 +342,7 @@ def test_one_process_alone_gets_back_what_it_gives():
     got = exchanges(ALONE)
     assert ALONE.total(tensor) is tensor and ALONE.mean(tensor) is tensor
     assert ALONE.gradient_exchange([nn.Parameter(tensor)])(tensor) is tensor
-    assert got["any"] == [False, True, True] and got["is_main"] and got["shard"] == {"rank": 0, "world_size": 1}
+    assert got["largest"] == [0, 0] and got["is_main"] and got["shard"] == {"rank": 0, "world_size": 1}
 
 
 def take_turns(processes, folder):
