@@ -23,6 +23,7 @@ C.resume = False
 C.checkpoint_every = 0  # only at the end of each epoch; on Ctrl-C and SIGTERM in any case
 C.keep_checkpoints = 0  # only the newest, which is replaced once the next is written whole
 C.device = "auto"  # a GPU where there is one
+C.sync_bn = False  # as DistributedDataParallel; True: the run of one process with the whole batch, slower
 C.channels_last = True  # depth-wise convolutions run several times faster so on a CPU
 C.fused_quantizer = True
 C.compiled_layers = True  # needs channels_last; docs/training.md says what it changes in the last digits

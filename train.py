@@ -18,8 +18,9 @@ from networks import build_network
 from quantize import Precision, SwitchableNetwork, recalibrate
 from runtime.average import averaged_model
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
+from runtime.distributed import Processes, joined
 from runtime.errors import UserError, exit_status
-from runtime.log import Progress, RunLog, per_bits
+from runtime.log import Progress, RunLog, SilentLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
 from runtime.machine import (
     autocasted,
@@ -27,14 +28,14 @@ from runtime.machine import (
     placed,
     python_command,
     seed_everything,
-    select_device,
     tune_cpu,
     versions,
 )
-from runtime.resume import Checkpoints, Position, load_newest
+from runtime.resume import Checkpoints, Position, goes_on, load_newest
 from runtime.settings import as_text, from_command_line
 from runtime.stages import TrainSettings
 from runtime.stopping import resume_command
+from runtime.synchronised import AcrossProcesses
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,12 +43,21 @@ def main(argv: list[str] | None = None) -> None:
     from config_train import C as defaults
 
     C = from_command_line(defaults, PRESETS, argv, __doc__)
-    if C.eval_only:
-        return evaluate(C)
-    device = select_device(C.device)
+    with joined(C.device) as processes:
+        if C.eval_only:
+            return evaluate(C, processes)
+        train(C, processes, resume_command("train.py", argv, C.resume is True))
+
+
+def train(C: TrainSettings, processes: Processes, command: str) -> None:
+    """Train, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
+    device = processes.device
     tune_cpu(C.num_threads, C.keep_memory)
-    arch, source = architecture(C)
-    data = load_data(**C.data_arguments(), device=device)
+    if processes.from_main(goes_on, C.save):
+        C = C.replaced(resume=True)
+    arch, source = processes.from_main(architecture, C)
+    with processes.in_turn():
+        data = load_data(**C.data_arguments(), device=device)
     C = C.replaced(num_classes=data.num_classes)
     train_batches = data.batches(
         "train",
@@ -56,15 +66,18 @@ def main(argv: list[str] | None = None) -> None:
         drop_last=C.drop_last,
         augment=True,
         seed=derived_seed(C.seed, "train"),
+        **processes.shard,
     )
-    test_batches = data.batches("test", batch_size=4 * C.batch_size)
+    test_batches = data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
 
     seed_everything(C.seed)
     precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
+    if C.sync_bn and not processes.alone:
+        precision.across = AcrossProcesses()
     model = placed(build(arch, C.to_dict(), precision, source), device, C.channels_last)
     if C.pretrain:
         path = find(C.pretrain, "weights.pt")
-        content = load_checkpoint(path, ["model", "bits"], "weights.pt of train.py")
+        content = processes.from_main(load_checkpoint, path, ["model", "bits"], "weights.pt of train.py")
         if content["bits"] != list(precision.bit_widths):
             raise UserError(
                 f"{path} has the bit-widths {content['bits']}, num_bits_list has {list(precision.bit_widths)}"
@@ -74,15 +87,16 @@ def main(argv: list[str] | None = None) -> None:
     in_training = autocasted(model, C.mixed_precision, device)
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
-    cascade = Cascade(precision.bit_widths, **C.cascade_arguments())
+    exchange = {"mean": processes.mean, "last_backward": processes.gradient_exchange(parameters)}
+    cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), **exchange)
     average = averaged_model(model, C.ema) if C.ema else None
     result_of = average.module if average else model  # the network that is validated and saved
     loss = Mean()
     steps = min(len(train_batches), C.max_steps or len(train_batches))
-    command = resume_command("train.py", argv, C.resume is True)
     start, loaded, saved = Position(), None, {}
     if C.resume:
-        loaded, saved = load_newest(C, ["model", "optimizer", "loss"], "checkpoint.pt of train.py", steps)
+        needs = ["model", "optimizer", "loss"]
+        loaded, saved = processes.from_main(load_newest, C, needs, "checkpoint.pt of train.py", steps)
         start = Position(saved["epoch"], saved["step"])
         load_weights(model, saved["model"], loaded)
         load_optimizer(optimizer, saved["optimizer"], loaded)
@@ -95,6 +109,9 @@ def main(argv: list[str] | None = None) -> None:
 
     def state() -> dict:
         """What checkpoint.pt holds beside the position."""
+        processes.average_statistics(model)
+        if average:
+            processes.average_statistics(average)
         return {
             "model": model.state_dict(),
             "average": average.state_dict() if average else None,
@@ -104,16 +121,22 @@ def main(argv: list[str] | None = None) -> None:
         }
 
     def measured(bit_widths: Sequence[int]) -> dict[int, float]:
-        return accuracy(result_of, checkpoints.unless_stopped(test_batches), bit_widths, C.max_steps)
+        processes.average_statistics(result_of)
+        batches = checkpoints.unless_stopped(test_batches)
+        return accuracy(result_of, batches, bit_widths, C.max_steps, processes.total)
 
     images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
     with (
-        RunLog(C.save, saved.get("log_sizes")) as log,
-        Checkpoints(C, log, state, start, loaded, command) as checkpoints,
-        Progress(C.nepochs * images_per_epoch, start.epoch * images_per_epoch + start.step * C.batch_size) as progress,
+        RunLog(C.save, saved.get("log_sizes")) if processes.is_main else SilentLog() as log,
+        Checkpoints(C, processes, log, state, start, loaded, command) as checkpoints,
+        Progress(
+            C.nepochs * images_per_epoch,
+            start.epoch * images_per_epoch + start.step * C.batch_size,
+            shown=processes.is_main,
+        ) as progress,
     ):
         flops, size = profile(model)
-        log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {device}")
+        log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {processes}")
         log.settings(C, "config_train.py", versions(), resumed=saved.get("config"))
         ops = f"\n  {' '.join(arch['ops'])}" if "ops" in arch else ""
         log.line(f"network of {source}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters{ops}")
@@ -127,12 +150,14 @@ def main(argv: list[str] | None = None) -> None:
             for step, (images, labels) in enumerate(islice(train_batches.iterate_from(first), steps - first), first):
                 optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
-                losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics)
+                weight = train_batches.weight(step)
+                losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics, weight)
+                losses = processes.mean_losses(losses, weight)
                 losses = finite_losses(losses, epoch, step, checkpoints.last_good)
                 if average:
                     average.update_parameters(model)
                 loss.add(losses)
-                progress.step(len(labels), epoch, C.nepochs, losses)
+                progress.step(train_batches.images_in(step), epoch, C.nepochs, losses)
                 checkpoints.after_step(epoch, step, steps)
             finite_weights(model.state_dict(), f"by the end of epoch {epoch + 1}", checkpoints.last_good)
 
@@ -154,6 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         as_released = C.update_bn and C.recalibration == "all"
         if as_released:
             # Each bit-width's recalibration undoes the others', so the weights are kept as trained.
+            processes.average_statistics(result_of)
             as_trained = {name: tensor.clone() for name, tensor in result_of.state_dict().items()}
             result = {}
             for bits in precision.bit_widths:
@@ -164,6 +190,7 @@ def main(argv: list[str] | None = None) -> None:
         elif C.update_bn:
             for bits in precision.bit_widths:
                 recalibrate(result_of, bits, checkpoints.unless_stopped(islice(train_batches, steps)), reset="own")
+        processes.average_statistics(result_of)
         finite_weights(result_of.state_dict(), "in the recalibration", checkpoints.last_good)
         final = measured(precision.bit_widths)
         content = {
@@ -173,7 +200,8 @@ def main(argv: list[str] | None = None) -> None:
             "accuracy": final,
             "config": C.to_dict(),
         }
-        save_checkpoint(f"{C.save}/weights.pt", content)
+        if processes.is_main:
+            save_checkpoint(f"{C.save}/weights.pt", content)
         log.result({"accuracy": result if as_released else final, "flops": flops, "parameters": size})
         log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(final, '.2f')}")
         following = [python_command(), "-m", "automapper", f"{C.save}/weights.pt", "--device", "eyeriss"]
@@ -215,10 +243,11 @@ def build(arch: dict, settings: dict, precision: Precision, source: object) -> S
         raise UserError(f"{source}: {error}") from error
 
 
-def evaluate(C: TrainSettings) -> None:
+def evaluate(C: TrainSettings, processes: Processes) -> None:
     """Print the accuracy of a weights.pt per bit-width: its own settings, but for those named on the command line."""
     path = find(C.pretrain or C.save, "weights.pt")
-    checkpoint = load_checkpoint(path, ["model", "arch", "bits", "config"], "weights.pt of train.py")
+    needs = ["model", "arch", "bits", "config"]
+    checkpoint = processes.from_main(load_checkpoint, path, needs, "weights.pt of train.py")
     machine = {"dataset_path", "device", "num_workers", "prefetch", "memory_limit_mb", "batch_size", "max_steps"}
     own = {name: value for name, value in checkpoint["config"].items() if name not in C.named | machine}
     wanted = C.num_bits_list if "num_bits_list" in C.named else checkpoint["bits"]
@@ -226,15 +255,17 @@ def evaluate(C: TrainSettings) -> None:
     missing = [bits for bits in wanted if bits not in checkpoint["bits"]]
     if missing:
         raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
-    device = select_device(C.device)
     tune_cpu(C.num_threads, C.keep_memory)
     precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
-    data = load_data(**C.data_arguments(), device=device)
+    with processes.in_turn():
+        data = load_data(**C.data_arguments(), device=processes.device)
     model = build(checkpoint["arch"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
     load_weights(model, checkpoint["model"], path)
-    model = placed(model, device, C.channels_last)
-    result = accuracy(model, data.batches("test", batch_size=4 * C.batch_size), wanted, C.max_steps)
-    print(f"{path} on {tested(data, C)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
+    model = placed(model, processes.device, C.channels_last)
+    batches = data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
+    result = accuracy(model, batches, wanted, C.max_steps, processes.total)
+    if processes.is_main:
+        print(f"{path} on {tested(data, C)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
 
 
 if __name__ == "__main__":

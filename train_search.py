@@ -8,7 +8,7 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice
 
 import torch
@@ -20,23 +20,23 @@ from model_search import Supernet
 from operations import Geometry
 from quantize import Precision
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
+from runtime.distributed import Processes, joined, launcher
 from runtime.errors import UserError, exit_status
-from runtime.log import Progress, RunLog, per_bits
+from runtime.log import Progress, RunLog, SilentLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
 from runtime.machine import (
     autocasted,
     derived_seed,
     placed,
-    python_command,
     seed_everything,
-    select_device,
     tune_cpu,
     versions,
 )
-from runtime.resume import Checkpoints, Position, load_newest
+from runtime.resume import Checkpoints, Position, goes_on, load_newest
 from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
 from runtime.stopping import resume_command
+from runtime.synchronised import AcrossProcesses
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,30 +44,44 @@ def main(argv: list[str] | None = None) -> None:
     from config_search import C as defaults
 
     C = from_command_line(defaults, PRESETS, argv, __doc__)
-    device = select_device(C.device)
+    with joined(C.device) as processes:
+        search(C, processes, resume_command("train_search.py", argv, C.resume is True))
+
+
+def search(C: SearchSettings, processes: Processes, command: str) -> None:
+    """Search, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
+    device = processes.device
     tune_cpu(C.num_threads, C.keep_memory)
-    data = load_data(**C.data_arguments(), device=device)
+    if processes.from_main(goes_on, C.save):
+        C = C.replaced(resume=True)
+    with processes.in_turn():
+        data = load_data(**C.data_arguments(), device=device)
     C = C.replaced(num_classes=data.num_classes)
     next_stage = next_command(C)  # now: a mistake in config_train.py should not wait for the end of the search
     for_weights, for_alpha = split_indices(
         len(data.train), C.train_portion, derived_seed(C.seed, "split"), shuffled=C.split == "random"
     )
     batches = {"batch_size": C.batch_size, "drop_last": C.drop_last, "shuffle": C.shuffle, "augment": True}
+    batches |= processes.shard
     weight_batches = data.batches("train", for_weights, seed=derived_seed(C.seed, "weights"), **batches)
     alpha_batches = data.batches("train", for_alpha, seed=derived_seed(C.seed, "alpha"), **batches)
+    as_they_are = {"batch_size": 4 * C.batch_size, "shuffle": False, "augment": False, **processes.shard}
     if C.validation == "released":
-        held_out = data.batches("test", batch_size=4 * C.batch_size)
+        held_out = data.batches("test", **as_they_are)
     else:
-        held_out = data.batches("train", for_alpha, batch_size=4 * C.batch_size, shuffle=False, augment=False)
+        held_out = data.batches("train", for_alpha, **as_they_are)
 
     seed_everything(C.seed)
     precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
+    if C.sync_bn and not processes.alone:
+        precision.across = AcrossProcesses()
     supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops)
     supernet = placed(supernet, device, C.channels_last)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"
     if C.pretrain:
         path = find(C.pretrain, "checkpoint.pt")
-        load_weights(supernet, load_checkpoint(path, ["model"], "checkpoint.pt of train_search.py")["model"], path)
+        content = processes.from_main(load_checkpoint, path, ["model"], "checkpoint.pt of train_search.py")
+        load_weights(supernet, content["model"], path)
     in_training = autocasted(supernet, C.mixed_precision, device)
     weights = supernet.weight_parameters()
     optimizer = make_optimizer(weights, C)
@@ -81,16 +95,17 @@ def main(argv: list[str] | None = None) -> None:
         betas=C.betas,
         flops_weight=C.flops_weight,
         alpha_step=C.alpha_step,
+        mean=processes.mean,
     )
     bit_widths = bit_widths_named(C.weight_bits, precision)
-    cascade = Cascade(bit_widths, **C.cascade_arguments())
+    exchange = {"mean": processes.mean, "last_backward": processes.gradient_exchange(weights)}
+    cascade = Cascade(bit_widths, **C.cascade_arguments(), **exchange)
     best, loss, alpha_loss = None, Mean(), Mean()
     steps = min(len(weight_batches), C.max_steps or len(weight_batches))
-    command = resume_command("train_search.py", argv, C.resume is True)
     start, loaded, saved = Position(), None, {}
     if C.resume:
         needs = ["model", "optimizer", "arch_optimizer", "flops_weight", "best", "loss", "alpha_loss"]
-        loaded, saved = load_newest(C, needs, "checkpoint.pt of train_search.py", steps)
+        loaded, saved = processes.from_main(load_newest, C, needs, "checkpoint.pt of train_search.py", steps)
         start, best = Position(saved["epoch"], saved["step"]), saved["best"]
         load_weights(supernet, saved["model"], loaded)
         load_optimizer(optimizer, saved["optimizer"], loaded)
@@ -98,14 +113,15 @@ def main(argv: list[str] | None = None) -> None:
         architect.flops_weight = saved["flops_weight"]
         loss.load(saved["loss"], loaded)
         alpha_loss.load(saved["alpha_loss"], loaded)
-        if best:
+        if best and processes.is_main:
             save_checkpoint(f"{C.save}/arch.pt", best)
-        elif start.epoch >= C.nepochs:
+        if not best and start.epoch >= C.nepochs:
             raise UserError(f"{loaded} has no architecture yet: resume with nepochs above {start.epoch}")
         C = C.replaced(resume=False)  # what is recorded is the same for the run that was never interrupted
 
     def state() -> dict:
         """What checkpoint.pt holds beside the position."""
+        processes.average_statistics(supernet)
         return {
             "model": supernet.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -119,11 +135,16 @@ def main(argv: list[str] | None = None) -> None:
 
     images_per_epoch = min(steps * C.batch_size, weight_batches.num_images)
     with (
-        RunLog(C.save, saved.get("log_sizes")) as log,
-        Checkpoints(C, log, state, start, loaded, command) as checkpoints,
-        Progress(C.nepochs * images_per_epoch, start.epoch * images_per_epoch + start.step * C.batch_size) as progress,
+        RunLog(C.save, saved.get("log_sizes")) if processes.is_main else SilentLog() as log,
+        Checkpoints(C, processes, log, state, start, loaded, command) as checkpoints,
+        Progress(
+            C.nepochs * images_per_epoch,
+            start.epoch * images_per_epoch + start.step * C.batch_size,
+            shown=processes.is_main,
+        ) as progress,
     ):
-        log.line(f"search on {data.name}: {len(for_weights)} images for weights, {len(for_alpha)} for alpha ({device})")
+        split = f"{len(for_weights)} images for weights, {len(for_alpha)} for alpha"
+        log.line(f"search on {data.name}: {split} ({processes})")
         log.settings(C, "config_search.py", versions(), resumed=saved.get("config"))
         if loaded:
             log.line(f"resumed from {loaded}, at {start}")
@@ -139,12 +160,14 @@ def main(argv: list[str] | None = None) -> None:
                 noise = derived_seed(C.seed, "gumbel", epoch, step)  # one sample of it for the whole step
                 supernet.generator.manual_seed(noise)
                 supernet.sample()
-                cross_entropy = architect.step(*next(held_out_images), precision.frozen_statistics)
+                others, their_labels, share = next(held_out_images)
+                cross_entropy = architect.step(others, their_labels, precision.frozen_statistics, share)
 
                 supernet.generator.manual_seed(noise)
                 with torch.no_grad():  # the weights' step needs no gradient of alpha
                     supernet.sample()
                 supernet.alpha.requires_grad_(False)
+                weight = weight_batches.weight(step)
                 losses = cascade.step(
                     in_training,
                     images,
@@ -152,13 +175,15 @@ def main(argv: list[str] | None = None) -> None:
                     update,
                     random.Random(derived_seed(C.seed, "sandwich", epoch, step)),
                     precision.frozen_statistics,
+                    weight,
                 )
                 supernet.alpha.requires_grad_(True)
 
-                losses = finite_losses(losses, epoch, step, checkpoints.last_good)
-                alpha_loss.add(finite_losses({architect.bits: cross_entropy}, epoch, step, checkpoints.last_good))
+                losses = finite_losses(processes.mean_losses(losses, weight), epoch, step, checkpoints.last_good)
+                held_out_loss = processes.mean_losses({architect.bits: cross_entropy}, share)
+                alpha_loss.add(finite_losses(held_out_loss, epoch, step, checkpoints.last_good))
                 loss.add(losses)
-                progress.step(len(labels), epoch, C.nepochs, losses)
+                progress.step(weight_batches.images_in(step), epoch, C.nepochs, losses)
                 checkpoints.after_step(epoch, step, steps)
             finite_weights(supernet.state_dict(), f"by the end of epoch {epoch + 1}", checkpoints.last_good)
 
@@ -174,7 +199,9 @@ def main(argv: list[str] | None = None) -> None:
             }
             text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
-                metrics["accuracy"] = validate(supernet, checkpoints.unless_stopped(held_out), bit_widths, C, epoch)
+                processes.average_statistics(supernet)
+                unseen = checkpoints.unless_stopped(held_out)
+                metrics["accuracy"] = validate(supernet, unseen, bit_widths, C, epoch, processes.total)
                 text += f"  | accuracy % {per_bits(metrics['accuracy'], '.1f')}"
                 candidate = {
                     "ops": supernet.derived_ops(),
@@ -186,7 +213,8 @@ def main(argv: list[str] | None = None) -> None:
                 }
                 if best is None or C.arch_choice == "last" or rank(candidate, C) > rank(best, C):
                     best = candidate
-                    save_checkpoint(f"{C.save}/arch.pt", best)
+                    if processes.is_main:
+                        save_checkpoint(f"{C.save}/arch.pt", best)
             architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
             log.line(
                 f"{text}  | {flops / 1e6:.2f} MFLOPs, lambda {flops_weight:.1e}, {metrics['images_per_s']:.0f} img/s"
@@ -205,12 +233,14 @@ def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:
     return {"all": widths, "highest": widths[-1:], "lowest": widths[:1]}[name]
 
 
-def endless(batches: Batches, epoch: int, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The alpha half in ever new order, from a step of an epoch on: it may be smaller than the weights' half."""
+def endless(batches: Batches, epoch: int, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
+    """The alpha half in ever new order, from a step of an epoch on: it may be smaller than the weights' half. Images,
+    labels, and their weight among the processes'."""
     first_lap, position = divmod(first_step, len(batches))
     for lap in count(first_lap):
         batches.set_epoch(epoch * 1000 + lap)
-        yield from batches.iterate_from(position)
+        for step, (images, labels) in enumerate(batches.iterate_from(position), position):
+            yield images, labels, batches.weight(step)
         position = 0
 
 
@@ -220,6 +250,7 @@ def validate(
     bit_widths: tuple[int, ...],
     C: SearchSettings,
     epoch: int,
+    total: Callable[[torch.Tensor], torch.Tensor],
 ) -> dict[int, float]:
     """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
 
@@ -228,7 +259,7 @@ def validate(
     supernet.generator.manual_seed(derived_seed(C.seed, "validation", epoch))
     supernet.noise_per_forward = C.validation == "released"
     supernet.op_weights = None
-    result = accuracy(supernet, held_out, bit_widths, C.max_steps)
+    result = accuracy(supernet, held_out, bit_widths, C.max_steps, total)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"
     if C.validation == "released":
         values = list(result.values())
@@ -261,8 +292,8 @@ def next_command(C: SearchSettings) -> str:
     from config_train import C as NEXT
 
     presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
-    words = [python_command(), "train.py", *(["--preset", presets] if presets else [])]
-    following = from_command_line(NEXT, NEXT_PRESETS, words[2:], "")
+    words = ["train.py", *(["--preset", presets] if presets else [])]
+    following = from_command_line(NEXT, NEXT_PRESETS, words[1:], "")
     data = ["dataset", "dataset_path", "image_height", "image_width", "crop_padding", "flip"]
     shape = ["num_layer_list", "num_channel_list", "stride_list", "stem_channel", "stem_stride", "header_channel"]
     for name in [*data, *shape, "num_bits_list", "quantize_ends"]:
@@ -270,7 +301,7 @@ def next_command(C: SearchSettings) -> str:
             words += [f"--{name}", as_text(getattr(C, name))]
     if C.save != following.load_path:
         words += ["--load_path", C.save]
-    return shlex.join(words)
+    return shlex.join([*launcher(), *words])
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from runtime.errors import UserError
-from runtime.machine import select_device
+from runtime.errors import Stopped, UserError
+from runtime.machine import python_command, select_device
 from runtime.watch import Watch
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -96,6 +96,9 @@ class Processes:
         self.world_size = place.world_size if place else 1
         self._local_rank = place.local_rank if place else 0
         self._store = store  # None: alone
+
+    def __str__(self) -> str:
+        return str(self.device) if self.alone else f"{self.world_size} processes with {self.device.type}"
 
     @property
     def alone(self) -> bool:
@@ -245,6 +248,14 @@ def joined(device: str) -> Iterator[Processes]:
         ) from error
     try:
         yield Processes(own, place, dist.PrefixStore("run", store))
+    except Stopped as stop:
+        if not stop.together:
+            watch.failed(stop)
+            raise
+        watch.leave()
+        if place.rank:
+            raise SystemExit(stop.status) from None  # the main process says it
+        raise
     except BaseException as error:
         watch.failed(error)
         raise
@@ -265,6 +276,16 @@ def launch() -> str | None:
     except OSError:
         started = ""
     return f"{socket.gethostname()} {agent} {started}"
+
+
+def launcher() -> list[str]:
+    """The words that start this run's script: `python`, or torchrun for as many processes (its other options left to
+    the user)."""
+    if not dist.is_torchelastic_launched():
+        return [python_command()]
+    nodes = os.environ.get("GROUP_WORLD_SIZE", "1")
+    words = [python_command(), "-m", "torch.distributed.run", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
+    return words + (["--nnodes", nodes] if nodes != "1" else [])
 
 
 def was_restarted() -> bool:

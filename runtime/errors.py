@@ -13,11 +13,12 @@ class UserError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the run. `status`: 128 + the signal's number, as in a shell."""
+    """A signal ended the run. `status`: 128 + the signal's number, as in a shell. together: all processes of the run
+    end by it, after the same step."""
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, together: bool = False):
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.status = 128 + number
+        self.status, self.together = 128 + number, together
 
 
 def exit_status(main: Callable[[], int | None]) -> int:

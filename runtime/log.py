@@ -130,17 +130,35 @@ def _cut(path: Path, size: int) -> None:
     os.truncate(path, min(size, path.stat().st_size))
 
 
-class Progress:
-    """A bar over `total_images` of a whole run: loss per bit-width, images/s, time left. Silent off a terminal."""
+class SilentLog:
+    """What the other processes have in place of the main one's `RunLog`."""
 
-    def __init__(self, total_images: int, done_images: int = 0):
+    def sizes(self) -> dict[str, int]:
+        return {}
+
+    def _nothing(self, *_: object, **__: object) -> None:
+        pass
+
+    line = epoch = settings = result = close = _nothing
+
+    def __enter__(self) -> "SilentLog":
+        return self
+
+    __exit__ = _nothing
+
+
+class Progress:
+    """A bar over `total_images` of a whole run: loss per bit-width, images/s, time left. Silent off a terminal, or not
+    `shown`."""
+
+    def __init__(self, total_images: int, done_images: int = 0, shown: bool = True):
         self._bar = tqdm(
             total=total_images,
             initial=done_images,
             unit=" img",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=None,
+            disable=None if shown else True,
             leave=False,
             bar_format="{desc} {percentage:3.0f}%|{bar:12}| {rate_fmt}, {remaining} left{postfix}",
         )

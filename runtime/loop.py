@@ -82,28 +82,33 @@ def accuracy(
     batches: Iterable[tuple[Tensor, Tensor]],
     bit_widths: Iterable[int],
     max_steps: int = 0,
+    total: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> dict[int, float]:
     """Bit-width -> percent of images whose largest logit is their label's; the model is in evaluation meanwhile.
 
-    batches yields (images [B, C, H, W], labels [B]); max_steps: only the first so many, 0 = all. Raises `UserError`
-    where a logit is NaN or infinite.
+    batches yields (images [B, C, H, W], labels [B]); max_steps: only the first so many, 0 = all. total: sums counts
+    over the processes, where each has a share of every batch. Raises `UserError` where a logit is NaN or infinite.
     """
     model.eval()
     bit_widths = list(bit_widths)
     correct: dict[int, Tensor | int] = dict.fromkeys(bit_widths, 0)
     finite: dict[int, Tensor | bool] = dict.fromkeys(bit_widths, True)
-    total = 0
+    count = 0
     for images, labels in islice(batches, max_steps or None):
-        total += len(labels)
+        if not len(labels):
+            continue  # all of a small last batch is with other processes
+        count += len(labels)
         for bits in bit_widths:
             logits = model(images, num_bits=bits)
             correct[bits] += (logits.argmax(dim=1) == labels).sum()
             finite[bits] &= logits.isfinite().all()
     model.train()
-    for bits in bit_widths:
-        if not finite[bits]:
+    counts = [count, *map(int, correct.values()), *(not good for good in finite.values())]
+    count, *others = total(torch.tensor(counts)).tolist()
+    for bits, wrong in zip(bit_widths, others[len(bit_widths) :], strict=True):
+        if wrong:
             raise UserError(f"the network's outputs at {bits} bit are NaN or infinite: its training has diverged")
-    return {bits: 100 * int(correct[bits]) / max(total, 1) for bits in bit_widths}
+    return {bits: 100 * right / max(count, 1) for bits, right in zip(bit_widths, others, strict=False)}
 
 
 class Mean:

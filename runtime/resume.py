@@ -1,13 +1,15 @@
 """How a run stops and goes on: `checkpoint.pt` written every so many steps, older ones kept or pruned, and where to
 resume."""
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from runtime.checkpoint import find, load_checkpoint, save_checkpoint
+from runtime.distributed import Processes, launch, was_restarted
 from runtime.errors import Stopped, UserError
-from runtime.log import RunLog
+from runtime.log import RunLog, SilentLog
 from runtime.loop import finite_weights
 from runtime.stages import NetworkSettings
 from runtime.stopping import StopRequest
@@ -54,6 +56,17 @@ def load_newest(C: NetworkSettings, needs: Sequence[str], what: str, steps: int)
     return path, content
 
 
+def goes_on(folder: str) -> bool:
+    """Whether torchrun started this run again after a failure, and checkpoint.pt in `folder` is its own."""
+    if not was_restarted():
+        return False
+    try:
+        content = load_checkpoint(Path(folder) / "checkpoint.pt", [], "checkpoint.pt")
+    except UserError:
+        return False
+    return content.get("launch") == launch()
+
+
 def _older(folder: Path) -> list[Path]:
     """The older checkpoints kept in `folder`, last written last."""
     return sorted(folder.glob("checkpoint_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
@@ -64,13 +77,15 @@ class Checkpoints:
     where it can go on later.
 
     state: returns what a checkpoint holds beside the position, at any step. loaded: the path of the checkpoint that the
-    run goes on from, at position `start`. command: what continues the run, printed when it is stopped.
+    run goes on from, at position `start`. command: what continues the run, printed when it is stopped. Of several
+    processes the main one writes, and a signal to one of them stops all after the same step.
     """
 
     def __init__(
         self,
         C: NetworkSettings,
-        log: RunLog,
+        processes: Processes,
+        log: RunLog | SilentLog,
         state: Callable[[], dict[str, Any]],
         start: Position,
         loaded: Path | None,
@@ -78,9 +93,9 @@ class Checkpoints:
     ):
         self.path = Path(C.save) / "checkpoint.pt"
         self.every, self.keep = C.checkpoint_every, C.keep_checkpoints
-        self.log, self.state, self.command = log, state, command
+        self.processes, self.log, self.state, self.command = processes, log, state, command
         self.position, self.saved = start, start if loaded == self.path else None
-        self._stop = StopRequest()
+        self._stop = StopRequest(says=processes.is_main)
 
     def __enter__(self) -> "Checkpoints":
         self._stop.__enter__()
@@ -121,21 +136,24 @@ class Checkpoints:
         return f"{self.path} ({self.saved})" if self.saved not in (None, Position()) else "none yet"
 
     def _save(self, keep_as: Path | None = None) -> None:
-        content = {**self.position._asdict(), **self.state(), "log_sizes": self.log.sizes()}
+        content = {**self.position._asdict(), **self.state(), "log_sizes": self.log.sizes(), "launch": launch()}
         finite_weights(content["model"], f"by {self.position}", self.last_good)
         if self.keep and self.saved not in (None, self.position):
             keep_as = self.path.with_name(self.saved.file_name())
-        save_checkpoint(self.path, content, keep_as)
         self.saved = self.position
+        if not self.processes.is_main:
+            return
+        save_checkpoint(self.path, content, keep_as)
         kept = [path for path in _older(self.path.parent) if path.name != "checkpoint_replaced.pt"]
         for path in kept[: max(0, len(kept) - self.keep)]:
             path.unlink(missing_ok=True)
 
     def _stop_if_asked(self) -> None:
-        if self._stop.signal is None:
+        number = self.processes.largest(self._stop.signal or 0)
+        if not number:
             return
         if self.saved != self.position:
             self._save()
-        self.log.line(f"\nstopped by {self._stop.signal.name}; {self.path} is at {self.position}")
+        self.log.line(f"\nstopped by {signal.Signals(number).name}; {self.path} is at {self.position}")
         self.log.line(f"go on: {self.command}")
-        raise Stopped(self._stop.signal)
+        raise Stopped(number, together=True)

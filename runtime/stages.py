@@ -20,6 +20,7 @@ class NetworkSettings(Settings):
     checkpoint_every: Annotated[int, "steps between two checkpoints; 0 = only at the end of each epoch", AtLeast(0)]
     keep_checkpoints: Annotated[int, "older checkpoints kept beside checkpoint.pt, the newest", AtLeast(0)]
     device: Annotated[str, "auto, cpu, cuda or cuda:N"]
+    sync_bn: Annotated[bool, "several processes: BN statistics and activation ranges over all their images"]
     channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"]
     fused_quantizer: Annotated[bool, "CPU: measure and quantize in compiled kernels, bit-equal to the plain operations"]
     compiled_layers: Annotated[bool, "CPU: train by compiled passes over whole layers; same method, other rounding"]
@@ -30,7 +31,7 @@ class NetworkSettings(Settings):
         "8 bit of any bit-width reach them",
     ]
     num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)]
-    num_workers: Annotated[int, "processes that decode images; 0 = this process", AtLeast(0)]
+    num_workers: Annotated[int, "processes that decode images, for each that trains; 0 = none", AtLeast(0)]
     prefetch: Annotated[int, "batches that each of them decodes ahead, where images are streamed", AtLeast(1)]
     memory_limit_mb: Annotated[int, "image_folder: up to so many MiB decoded once and kept, else streamed", AtLeast(0)]
     nepochs: Annotated[int, "epochs to train", AtLeast(0)]
@@ -45,7 +46,7 @@ class NetworkSettings(Settings):
     image_width: Annotated[int, "pixels", AtLeast(1)]
     crop_padding: Annotated[int, "random crops out of images padded by this many pixels; 0 = none", AtLeast(0)]
     flip: Annotated[bool, "random horizontal flips"]
-    batch_size: Annotated[int, "images per step", AtLeast(1)]
+    batch_size: Annotated[int, "images per step, of all processes together", AtLeast(1)]
     shuffle: Annotated[bool, "new random order of the training images every epoch"]
     drop_last: Annotated[bool, "drop the last training batch where it is not full"]
 

@@ -7,17 +7,18 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from runtime.distributed import launcher
 from runtime.errors import Stopped
-from runtime.machine import python_command
 
 
 class StopRequest:
     """Within it the first SIGINT or SIGTERM is only noted, in `signal`; a second one raises `Stopped` on the spot.
 
-    Off the main thread, where signals cannot be handled, it does nothing.
+    Off the main thread, where signals cannot be handled, it does nothing. says: whether it tells the user.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, says: bool = True) -> None:
+        self._says = says
         self.signal: signal.Signals | None = None
         self._before: dict[int, object] = {}
 
@@ -34,8 +35,8 @@ class StopRequest:
         if self.signal is not None:
             raise Stopped(number)
         self.signal = signal.Signals(number)
-        # Not print: the handler may run in the middle of one.
-        os.write(2, f"\n{self.signal.name}: finishing the step; a second one stops at once\n".encode())
+        if self._says:  # not by print: the handler may run in the middle of one
+            os.write(2, f"\n{self.signal.name}: finishing the step; a second one stops at once\n".encode())
 
 
 def resume_command(script: str, argv: Sequence[str] | None, resumes: bool) -> str:
@@ -45,4 +46,4 @@ def resume_command(script: str, argv: Sequence[str] | None, resumes: bool) -> st
     to continue from the newest checkpoint.
     """
     words = list(sys.argv) if argv is None else [script, *argv]
-    return shlex.join([python_command(), *words, *([] if resumes else ["--resume"])])
+    return shlex.join([*launcher(), *words, *([] if resumes else ["--resume"])])

@@ -140,5 +140,5 @@ def _beat_of(rank: int) -> str:
 
 def _status(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return getattr(error, "status", 130)
     return 2 if isinstance(error, UserError) else 1
