@@ -1,0 +1,28 @@
+"""A stage whose process RANK gets a signal at one of its steps: `python tests/interrupted.py RANK SIGNAL STEP SCRIPT ...`
+
+Only once: not where torchrun has started the processes again, nor in a resumed run, which counts its steps on.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+if __name__ == "__main__":
+    rank, number, at_step, script, *words = sys.argv[1:]
+    stage = importlib.import_module(script.removesuffix(".py"))
+    checked = stage.finite_losses
+
+    def finite_losses(losses, epoch, step, last_good):
+        if step == int(at_step) and os.environ["RANK"] == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT") != "1":
+            os.kill(os.getpid(), getattr(signal, number))
+        return checked(losses, epoch, step, last_good)
+
+    stage.finite_losses = finite_losses
+    sys.argv = [script, *words]
+    from runtime.errors import exit_status
+
+    sys.exit(exit_status(stage.main))

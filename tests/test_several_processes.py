@@ -1,0 +1,149 @@
+"""Stages 1 and 2 as torchrun starts them, or by hand, on two processes: what they print and save, and how they end."""
+
+import json
+import re
+from signal import SIGKILL
+
+import pytest
+import torch
+from process_groups import start_by_hand, torchrun
+from tiny_runs import TINY_NETWORK, load, same_tensors
+
+import train
+import train_search
+from runtime.checkpoint import save_checkpoint
+from runtime.errors import exit_status
+
+DIGITS = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--batch_size", "64"]
+FLOAT = ["--num_bits_list", "32"]  # no quantizer, whose rounding makes much of the last digit of a sum
+SHORT = ["--nepochs", "2", "--max_steps", "6", "--checkpoint_every", "2"]
+
+
+@pytest.fixture(scope="module")
+def arch(tmp_path_factory):
+    path = tmp_path_factory.mktemp("arch") / "arch.pt"
+    save_checkpoint(path, {"ops": ["k3_e3", "k5_e1_g2"]})
+    return ["--load_path", str(path)]
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def alone(stage, *words) -> None:
+    assert exit_status(lambda: stage.main(list(map(str, words)))) == 0
+
+
+# --- the same as one process
+
+
+def test_training_equals_that_of_one_process(arch, tmp_path):
+    """Two epochs with a last batch of 29 images, recalibration and all."""
+    words = [*DIGITS, *FLOAT, *arch, "--nepochs", "2"]
+    alone(train, *words, "--save", tmp_path / "one")
+    result = torchrun("train.py", *words, "--sync_bn", "--save", str(tmp_path / "two"))
+    assert result.status == 0, result.err
+    assert result.out.count("train on digits") == result.out.count("epoch   2/2") == result.out.count("wrote") == 1
+    assert "2 processes with cpu" in result.out
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["accuracy"] == pytest.approx(one["accuracy"], abs=0.6)  # two images of 360
+    one, two = (load(tmp_path / name / "weights.pt") for name in ("one", "two"))
+    assert two["accuracy"] == pytest.approx(one["accuracy"], abs=0.6)
+    for name, tensor in one["model"].items():
+        torch.testing.assert_close(two["model"][name], tensor, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_search_equals_that_of_one_process(tmp_path):
+    words = [*DIGITS, *FLOAT, "--nepochs", "2", "--max_steps", "3"]
+    alone(train_search, *words, "--save", tmp_path / "one")
+    result = torchrun("train_search.py", *words, "--sync_bn", "--save", str(tmp_path / "two"))
+    assert result.status == 0, result.err
+    assert result.out.count("search on digits") == 1
+    assert re.search(r"^next: .*torch.distributed.run --nproc-per-node 2 train.py --preset digits", result.out, re.M)
+    for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["alpha_loss"] == pytest.approx(one["alpha_loss"], rel=1e-4)
+    one, two = (load(tmp_path / name / "arch.pt") for name in ("one", "two"))
+    torch.testing.assert_close(two["alpha"], one["alpha"], rtol=1e-3, atol=1e-5)
+    assert two["ops"] == one["ops"]
+
+
+# --- how they end
+
+
+@pytest.fixture(scope="module")
+def undisturbed(arch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    result = torchrun("train.py", *DIGITS, *arch, *SHORT, "--save", str(folder))
+    assert result.status == 0, result.err
+    return folder
+
+
+def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(undisturbed, arch, tmp_path):
+    """Killed at the 4th step of an epoch, two processes go on from its 2nd: to the same weights, bit for bit."""
+    words = ["tests/interrupted.py", "1", "SIGKILL", "3", "train.py", *DIGITS, *arch, *SHORT, "--save", str(tmp_path)]
+    result = torchrun(*words, options=("--max-restarts", "1"))
+    assert result.status == 0, result.err
+    assert re.findall("resumed from .*", result.out) == [f"resumed from {tmp_path}/checkpoint.pt, at epoch 1, step 2"]
+    for name in ("weights.pt", "checkpoint.pt"):
+        expected, got = (load(folder / name) for folder in (undisturbed, tmp_path))
+        expected.pop("launch", None), got.pop("launch", None)
+        assert same_tensors(expected, got)
+
+
+def test_a_restart_does_not_go_on_from_another_run(undisturbed, arch, tmp_path, monkeypatch):
+    """Killed before it had a checkpoint of its own, in a folder with the one of an earlier run."""
+    from runtime.resume import goes_on
+
+    assert not goes_on(str(undisturbed))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not goes_on(str(undisturbed))
+    assert not goes_on(str(tmp_path))
+    save_checkpoint(tmp_path / "checkpoint.pt", {"launch": "another"})
+    assert goes_on(str(tmp_path))
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(undisturbed, arch, tmp_path):
+    words = [*DIGITS, *arch, *SHORT, "--save", str(tmp_path)]
+    processes = start_by_hand("tests/interrupted.py", "1", "SIGTERM", "4", "train.py", *words)
+    (out, err), (quiet_out, quiet_err) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [143, 143]
+    assert f"stopped by SIGTERM; {tmp_path}/checkpoint.pt is at epoch 1, step 5" in out
+    assert err.endswith("stopped by SIGTERM\n") and "Traceback" not in err + quiet_err
+    assert quiet_out == "" and "stopped" not in quiet_err
+    processes = start_by_hand("train.py", *words, "--resume")
+    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], err
+    assert "at epoch 1, step 5" in out and quiet_out == ""
+    one, two = (load(folder / "weights.pt")["model"] for folder in (undisturbed, tmp_path))
+    for name, tensor in one.items():  # running statistics were averaged once more
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_killed_process_ends_the_other_one(arch, tmp_path):
+    words = [*DIGITS, *arch, *SHORT, "--save", str(tmp_path)]
+    processes = start_by_hand("tests/interrupted.py", "1", "SIGKILL", "3", "train.py", *words)
+    (_, err), _ = (process.communicate(timeout=60) for process in processes)
+    assert [process.returncode for process in processes] == [2, -SIGKILL]
+    assert "error: process 1 of this run has ended without a word" in err and "Traceback" not in err
+    assert load(tmp_path / "checkpoint.pt")["step"] == 2
+
+
+def test_what_a_user_can_mend_is_told_once(tmp_path):
+    """Before they are connected, and after."""
+    result = torchrun("train.py", *DIGITS, "--load_path", str(tmp_path / "nowhere"), "--save", str(tmp_path / "out"))
+    assert result.status != 0
+    assert result.err.count("error: ") == 1
+    assert f"error: {tmp_path}/nowhere: no such file; expected arch.pt of train_search.py" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", [train, train_search])
+def test_half_set_environment_is_one_line(stage, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert exit_status(lambda: stage.main([*DIGITS, "--save", str(tmp_path)])) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: environment variable MASTER_ADDR and MASTER_PORT not set") and err.count("\n") == 1
