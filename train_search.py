@@ -250,7 +250,7 @@ def validate(
     bit_widths: tuple[int, ...],
     C: SearchSettings,
     epoch: int,
-    total: Callable[[torch.Tensor], torch.Tensor],
+    total: Callable[[torch.Tensor], torch.Tensor] = lambda counts: counts,
 ) -> dict[int, float]:
     """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
 

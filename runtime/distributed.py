@@ -205,6 +205,8 @@ class _LastLoss(nn.Module):
     def __init__(self, parameters: Iterable[nn.Parameter]):
         super().__init__()
         self.held = nn.ParameterList(parameters)
+        # Where all others are used, as at one bit-width, torch would warn that looking for unused ones was in vain.
+        self.never_used = nn.Parameter(torch.zeros(1).to(self.held[0]))
 
     def forward(self, loss: Tensor) -> Tensor:
         return loss
@@ -251,14 +253,12 @@ def joined(device: str) -> Iterator[Processes]:
     except Stopped as stop:
         if not stop.together:
             watch.failed(stop)
-            raise
         watch.leave()
         if place.rank:
             raise SystemExit(stop.status) from None  # the main process says it
         raise
     except BaseException as error:
         watch.failed(error)
-        raise
     watch.leave()
     dist.destroy_process_group()
 

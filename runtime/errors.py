@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 
@@ -28,12 +29,19 @@ def exit_status(main: Callable[[], int | None]) -> int:
     """
     try:
         return main() or 0
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        return stop.status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except (UserError, KeyboardInterrupt) as error:
+        return tell(error)
+
+
+def tell(error: BaseException) -> int:
+    """Print what ended a process on standard error (a line, or of a bug the traceback); returns its exit status."""
+    if isinstance(error, UserError):
+        line, status = f"error: {' '.join(str(error).split())}", 2
+    elif isinstance(error, Stopped):
+        line, status = str(error), error.status
+    elif isinstance(error, KeyboardInterrupt):
+        line, status = "interrupted", 130
+    else:
+        line, status = "".join(traceback.format_exception(error)).rstrip(), 1
+    print(line, file=sys.stderr, flush=True)
+    return status

@@ -11,10 +11,11 @@ import socket
 import sys
 import threading
 import time
+from typing import NoReturn
 
 import torch.distributed as dist
 
-from runtime.errors import UserError
+from runtime.errors import UserError, tell
 
 INTERVAL_S = 1.0
 SILENCE_S = 40.0  # of a process that is taken for dead: compiling a kernel may hold the interpreter for seconds
@@ -45,29 +46,25 @@ class Watch:
             time.sleep(0.05)
         self._stop()
 
-    def failed(self, error: BaseException) -> None:
-        """Tell the others that this process ends by `error`.
+    def failed(self, error: BaseException) -> NoReturn:
+        """Tell the others, and the user, that this process ends by `error`; raises `SystemExit`.
 
-        Where another one failed first, this raises the end of this process instead: `SystemExit`, or `UserError` with
-        the other's fate where nobody has told it yet.
+        Where another process failed first, it is that one's failure that is told.
         """
         try:
-            lost = self._reason_for_silence() if connection_lost(error) else None
-            line = lost or (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+            if connection_lost(error) and (lost := self._reason_for_silence()):
+                error = UserError(lost)
+            line = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             first = self._report(self._main, line, _status(error))
         except RuntimeError:  # the store is gone, with the process that held it
             self._stop()
-            if connection_lost(error):
-                raise UserError(STORE_LOST) from error
-            return
+            raise SystemExit(tell(UserError(STORE_LOST) if connection_lost(error) else error)) from None
+        # At once: where torchrun sees another process end by it, it ends this one.
+        status = tell(error) if first["rank"] == self._rank else self._tell(first)
         self._stop()
         if self._rank == 0:
             time.sleep(2 * INTERVAL_S)  # the store may be this process's, and the others have to read it
-        if first["rank"] != self._rank:
-            self._tell(first)
-            raise SystemExit(first["status"]) from None
-        if lost:
-            raise UserError(lost) from error
+        raise SystemExit(status)
 
     def _watch(self) -> None:
         seen: dict[int, tuple[bytes, float]] = {}
@@ -116,15 +113,16 @@ class Watch:
         mine = {"rank": self._rank, "host": self._host, "line": " ".join(line.split())[:2000], "status": status}
         return json.loads(store.compare_set("failure", "", json.dumps(mine)))
 
-    def _tell(self, failure: dict) -> None:
+    def _tell(self, failure: dict) -> int:
         reporter, host = failure.get("rank", self._rank), failure.get("host")
         if reporter == self._rank:
             who = ""
         elif self._shares_terminal and (host == self._host or not self._first_here):
-            return  # torchrun shows what one machine's processes print together: a line once
+            return failure["status"]  # torchrun shows what one machine's processes print together: a line once
         else:
             who = f" (process {reporter} on {host})"
         print(f"error: {failure['line']}{who}", file=sys.stderr, flush=True)
+        return failure["status"]
 
 
 def connection_lost(error: BaseException) -> bool:

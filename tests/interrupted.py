@@ -1,4 +1,4 @@
-"""A stage whose process RANK gets a signal at one of its steps: `python tests/interrupted.py RANK SIGNAL STEP SCRIPT ...`
+"""A stage whose process RANK gets a signal at one of its steps: `interrupted.py RANK SIGNAL STEP SCRIPT ...`
 
 Only once: not where torchrun has started the processes again, nor in a resumed run, which counts its steps on.
 """

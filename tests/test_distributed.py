@@ -139,7 +139,7 @@ def all_reduces(processes, schedule, bit_widths):
 @pytest.mark.parametrize("bit_widths", [(8,), (4, 8), BITS], ids=len)
 def test_one_all_reduce_of_gradients_per_step(pair, schedule, bit_widths):
     for per_step, parameters in pair(all_reduces, schedule, bit_widths):
-        assert per_step == [[parameters]] * 3
+        assert per_step == [[parameters + 1]] * 3, "and one that is never used"
 
 
 def gradients_of_a_step(processes, exchanged):

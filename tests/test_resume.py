@@ -208,7 +208,7 @@ def test_the_images_of_alpha_go_on_where_they_were():
     whole = list(islice(train_search.endless(batches, 3), 11))
     for first in range(10):
         resumed = next(train_search.endless(batches, 3, first))
-        assert all(map(torch.equal, resumed, whole[first]))
+        assert all(map(torch.equal, resumed[:2], whole[first][:2])) and resumed[2] == whole[first][2] == 1
 
 
 @pytest.mark.parametrize("words", [["--validation", "released"], ["--opt", "adam", "--bit_schedule", "sandwich"]])

@@ -15,7 +15,8 @@ from runtime.checkpoint import save_checkpoint
 from runtime.errors import exit_status
 
 DIGITS = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--batch_size", "64"]
-FLOAT = ["--num_bits_list", "32"]  # no quantizer, whose rounding makes much of the last digit of a sum
+# No quantizer, whose rounding makes much of the last digit of a sum; and the arithmetic of --sync_bn.
+FLOAT = ["--num_bits_list", "32", "--compiled_layers", "no"]
 SHORT = ["--nepochs", "2", "--max_steps", "6", "--checkpoint_every", "2"]
 
 
@@ -39,7 +40,7 @@ def alone(stage, *words) -> None:
 
 def test_training_equals_that_of_one_process(arch, tmp_path):
     """Two epochs with a last batch of 29 images, recalibration and all."""
-    words = [*DIGITS, *FLOAT, *arch, "--nepochs", "2"]
+    words = [*DIGITS, *FLOAT, *arch, "--nepochs", "2", "--lr", "0.02"]
     alone(train, *words, "--save", tmp_path / "one")
     result = torchrun("train.py", *words, "--sync_bn", "--save", str(tmp_path / "two"))
     assert result.status == 0, result.err
@@ -47,11 +48,12 @@ def test_training_equals_that_of_one_process(arch, tmp_path):
     assert "2 processes with cpu" in result.out
     for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
-        assert two["accuracy"] == pytest.approx(one["accuracy"], abs=0.6)  # two images of 360
+        assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1.5)  # five images of 360
     one, two = (load(tmp_path / name / "weights.pt") for name in ("one", "two"))
-    assert two["accuracy"] == pytest.approx(one["accuracy"], abs=0.6)
+    assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1.5)
+    assert "Warning" not in result.err
     for name, tensor in one["model"].items():
-        torch.testing.assert_close(two["model"][name], tensor, rtol=1e-2, atol=1e-3, msg=name)
+        torch.testing.assert_close(two["model"][name], tensor, rtol=1e-2, atol=1e-2, msg=name)
 
 
 def test_search_equals_that_of_one_process(tmp_path):
@@ -132,7 +134,6 @@ def test_a_killed_process_ends_the_other_one(arch, tmp_path):
 
 
 def test_what_a_user_can_mend_is_told_once(tmp_path):
-    """Before they are connected, and after."""
     result = torchrun("train.py", *DIGITS, "--load_path", str(tmp_path / "nowhere"), "--save", str(tmp_path / "out"))
     assert result.status != 0
     assert result.err.count("error: ") == 1

@@ -254,7 +254,7 @@ def test_validation(geometry, monkeypatch):
     supernet.sample()
     seen = []
 
-    def accuracy(model, batches, bit_widths, max_steps):
+    def accuracy(model, batches, bit_widths, max_steps, total):
         seen.append((model.noise_per_forward, model.op_weights))
         return {4: 10.0, 8: 20.0, 32: 60.0}
 
