@@ -164,7 +164,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
             metrics = {
                 "loss": loss.value(),
                 "lr": optimizer.param_groups[0]["lr"],
-                "images_per_s": (images_per_epoch - first * C.batch_size) / (time.perf_counter() - begin),
+                "images_per_s": max(0, images_per_epoch - first * C.batch_size) / (time.perf_counter() - begin),
             }
             text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:

@@ -38,14 +38,18 @@ def metrics(folder: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
 
 
-def disturbed(script: str, words: list[str], folder: Path, kills: int, rng: random.Random, mean_s: float) -> Counter:
-    """Run the script to its end, killed `kills` times, each after 0 to 2 * `mean_s` seconds; where the kills fell."""
+def disturbed(
+    script: str, words: list[str], folder: Path, kills: int, rng: random.Random, startup_s: float, work_s: float
+) -> Counter:
+    """Run the script to its end, killed `kills` times: one time in five while it starts up, else at a moment of its
+    work, so that all kills together let it work for about as long as it takes; where the kills fell."""
     fell: Counter = Counter()
     while sum(fell.values()) < kills:
         resume = ["--resume"] if (folder / "out" / "checkpoint.pt").exists() else []
         process = start(script, [*words, *resume], folder)
         try:
-            process.wait(rng.uniform(0, 2 * mean_s))  # in the start-up too, every other time or so
+            starting = rng.random() < 0.2
+            process.wait(rng.uniform(0, startup_s) if starting else startup_s + rng.uniform(0, 2 * work_s / kills))
             finish(process)  # it was done before; it is resumed, and killed, once more
         except subprocess.TimeoutExpired:
             process.kill()
@@ -79,8 +83,7 @@ def main() -> int:
             startup_s = time.perf_counter() - begin
             finish(process)
             seconds = time.perf_counter() - begin
-            mean_s = startup_s + (seconds - startup_s) / given.kills
-            fell = disturbed(script, words, killed / stage, given.kills, rng, mean_s)
+            fell = disturbed(script, words, killed / stage, given.kills, rng, startup_s, seconds - startup_s)
             first, second = ((path / stage / "out" / result).read_bytes() for path in (whole, killed))
             logs = metrics(whole / stage) == metrics(killed / stage)
             same &= first == second and logs

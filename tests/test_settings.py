@@ -218,6 +218,14 @@ def test_switches(words, value):
     assert resolve(config_train, "--eval_only", *words, "--nepochs", "3").eval_only is value
 
 
+@pytest.mark.parametrize(
+    "words, value", [([], True), (["yes"], True), (["no"], False), (["a/b.pt"], "a/b.pt"), (["a.pt", "--resume"], True)]
+)
+def test_resume_is_a_switch_or_a_path(words, value):
+    resumed = resolve(config_train, "--resume", *words, "--nepochs", "3").resume
+    assert resumed == value and type(resumed) is type(value)
+
+
 def test_none_can_be_given():
     assert resolve(config_train, "--pretrain", "none", "--num_classes", "none").num_classes is None
 
