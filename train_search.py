@@ -23,7 +23,16 @@ from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weigh
 from runtime.distributed import Processes, joined, launcher
 from runtime.errors import UserError, exit_status
 from runtime.log import Progress, RunLog, SilentLog, per_bits
-from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
+from runtime.loop import (
+    Mean,
+    accuracy,
+    finite_losses,
+    finite_weights,
+    frozen,
+    learning_rate,
+    make_optimizer,
+    updater,
+)
 from runtime.machine import (
     autocasted,
     derived_seed,
@@ -161,23 +170,22 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 supernet.generator.manual_seed(noise)
                 supernet.sample()
                 others, their_labels, share = next(held_out_images)
-                cross_entropy = architect.step(others, their_labels, precision.frozen_statistics, share)
+                with frozen(weights):
+                    cross_entropy = architect.step(others, their_labels, precision.frozen_statistics, share)
 
                 supernet.generator.manual_seed(noise)
-                with torch.no_grad():  # the weights' step needs no gradient of alpha
+                with frozen([supernet.alpha]):
                     supernet.sample()
-                supernet.alpha.requires_grad_(False)
-                weight = weight_batches.weight(step)
-                losses = cascade.step(
-                    in_training,
-                    images,
-                    labels,
-                    update,
-                    random.Random(derived_seed(C.seed, "sandwich", epoch, step)),
-                    precision.frozen_statistics,
-                    weight,
-                )
-                supernet.alpha.requires_grad_(True)
+                    weight = weight_batches.weight(step)
+                    losses = cascade.step(
+                        in_training,
+                        images,
+                        labels,
+                        update,
+                        random.Random(derived_seed(C.seed, "sandwich", epoch, step)),
+                        precision.frozen_statistics,
+                        weight,
+                    )
 
                 losses = finite_losses(processes.mean_losses(losses, weight), epoch, step, checkpoints.last_good)
                 held_out_loss = processes.mean_losses({architect.bits: cross_entropy}, share)

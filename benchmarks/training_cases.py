@@ -32,7 +32,7 @@ from model_infer import DerivedNetwork
 from model_search import Supernet
 from operations import OPERATIONS, Backbone, Geometry
 from quantize import Precision
-from runtime.loop import make_optimizer, updater
+from runtime.loop import frozen, make_optimizer, updater
 from runtime.machine import placed, tune_cpu
 from runtime.stages import NetworkSettings
 
@@ -116,7 +116,8 @@ def search_step(
 ) -> Callable[[], None]:
     """The steps of the search, as train_search.py takes them; plain ones compute the gradients of everything."""
     plain = case["variant"] == "plain"
-    weights = training_step(case, C, supernet, images, labels, supernet.weight_parameters())
+    parameters = supernet.weight_parameters()
+    weights = training_step(case, C, supernet, images, labels, parameters)
     lowest = min(C.num_bits_list)
     architect = Architect(
         supernet, supernet.alpha, lowest, supernet.expected_flops, C.arch_learning_rate, C.betas, C.flops_weight
@@ -132,16 +133,15 @@ def search_step(
 
     def weight_step() -> None:
         supernet.noise_per_forward = plain  # the released code draws the noise anew in every pass
-        with torch.no_grad():
+        with frozen([] if plain else [supernet.alpha]):
             supernet.sample()
-        supernet.alpha.requires_grad_(plain)
-        weights()
-        supernet.alpha.requires_grad_(True)
+            weights()
         supernet.noise_per_forward = False
 
     def alpha_step() -> None:
         supernet.sample()
-        architect.step(images, labels, supernet.precision.frozen_statistics)
+        with frozen([] if plain else parameters):
+            architect.step(images, labels, supernet.precision.frozen_statistics)
 
     def both() -> None:
         alpha_step()

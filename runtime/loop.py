@@ -1,7 +1,8 @@
 """Pieces of a training loop that stages 1 and 2 share: optimiser, learning rate, accuracy, averages."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -51,6 +52,19 @@ def updater(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gr
         optimizer.zero_grad(set_to_none=True)
 
     return update
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within it passes compute no gradient of `parameters`, and keep nothing that only those would need."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def finite_losses(losses: dict[int, Tensor], epoch: int, step: int, last_good: str) -> dict[int, float]:

@@ -1,15 +1,18 @@
 """The supernet: with one-hot weights it is the derived network; sampling; FLOPs under alpha."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill import Cascade
 from model_infer import DerivedNetwork
 from model_search import Supernet, one_hot
 from operations import OPERATIONS
 from quantize import Precision
+from runtime.loop import frozen
 
 BITS = (4, 8, 32)
 
@@ -217,3 +220,46 @@ def test_all_state_is_in_the_state_dict(geometry, supernet):
     x = torch.randn(2, 3, 8, 8)
     for bits in BITS:
         assert torch.equal(twin.eval()(x, num_bits=bits), supernet.eval()(x, num_bits=bits))
+
+
+class BackwardOfConvolutions(TorchDispatchMode):
+    """Counts which gradients are asked of convolutions: (of the input, of the weight)."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution_backward.default:
+            self.asked[tuple(args[-1][:2])] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_each_step_computes_its_own_gradients_only(geometry, compiled):
+    """alpha's step no gradient of a weight, the weights' step none of alpha; the rest is as in a full backward."""
+    supernet = Supernet(geometry, Precision(BITS, compiled=compiled)).to(memory_format=torch.channels_last)
+    weights = supernet.weight_parameters()
+    x = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
+
+    def run():
+        supernet.zero_grad()
+        supernet.generator.manual_seed(1)
+        supernet.sample()
+        with supernet.precision.frozen_statistics():
+            supernet(x, num_bits=4).square().mean().backward()
+        return [None if p.grad is None else p.grad.clone() for p in [supernet.alpha, *weights]]
+
+    everything = run()
+    with frozen(weights), BackwardOfConvolutions() as mode:
+        of_alpha = run()
+    assert set(mode.asked) == {(True, False)}
+    assert torch.equal(of_alpha[0], everything[0])
+    assert of_alpha[1:] == [None] * len(weights)
+    with frozen([supernet.alpha]):
+        of_weights = run()
+    assert of_weights[0] is None
+    for one, other in zip(of_weights[1:], everything[1:], strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+    assert all(p.requires_grad for p in supernet.parameters())
