@@ -69,7 +69,7 @@ def _map_rows(x, out, first, last, a, b, relu):
         for row in range(first, last):
             for l in range(x.shape[1]):
                 value = x[row, l] * a[l] + b[l]
-                out[row, l] = value if value > ZERO else ZERO
+                out[row, l] = ZERO if value < ZERO else value  # written so that NaN passes
     else:
         for row in range(first, last):
             for l in range(x.shape[1]):
@@ -82,7 +82,7 @@ def _map_quantize_rows(x, out, first, last, a, b, low, divisor, scale, levels):
     for row in range(first, last):
         for l in range(x.shape[1]):
             value = x[row, l] * a[l] + b[l]
-            value = value if value > ZERO else ZERO
+            value = ZERO if value < ZERO else value
             out[row, l] = _quantized(value, low[l], divisor[l], scale[l], levels)
 
 
@@ -180,7 +180,8 @@ def _measure(x, gamma, beta, running_mean, running_var, momentum, eps, blocks):
                 low = min(low, lows[block, l])
                 high = max(high, highs[block, l])
         mean = total / count
-        variance = max(square / count - mean * mean, 0.0)
+        variance = square / count - mean * mean
+        variance = 0.0 if variance < 0 else variance
         mean += shift[c]
         if momentum > 0:
             running_mean[c] += momentum * (np.float32(mean) - running_mean[c])

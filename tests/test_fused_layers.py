@@ -86,6 +86,24 @@ def test_the_quantizer_behind_it(shape, per_channel, bits):
     assert torch.equal(norm.running_mean, torch.zeros(shape[1]))
 
 
+@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_swallowed(bits, value):
+    """A ReLU written carelessly makes zeros of it, and a diverged training goes on unnoticed."""
+    x = channels_last(4, 16, 4, 4)
+    x[1, 2, 3, 0] = value
+    x.requires_grad_()
+    norm = random_norm(16)
+    y, *_ = fused_norm.norm_relu(x, norm, 0.1, bits)
+    assert y[:, 2].isnan().all()
+    y.sum().backward()
+    assert x.grad[:, 2].isnan().all()
+    assert not norm.running_mean[2].isfinite()
+    if bits is None:
+        assert y[:, 3].isfinite().all()
+    assert fused_norm.weighted_norms([x], [norm], torch.ones(1), 0.0)[:, 2].isnan().all()
+
+
 @pytest.mark.parametrize("with_shortcut", [False, True])
 def test_weighted_norms(with_shortcut):
     norms = [random_norm(12) for _ in range(3)]
