@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from automapper.budget import parse_budget
-from automapper.exhaustive import TooLarge
+from automapper.exhaustive import NODE_LIMIT, TooLarge, check_size
 from automapper.folder import output_folder, write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import read_layers
@@ -23,8 +23,8 @@ from automapper.result import network_cost, value_of
 from automapper.search import NoMapping, Outcome, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
-from automapper.workload import Network, distinct_problems
-from hw_model import InputError, load_device
+from automapper.workload import Network, Problem, distinct_problems, listed
+from hw_model import Device, InputError, load_device
 from runtime.errors import UserError, exit_status
 from runtime.settings import from_command_line
 from runtime.stages import MapSettings
@@ -51,13 +51,16 @@ def run(argv: Sequence[str]) -> None:
     bit_widths = chosen_bits(C, network)
     problems = distinct_problems(network, bit_widths)
     folder = output_folder(C.save)
+    place = device.name if C.device == device.name else f"{device.name} of {C.device}"
     print(
-        f"map {network.name} onto {device.name} ({device.description})\n"
+        f"map {network.name} onto {place} ({device.description})\n"
         f"{len(network.layers)} layers, {network.macs / 1e6:.2f} M multiply-accumulates, at {list(bit_widths)} bit: "
         f"{len(problems)} different searches",
         flush=True,
     )
 
+    if C.engine == "exhaustive":
+        refuse_large(network, problems, device, objective, C.seed)
     with interrupt_held_back():
         pipelines = Pipelines(
             network, bit_widths, device, objective, C.stages, C.seed, C.workers, C.backend, C.engine == "random"
@@ -65,10 +68,14 @@ def run(argv: Sequence[str]) -> None:
     watch = Watch(network, bit_widths, objective, C.goal, pipelines)
     try:
         outcome = run_search(
-            problems, device, objective, budget, C.seed, C.engine, C.workers, C.backend, watch.after_round
-        )
-    except (NoMapping, TooLarge) as error:
-        raise UserError(f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: {error}") from error
+            problems, device, objective, budget, C.seed, C.engine, C.workers, C.backend, watch.after_round,
+            watch.after_proof,
+        )  # fmt: skip
+    except NoMapping as error:
+        raise UserError(
+            f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: no valid mapping on device "
+            f"{C.device} found; closest miss: {'; '.join(error.reasons)}"
+        ) from error
     finally:
         watch.close()
     add_published(outcome, problems, device, objective)
@@ -92,8 +99,7 @@ def run(argv: Sequence[str]) -> None:
         write_outputs(folder, report, device)
     ended = "interrupted, best so far" if outcome.interrupted else "goal met" if outcome.goal_met else "budget used"
     if outcome.optima:
-        covered = sum(optimum.covered for optimum in outcome.optima.values())
-        print(f"exhaustive: every mapping is the optimum of its layer; {covered:.3e} mappings covered")
+        print(proven(network, outcome))
     print(
         f"{watch.mappings:,} mappings tried in {watch.seconds:.1f} s ({ended})\n\n{summary(report)}\n\n"
         f"wrote {folder}/report.json, report.html (open it in a browser) and mappings/"
@@ -143,12 +149,49 @@ class Watch:
             value <= self.goal or self._pipeline_value(bits) <= self.goal for bits, value in values.items()
         )
 
+    def after_proof(self, done: int, of: int) -> None:
+        """Show how many searches the exhaustive engine has finished."""
+        self.bar.reset(total=of)
+        self.bar.n = done
+        self.bar.set_postfix_str(f"{done} of {of} searches walked through")
+
     def _pipeline_value(self, bits: int) -> float:
         pipeline = self.pipelines.best(bits)
         return value_of(self.objective, pipeline.cost) if pipeline else math.inf
 
     def close(self) -> None:
         self.bar.close()
+
+
+def refuse_large(
+    network: Network, problems: Sequence[Problem], device: Device, objective: Objective, seed: int
+) -> None:
+    """Raise UserError naming the layers that are too large for the exhaustive engine."""
+    sized = tqdm(problems, "sizes", disable=None, leave=False)
+    try:
+        check_size(sized, device, objective, seed)
+    except TooLarge as error:
+        names = list(dict.fromkeys(network.name_of(problem) for problem in error.problems))
+        most = max(error.problems.values())
+        these = f"layer {names[0]} is" if len(names) == 1 else f"layers {listed(names, 10)} are"
+        raise UserError(
+            f"{these} too large for the exhaustive engine: about {most:.0e} steps, and "
+            f"{NODE_LIMIT:.0e} take a minute; use --engine evolution, or a list of the layers that are small enough"
+        ) from error
+    finally:
+        sized.close()
+
+
+def proven(network: Network, outcome: Outcome) -> str:
+    """What the exhaustive engine has shown, one line."""
+    covered = sum(optimum.covered for optimum in outcome.optima.values() if optimum.complete)
+    cut = [f"{network.name_of(p)} ({p.bits} bit)" for p, optimum in outcome.optima.items() if not optimum.complete]
+    if not cut:
+        return f"exhaustive: every mapping is the optimum of its layer; {covered:.3e} mappings covered"
+    return (
+        f"exhaustive: every mapping is the optimum of its layer, {covered:.3e} mappings covered, but those of "
+        f"{listed(cut)}: given up after {NODE_LIMIT:.0e} steps, the best so far"
+    )
 
 
 def read_network(C: MapSettings) -> Network:

@@ -11,12 +11,13 @@ import functools
 import itertools
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from automapper import tree
-from automapper.evolve import SAME
+from automapper.evolve import EXPLORE, SAME, Evolution
 from automapper.objective import TIE, Objective
 from automapper.space import Search, build_space
 from automapper.workload import Problem
@@ -24,31 +25,51 @@ from hw_model import Device, Mapping, decode, evaluate_batch
 from hw_model.tables import device_table, problem_table
 
 NODE_LIMIT = 100_000_000  # nodes of the tree, about a minute
+TRIED = 2000  # mappings of the short search before a size is estimated
+WAYS, LOOKED_AT = 64, 200_000  # ways down the tree for that, per choice of bypasses; fewer where each is long
+MARGIN = 2.0  # an estimate of more than so many times the limit is believed
 LEAVES = 512
 ROWS = 1 << 16  # mappings costed at once
 
 
 class TooLarge(Exception):
-    """The walk was given up; the message says how many mappings the space has."""
+    """problems: {problem: estimated nodes} of those that would take far more than NODE_LIMIT."""
 
-    def __init__(self, problem: Problem, covered: int):
-        super().__init__(
-            f"its {covered:.2e} mappings are too many for the exhaustive engine, which gave up after "
-            f"{NODE_LIMIT:,} steps; use --engine evolution"
-        )
-        self.problem = problem
+    def __init__(self, problems: dict[Problem, float]):
+        super().__init__(f"too large for the exhaustive engine: {len(problems)} problems")
+        self.problems = problems
 
 
 @dataclass(frozen=True)
 class Optimum:
     """mapping: the best there is (None: nothing beats the score given); covered: mappings in the space; evaluated: of
-    them costed one by one; nodes: of the tree visited."""
+    them costed one by one; nodes: of the tree visited; complete: False where the walk was given up after NODE_LIMIT."""
 
     mapping: Mapping | None
     score: float
     covered: int
     evaluated: int
     nodes: int
+    complete: bool = True
+
+
+def check_size(problems: Iterable[Problem], device: Device, objective: Objective, seed: int) -> None:
+    """Estimate the tree of every problem, in less than a second each, by a short search and random ways down.
+
+    Raises:
+        TooLarge: some would take far more than NODE_LIMIT nodes; all of those are named.
+    """
+    large = {}
+    for problem in problems:
+        evolution = Evolution([Search(problem)], device, objective, seed)
+        evolution.advance(int(EXPLORE * TRIED), EXPLORE).advance(TRIED, 1.0)
+        walk = _Walk(problem, device, objective, float(evolution.score[0]))
+        rng = np.array([seed], np.uint64)
+        nodes = sum(walk.estimate(np.array(bypass, np.uint8), rng) for bypass in walk.free_bypasses())
+        if nodes > MARGIN * NODE_LIMIT:
+            large[problem] = nodes
+    if large:
+        raise TooLarge(large)
 
 
 def find_optimum(problem: Problem, device: Device, objective: Objective, score: float = math.inf) -> Optimum:
@@ -57,17 +78,14 @@ def find_optimum(problem: Problem, device: Device, objective: Objective, score: 
     Args:
         score: of a mapping already known; the better it is, the less has to be walked.
 
-    Raises:
-        TooLarge: the walk took more than NODE_LIMIT nodes.
+    Given up after NODE_LIMIT nodes, with the best until then.
     """
     walk = _Walk(problem, device, objective, score)
     free = walk.free_bypasses()
     covered = walk.mappings() * len(free)
     for bypass in free:
         walk.run(np.array(bypass, np.uint8))
-        if walk.nodes > NODE_LIMIT:
-            raise TooLarge(problem, covered)
-    return Optimum(walk.mapping, walk.score, covered, walk.evaluated, walk.nodes)
+    return Optimum(walk.mapping, walk.score, covered, walk.evaluated, walk.nodes, walk.nodes <= NODE_LIMIT)
 
 
 class _Walk:
@@ -84,6 +102,10 @@ class _Walk:
         empty = np.ones((0, self.levels + 2), np.int64)
         self.table = np.concatenate([empty, *(np.array(rows, np.int64) for rows in self.splits)])
         self.start = np.cumsum([0, *map(len, self.splits)])
+        self.device_table = device_table(device)
+        self.tables = problem_table([(problem.layer, problem.bits)], device)
+        self.reach = np.zeros((len(self.dims) + 1, device.array[0] + 1), np.bool_)
+        self.reach[0, 1] = True
 
     def free_bypasses(self) -> list[tuple[int, ...]]:
         """Every choice of tensors sent past each level."""
@@ -101,29 +123,39 @@ class _Walk:
             counts = step
         return sum(count * math.prod(map(math.factorial, active)) for active, count in counts.items())
 
+    def estimate(self, bypass: np.ndarray, rng: np.ndarray) -> float:
+        """Nodes that `run` would visit, the mean over some random ways down; rng [1] uint64."""
+        tree_of, limits = self._arguments(bypass)
+        ways = max(4, min(WAYS, LOOKED_AT // max(1, len(self.table))))
+        return sum(tree.probe(rng, *tree_of, *limits) for _ in range(ways)) / ways
+
     def run(self, bypass: np.ndarray) -> None:
         """Walk the whole tree for one choice of bypasses."""
-        device = device_table(self.device)
-        tables = problem_table([(self.problem.layer, self.problem.bits)], self.device)
         index = np.full(len(self.dims), -1)
-        reach = np.zeros((len(self.dims) + 1, self.device.array[0] + 1), np.bool_)
-        reach[0, 1] = True
         leaves = np.ones((LEAVES, 8, self.levels + 2), np.int64)
-        weights = np.array([self.objective.energy_weight + TIE, self.objective.latency_weight + TIE])
-        space = self.space
         if not self.dims:  # one multiply-accumulate: one mapping
             self._cost(leaves[:1], bypass)
             return
         over = False
         while not over and self.nodes <= NODE_LIMIT:
+            (dims, table, start, best, weights, reach), limits = self._arguments(bypass)
             written, nodes, over = tree.walk(
-                index, np.array(self.dims), self.table, self.start, self.score - SAME, weights, leaves, NODE_LIMIT,
-                reach, space.sizes[0], int(space.stride[0]), tables.bits[0], device.hold & ~bypass, space.caps,
-                space.cap_bits, device.device, device.bandwidth, tables.per_word[0], tables.per_final[0],
-                tables.per_hop[0], float(tables.mac_pj[0]), tables.mac_rate[0],
-            )  # fmt: skip
+                index, dims, table, start, best, weights, leaves, NODE_LIMIT, reach, *limits
+            )
             self.nodes += nodes
             self._cost(leaves[:written], bypass)
+
+    def _arguments(self, bypass: np.ndarray) -> tuple[tuple, tuple]:
+        """What the tree is made of, with the score to beat now; and what bounds it."""
+        weights = np.array([self.objective.energy_weight + TIE, self.objective.latency_weight + TIE])
+        space, device, tables = self.space, self.device_table, self.tables
+        tree_of = (np.array(self.dims, np.int64), self.table, self.start, self.score - SAME, weights, self.reach)
+        limits = (
+            space.sizes[0], int(space.stride[0]), tables.bits[0], device.hold & ~bypass, space.caps,
+            space.cap_bits, device.device, device.bandwidth, tables.per_word[0], tables.per_final[0],
+            tables.per_hop[0], float(tables.mac_pj[0]), tables.mac_rate[0],
+        )  # fmt: skip
+        return tree_of, limits
 
     def _cost(self, leaves: np.ndarray, bypass: np.ndarray) -> None:
         """Cost every order of some leaves, and note the best."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from automapper.workload import Network, NetworkLayer
 from hw_model import InputError, Layer
+from hw_model.errors import shown
 from hw_model.yaml_lines import place, read_text, read_yaml
 
 
@@ -13,7 +14,8 @@ def read_layers(path: str, batch: int) -> Network:
     """The layers of a YAML file, in its order; all run at the network's bit-width.
 
     Args:
-        path: a list of objects {name, N, G, K, C, P, Q, R, S, stride}; sizes left out are 1, names "layer 0", ... .
+        path: a list of objects {name, N, G, K, C, P, Q, R, S, stride}; sizes left out are 1, names "layer 0", ... ;
+            no two names alike.
         batch: multiplies the N of every layer.
 
     Raises:
@@ -22,11 +24,18 @@ def read_layers(path: str, batch: int) -> Network:
     data, lines = read_yaml(read_text(path), path)
     if not isinstance(data, list) or not data:
         raise InputError(f"{path}: expected a list of layers, each {{name, N, G, K, C, P, Q, R, S, stride}}")
-    layers = []
+    layers: list[Layer] = []
+    first: dict[str, int] = {}  # where each name stands
     for index, fields in enumerate(data):
         try:
             layer = Layer.from_dict(fields)
-            layers.append(replace(layer, name=layer.name or f"layer {index}", N=layer.N * batch))
+            if "name" in fields and not layer.name.strip():
+                raise InputError("name: empty; leave it out, or say what the report shall call the layer")
+            name = layer.name or f"layer {index}"
+            if name in first:
+                raise InputError(f"name: {shown(name)} is the name of [{first[name]}] too; each layer needs its own")
+            first[name] = index
+            layers.append(replace(layer, name=name, N=layer.N * batch))
         except InputError as error:
             raise InputError(f"{place(path, (index,), lines)}: {error}") from None
     return Network(path, tuple(NetworkLayer(layer) for layer in layers), ())

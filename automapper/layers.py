@@ -6,6 +6,7 @@ notes what it was given.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from runtime.stages import TrainSettings
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
 EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
+NOT_SUGGESTED = ("vit", "swin", "maxvit", "convnext")  # torchvision models with layers that cannot be mapped
 NOT_CHARGED = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 """Modules with parameters that run on no MAC array: normalisation folds into the layer before it."""
 
@@ -83,16 +85,28 @@ def load_torchvision(name: str, batch: int) -> Network:
     """
     from torchvision import models  # here: it costs start-up time, and only this needs it
 
-    names = models.list_models(module=models)
+    names, others = models.list_models(module=models), models.list_models()
     if name not in names:
+        mappable = [known for known in names if not known.startswith(NOT_SUGGESTED)]
+        hint = closest(name, others)
+        hint = hint if any(repr(known) in hint for known in mappable) else ""
         raise UserError(
-            f"setting network = {name!r}{closest(name, names) or ':'} neither a torchvision model, as resnet18, "
-            "mobilenet_v2, alexnet or vgg16, nor the path of a .yaml file of layers"
+            f"setting network = {name!r}: a torchvision model, but not one that classifies images, and only those can "
+            f"be mapped{closest(_backbone(name), mappable)}"
+            if name in others
+            else f"setting network = {name!r}{hint or ':'} neither a torchvision model, as "
+            "resnet18, mobilenet_v2, alexnet or vgg16, nor the path of a .yaml file of layers"
         )
     with torch.device("meta"):  # shapes are enough: no weights are made, nothing is computed
         model = models.get_model(name, weights=None)
         images = torch.zeros(batch, 3, *IMAGE_SIZE.get(name, (224, 224)))
     return Network(name, tuple(extract_layers(model, images, plain_bits=None)), ())
+
+
+def _backbone(name: str) -> str:
+    """The part of a torchvision model's name that names the network it builds on: fcn_resnet50 -> resnet50."""
+    families = [part for part in ("resnet", "mobilenet", "vgg") if part in name]
+    return name[name.index(families[0]) :].removesuffix("_fpn") if families else ""
 
 
 def extract_layers(model: nn.Module, images: torch.Tensor, plain_bits: int | None = FLOAT_BITS) -> list[NetworkLayer]:
@@ -103,12 +117,15 @@ def extract_layers(model: nn.Module, images: torch.Tensor, plain_bits: int | Non
     different strides down and across.
     """
     layers: list[NetworkLayer] = []
+    runs: Counter[str] = Counter()  # of each module
     handles = []
 
     def note(name: str, module: nn.Module):
         def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
             own_bits = None if isinstance(module, SwitchableConv2d | SwitchableLinear) else plain_bits
-            layers.append(NetworkLayer(_layer(name, module, inputs[0], output), own_bits))
+            runs[name] += 1
+            shown = name if runs[name] == 1 else f"{name} (run {runs[name]})"
+            layers.append(NetworkLayer(_layer(shown, module, inputs[0], output), own_bits))
 
         return module.register_forward_hook(hook)
 
@@ -156,7 +173,8 @@ def _layer(name: str, module: nn.Conv2d | nn.Linear, x: torch.Tensor, y: torch.T
 
 def _unmappable(name: str, module: nn.Module, why: str) -> UserError:
     return UserError(
-        f"layer {name} ({type(module).__name__}) {why}: it cannot be mapped; replace it by nn.Conv2d or nn.Linear"
+        f"layer {name} ({type(module).__name__}) {why}: it cannot be mapped; take a network of convolutions and linear "
+        "layers, or list the layers to map in a file: --network layers.yaml"
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from automapper.objective import Objective
 from automapper.search import Found, Outcome
 from automapper.space import Search
-from automapper.workload import Problem
+from automapper.workload import Problem, listed
 from hw_model import Device, InvalidMapping, Layer, Mapping, evaluate
 
 NAME = "eyeriss_published"
@@ -82,17 +82,10 @@ def why_missing(layers: Sequence[Layer], found: Sequence[Found | None], device: 
         )
     missing = [layer for layer, one in zip(layers, found, strict=True) if one is None]
     fit = [layer for layer in missing if any(_alike(one.layer, layer) for one in ALEXNET)]
+    names = listed(layer.name for layer in fit or missing)
     if fit:
-        return f"the chip's tiles are for words of up to 16 bit; at {bits} bit those of {names_of(fit)} do not fit"
-    return f"nothing is published for the filter and output size of {names_of(missing)}"
-
-
-def names_of(layers: Sequence[Layer], most: int = 4) -> str:
-    """The names of some layers, the first ones where there are many."""
-    names = [layer.name for layer in layers]
-    if len(names) > most:
-        names[most - 1 :] = [f"{len(names) - most + 1} more"]
-    return ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
+        return f"the chip's tiles are for words of up to 16 bit; at {bits} bit those of {names} do not fit"
+    return f"nothing is published for the filter and output size of {names}"
 
 
 def _same(one: Layer, layer: Layer) -> bool:

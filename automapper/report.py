@@ -14,7 +14,7 @@ from automapper.pipelines import Pipeline, Pipelines
 from automapper.result import Result, found_of, result_at, value_of
 from automapper.search import Found, Outcome
 from automapper.space import Search
-from automapper.workload import Network, NetworkLayer, problem_of
+from automapper.workload import Network, NetworkLayer, listed, problem_of
 from hw_model import Cost, Device, NetworkCost
 
 FORMAT = 1
@@ -32,7 +32,8 @@ def build_report(
     search: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of report.json. search: mappings, seconds, mappings_per_second, seed, ... .
+    """The content of report.json. search: mappings, seconds, mappings_per_second, seed, ... ; settings: those of the
+    run, of which `device` is the name or path that hw_model loads.
 
     A bit-width's energy, latency, interval and EDP (energy of one input times its latency) are those of its `mode`;
     `objective_value` is what was minimised, with the delay that counts. `multi_cycle` and `pipeline` (the best one
@@ -44,7 +45,8 @@ def build_report(
     return {
         "format": FORMAT,
         "network": network.name,
-        "device": device.name,
+        "device": settings["device"],
+        "device_name": device.name,
         "objective": objective.name,
         "minimised": objective.quantity,
         "bit_widths": [_bit_width(network, bits, outcome, pipelines, objective, device) for bits in bit_widths],
@@ -92,11 +94,13 @@ def _baseline(
     if name == published.NAME:
         adapted = [shape for shape in with_one if not published.is_published(shape)]
         if adapted:
-            notes.append(f"adapted from AlexNet's layers to {published.names_of(adapted)}")
+            notes.append(f"adapted from AlexNet's layers to {listed(shape.name for shape in adapted)}")
         why = published.why_missing(shapes, found, device, bits)
     else:
         missing = [shape for shape, one in zip(shapes, found, strict=True) if one is None]
-        why = f"no mapping found inside its constraints for {published.names_of(missing)}" if missing else ""
+        why = (
+            f"no mapping found inside its constraints for {listed(shape.name for shape in missing)}" if missing else ""
+        )
     if not with_one:
         return None, f"none: {why}"
     cost = sum(one.cost for one in found if one)
@@ -156,9 +160,14 @@ def _layer(item: NetworkLayer, bits: int, outcome: Outcome, objective: Objective
     }
 
 
-def _optimum(optimum: Optimum) -> dict[str, int]:
-    """What shows that a layer's mapping is the best there is."""
-    return {"mappings_covered": optimum.covered, "mappings_costed": optimum.evaluated, "nodes": optimum.nodes}
+def _optimum(optimum: Optimum) -> dict[str, int | bool]:
+    """What shows that a layer's mapping is the best there is; complete: False where the walk was given up."""
+    return {
+        "complete": optimum.complete,
+        "mappings_covered": optimum.covered,
+        "mappings_costed": optimum.evaluated,
+        "nodes": optimum.nodes,
+    }
 
 
 def _winner(best: Found, baselines: Mapping[str, Mapping[str, Any]], objective: Objective) -> str:

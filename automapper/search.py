@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -52,11 +53,11 @@ class Outcome:
 
 
 class NoMapping(Exception):
-    """No valid mapping of a problem was found; the message names what the closest miss exceeds."""
+    """No valid mapping of a problem was found; `reasons`: what the closest miss exceeds."""
 
     def __init__(self, problem: Problem, device: Device, reasons: Sequence[str]):
         super().__init__(f"no valid mapping on device {device.name} found; closest miss: {'; '.join(reasons)}")
-        self.problem = problem
+        self.problem, self.reasons = problem, list(reasons)
 
 
 def run_search(
@@ -69,6 +70,7 @@ def run_search(
     workers: int = 0,
     backend: str = "threading",
     after_round: Callable[[Outcome, float], bool] = lambda outcome, share: False,
+    after_proof: Callable[[int, int], None] = lambda done, of: None,
 ) -> Outcome:
     """The best mapping of every problem in the whole space and inside each known dataflow.
 
@@ -79,12 +81,12 @@ def run_search(
             budget is in seconds.
         backend: see `spread`.
         after_round: told the outcome so far and the share of the budget used; True ends the search.
+        after_proof: told how many problems of all the exhaustive engine has done.
 
     Ctrl-C ends the search too; the outcome is then the best so far.
 
     Raises:
         NoMapping: nothing valid was found for a problem.
-        TooLarge: a layer is too large for the exhaustive engine.
     """
     flows = ["", *DATAFLOWS]
     by_shape: dict = {}
@@ -116,7 +118,7 @@ def run_search(
         _collect(outcome, units, begin)
     if engine == "exhaustive" and not outcome.interrupted:
         try:
-            _find_optima(outcome, units, workers, backend)
+            _find_optima(outcome, units, workers, backend, after_proof)
         except KeyboardInterrupt:
             outcome.interrupted = True
         outcome.seconds = time.perf_counter() - begin
@@ -167,7 +169,13 @@ def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None
             outcome.found[search] = Found(search, mapping, cost)
 
 
-def _find_optima(outcome: Outcome, units: Iterable[Evolution], workers: int, backend: str) -> None:
+def _find_optima(
+    outcome: Outcome,
+    units: Iterable[Evolution],
+    workers: int,
+    backend: str,
+    after_proof: Callable[[int, int], None],
+) -> None:
     """Replace what evolution found by the optimum, where that is better."""
     work = [
         (search.problem, unit.device, unit.objective, float(unit.score[index]))
@@ -175,13 +183,16 @@ def _find_optima(outcome: Outcome, units: Iterable[Evolution], workers: int, bac
         for index, search in enumerate(unit.searches)
         if not search.dataflow
     ]
-    optima = spread(find_optimum, work, workers, backend)
-    for (problem, device, _, _), optimum in zip(work, optima, strict=True):
-        outcome.optima[problem] = optimum
-        outcome.mappings += optimum.evaluated
-        if optimum.mapping:
-            cost = evaluate(problem.layer, optimum.mapping, device, problem.bits)
-            outcome.found[Search(problem)] = Found(Search(problem), optimum.mapping, cost)
+    at_once = workers or os.cpu_count() or 1
+    for begin in range(0, len(work), at_once):
+        part = work[begin : begin + at_once]
+        for (problem, device, _, _), optimum in zip(part, spread(find_optimum, part, workers, backend), strict=True):
+            outcome.optima[problem] = optimum
+            outcome.mappings += optimum.evaluated
+            if optimum.mapping:
+                cost = evaluate(problem.layer, optimum.mapping, device, problem.bits)
+                outcome.found[Search(problem)] = Found(Search(problem), optimum.mapping, cost)
+        after_proof(begin + len(part), len(work))
 
 
 def _raise_no_mapping(problem: Problem, units: Iterable[Evolution], device: Device) -> None:

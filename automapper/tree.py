@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from automapper.breed import C, G, K, N, P, Q, R, S, jit
+from automapper.breed import C, G, K, N, P, Q, R, S, jit, uniform
 
 W, I, O = range(3)
 PLANES = 1 << N | 1 << G | 1 << C
@@ -255,6 +255,69 @@ def room_on_array(reach, pes, height):
 
 
 @jit
+def alive(
+    f, d, row, k, assigned, pes, lanes, reach, best, weights,
+    sizes, stride, bits, hold, caps, cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
+):  # fmt: skip
+    """Whether a mapping that beats `best` can have the split `row` of dimension d; f, pes, lanes and reach get it."""
+    levels = f.shape[1] - 2
+    f[d] = row
+    pes[k + 1] = pes[k] * row[levels]
+    lanes[k + 1] = lanes[k] * row[levels + 1]
+    if pes[k + 1] > device[2] * device[3] or lanes[k + 1] > device[4]:
+        return False
+    spread(reach[k], reach[k + 1], row[levels])
+    if not room_on_array(reach[k + 1], pes[k + 1], device[3]):
+        return False
+    if not fits(f, stride, bits, hold, caps, cap_bits, device[1]):
+        return False
+    energy, cycles = bound(
+        f, assigned, sizes, stride, bits, hold, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate
+    )
+    return weights[0] * math.log(energy) + weights[1] * math.log(cycles) < best
+
+
+@jit
+def probe(
+    rng, dims, table, start, best, weights, reach,
+    sizes, stride, bits, hold, caps, cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
+):  # fmt: skip
+    """An unbiased estimate of the nodes of the tree, from one random way down (Knuth, Math. Comp. 29, 1975).
+
+    rng [1]: uint64, of breed.uniform; the others as in `walk`.
+    """
+    depth = len(dims)
+    f = np.ones((8, table.shape[1]), np.int64)
+    pes, lanes = np.ones(depth + 1, np.int64), np.ones(depth + 1, np.int64)
+    assigned = 0
+    for d in range(8):
+        if sizes[d] == 1:
+            assigned |= 1 << d
+    nodes, ways = 0.0, 1.0
+    for k in range(depth):
+        d = dims[k]
+        assigned |= 1 << d
+        nodes += ways * (start[k + 1] - start[k])
+        count, chosen = 0, -1
+        for i in range(start[k], start[k + 1]):
+            if alive(
+                f, d, table[i], k, assigned, pes, lanes, reach, best, weights, sizes, stride, bits, hold, caps,
+                cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
+            ):  # fmt: skip
+                count += 1
+                if uniform(rng) * count < 1.0:
+                    chosen = i
+        if count == 0:
+            break
+        ways *= count
+        alive(
+            f, d, table[chosen], k, assigned, pes, lanes, reach, best, weights, sizes, stride, bits, hold, caps,
+            cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
+        )  # fmt: skip
+    return nodes
+
+
+@jit
 def walk(
     index, dims, table, start, best, weights, leaves, node_limit, reach,
     sizes, stride, bits, hold, caps, cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
@@ -296,22 +359,11 @@ def walk(
             k -= 1
             continue
         nodes += 1
-        row = table[start[k] + index[k]]
-        f[d] = row
         assigned |= 1 << d
-        pes[k + 1] = pes[k] * row[levels]
-        lanes[k + 1] = lanes[k] * row[levels + 1]
-        if pes[k + 1] > device[2] * device[3] or lanes[k + 1] > device[4]:
-            continue
-        spread(reach[k], reach[k + 1], row[levels])
-        if not room_on_array(reach[k + 1], pes[k + 1], device[3]):
-            continue
-        if not fits(f, stride, bits, hold, caps, cap_bits, device[1]):
-            continue
-        energy, cycles = bound(
-            f, assigned, sizes, stride, bits, hold, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate
-        )
-        if weights[0] * math.log(energy) + weights[1] * math.log(cycles) >= best:
+        if not alive(
+            f, d, table[start[k] + index[k]], k, assigned, pes, lanes, reach, best, weights, sizes, stride, bits, hold,
+            caps, cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
+        ):  # fmt: skip
             continue
         if k + 1 < depth:
             k += 1

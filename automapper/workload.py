@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from hw_model import Layer
@@ -58,3 +58,11 @@ def distinct_problems(network: Network, bit_widths: Sequence[int]) -> list[Probl
     """Every problem once, in the order in which they first occur."""
     found = {problem_of(item, bits): None for bits in bit_widths for item in network.layers}
     return list(found)
+
+
+def listed(names: Iterable[str], most: int = 4) -> str:
+    """`a, b and c` of some names; the first of them and how many more where there are many."""
+    names = list(names)
+    if len(names) > most:
+        names[most - 1 :] = [f"{len(names) - most + 1} more"]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -266,6 +266,12 @@ def files(tmp_path, weights):
     (tmp_path / "tiny.yaml").write_text(tiny)
     (tmp_path / "words.yaml").write_text("just words")
     (tmp_path / "field.yaml").write_text("- {K: 4, C: 4}\n- {K: 4, kernel: 3}\n")
+    (tmp_path / "twice.yaml").write_text("- {name: a, K: 4}\n- {name: b, K: 4}\n- {name: a, C: 4}\n")
+    (tmp_path / "default.yaml").write_text("- {name: layer 1, K: 4}\n- {K: 4}\n")
+    (tmp_path / "nameless.yaml").write_text("- {name: '', K: 4}\n")
+    (tmp_path / "wide.yaml").write_text(
+        "- {name: wide, K: 256, C: 256, P: 56, Q: 56, R: 3, S: 3}\n- {name: narrow, K: 4}\n"
+    )
     (tmp_path / "size.yaml").write_text("- {K: 0}\n")
     return tmp_path
 
@@ -283,7 +289,16 @@ BAD = {
     "{weights} --delay throughput": "setting delay = 'throughput': legal: latency, interval",
     "{weights} --stages 9": "setting stages = 9: must be between 1 and 4",
     "--network resnet19": "did you mean 'resnet1",
-    "--network vit_b_16": "self_attention (MultiheadAttention) is no convolution",
+    "--network vit_b_16": "self_attention (MultiheadAttention) is no convolution or linear layer: it cannot be mapped; "
+    "take a network of convolutions and linear layers",
+    "--network fcn_resnet50": "a torchvision model, but not one that classifies images, and only those can be mapped: "
+    "did you mean 'resnet50'?",
+    "--network raft_large": "not one that classifies images, and only those can be mapped",
+    "--network vit_b16": "setting network = 'vit_b16': neither a torchvision model",
+    "--network {files}/twice.yaml": "line 3: [2]: name: 'a' is the name of [0] too",
+    "--network {files}/default.yaml": "line 2: [1]: name: 'layer 1' is the name of [0] too",
+    "--network {files}/nameless.yaml": "line 1: [0]: name: empty",
+    "--network {files}/wide.yaml --engine exhaustive": "layer wide is too large for the exhaustive engine: about ",
     "--network {files}/none.yaml": "No such file",
     "--network {files}/words.yaml": "expected a list of layers",
     "--network {files}/field.yaml": "line 2: [1]: unknown layer field 'kernel'",
@@ -334,6 +349,6 @@ def test_a_backend_whose_package_is_missing(backend, package, weights, tmp_path,
 
 
 def test_no_mapping_error_names_the_layer(files, weights):
-    message = r"^layer stem\.conv at 32 bit: no valid mapping on device eyeriss found; closest miss: rf: O needs"
+    message = r"^layer stem\.conv at 32 bit: no valid mapping on device .*tiny\.yaml found; closest miss: rf: O needs"
     with pytest.raises(UserError, match=message):
         main([str(weights), "--device", str(files / "tiny.yaml"), "--save", str(files / "map"), *FAST])

@@ -1,14 +1,16 @@
 """The exhaustive engine finds the true optimum, and the evolutionary engine finds it too."""
 
 import itertools
+import json
 import math
+import time
 
 import numpy as np
 import pytest
 
-from automapper import tree
+from automapper import exhaustive, tree
 from automapper.evolve import Evolution
-from automapper.exhaustive import _covers, different_orders, find_optimum, splits_of
+from automapper.exhaustive import TooLarge, _covers, check_size, different_orders, find_optimum, splits_of
 from automapper.objective import parse_objective
 from automapper.space import Search, build_space
 from automapper.workload import Problem
@@ -207,3 +209,43 @@ def test_splits_leave_out_what_the_array_cannot_hold():
     pes = {row[len(device.levels)] for row in splits_of(17, device)}
     assert 17 not in pes  # a prime above both axes
     assert {9, 18} <= pes  # 9 along one axis, twice; and 18 = 9 x 2 over both
+
+
+@pytest.mark.parametrize(
+    ("layer", "bits"), [(Layer(K=96, C=24, P=14, Q=14), 8), (Layer(G=24, P=28, Q=28, R=3, S=3), 4)]
+)
+def test_the_size_of_a_tree_is_estimated(layer, bits):
+    problem, device = Problem(layer, bits), load_device("eyeriss168")
+    evolution = Evolution([Search(problem)], device, EDP, seed=0).advance(2000, 1.0)
+    walk = exhaustive._Walk(problem, device, EDP, float(evolution.score[0]))
+    rng = np.array([0], np.uint64)
+    estimates = [sum(walk.estimate(np.array(b, np.uint8), rng) for b in walk.free_bypasses()) for _ in range(2)]
+    nodes = find_optimum(problem, device, EDP, score=float(evolution.score[0])).nodes
+    assert 0.3 < np.mean(estimates) / nodes < 3  # nodes fewer where the walk finds better scores on its way
+
+
+def test_every_layer_that_is_too_large_is_refused_at_once():
+    large = [Problem(Layer(K=512, C=512, P=28, Q=28, R=3, S=3), bits) for bits in (4, 8)]
+    begin = time.process_time()
+    with pytest.raises(TooLarge) as refused:
+        check_size([*large, Problem(Layer(K=8, C=8), 8)], load_device("eyeriss"), EDP, seed=0)
+    assert set(refused.value.problems) == set(large)
+    assert min(refused.value.problems.values()) > exhaustive.NODE_LIMIT
+    assert time.process_time() - begin < 20
+    check_size([Problem(layer, bits) for layer, _, bits in KNOWN], load_device("eyeriss168"), EDP, seed=0)
+
+
+def test_a_walk_given_up_leaves_the_others_proven(monkeypatch, tmp_path, capsys):
+    from automapper.__main__ import main
+
+    (tmp_path / "layers.yaml").write_text("[{name: large, K: 48, C: 24, P: 14, Q: 14}, {name: small, K: 3, C: 2}]")
+    monkeypatch.setattr(exhaustive, "NODE_LIMIT", 2000)
+    monkeypatch.setattr("automapper.__main__.check_size", lambda *arguments: None)
+    main(["--network", str(tmp_path / "layers.yaml"), "--bits", "8", "--engine", "exhaustive", "--budget", "200",
+          "--workers", "1", "--stages", "1", "--save", str(tmp_path)])  # fmt: skip
+    (row,) = json.loads((tmp_path / "report.json").read_text())["bit_widths"]
+    large, small = row["layers"]
+    assert not large["exhaustive"]["complete"] and small["exhaustive"]["complete"]
+    assert "but those of large (8 bit): given up after" in capsys.readouterr().out
+    cost = evaluate(large["dims"], large["mapping"], "eyeriss", 8)
+    assert (cost.energy_j, cost.cycles) == (large["energy_j"], large["cycles"])

@@ -119,7 +119,7 @@ def test_layers_that_cannot_be_mapped_are_named():
         with pytest.raises(UserError) as error:
             extract_layers(model, image)
         assert message in str(error.value)
-        assert "nn.Conv2d" in str(error.value)
+        assert "list the layers to map in a file" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -154,3 +154,16 @@ def test_weights_that_are_not_finite_are_refused(weights, tmp_path):
     save_checkpoint(tmp_path / "weights.pt", content)
     with pytest.raises(UserError, match="diverged"):
         load_network(str(tmp_path), batch=1)
+
+
+def test_a_module_that_runs_twice_is_two_layers_with_names_of_their_own():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3)
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+
+    layers = extract_layers(Twice(), torch.zeros(1, 3, 9, 9))
+    assert [(item.layer.name, item.layer.P) for item in layers] == [("conv", 7), ("conv (run 2)", 5)]
