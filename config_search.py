@@ -91,6 +91,7 @@ C.alpha_bits = "lowest"  # SP-NAS: the lowest bit-width is the bottleneck
 C.sample_func = "gumbel_softmax"
 C.temp_init = 3.0
 C.temp_decay = 0.94  # over 50 epochs; the release ships 0.88 over 25
+C.sample_paths = 0  # the paper's: every candidate runs; 1 or 2 are several times faster, and another method
 C.gumbel_noise = "per_step"  # one sample for all bit-widths and L_eff; released: "per_forward"
 C.arch_learning_rate = 3e-4
 C.alpha_step = "joint"  # released: "separate", two Adam steps

@@ -40,20 +40,21 @@ def block(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def mixture(candidates: Sequence[nn.Module], x: Tensor, op_weights: Tensor) -> Tensor:
-    """sum of op_weights[i] * candidates[i](x): all candidates of a layer; op_weights [operations]."""
+    """sum of op_weights[i] * candidates[i](x): candidates of one layer; op_weights [candidates]."""
     blocks = [(i, op) for i, op in enumerate(candidates) if hasattr(op, "expand")]
     skips = [(i, op) for i, op in enumerate(candidates) if not hasattr(op, "expand")]
     first_convs = [op.expand for _, op in blocks] + [op.conv for _, op in skips if not op.is_identity]
-    quantized = shared_input(first_convs, x)
+    quantized = shared_input(first_convs, x) if first_convs else x
     passed_on = [i for i, op in blocks if op.has_shortcut] + [i for i, op in skips if op.is_identity]
     shortcut = (x, op_weights[passed_on].sum()) if passed_on else None
-    outputs = [projected(op, quantized) for _, op in blocks]
-    weights = op_weights[[i for i, _ in blocks]]
-    y = _weighted_norms(outputs, [op.project_norm for _, op in blocks], weights, shortcut)
-    for i, op in skips:
-        if not op.is_identity:
-            y = y + op_weights[i] * norm_relu(convolve(op.conv, quantized), op.norm)
-    return y
+    terms = [op_weights[i] * norm_relu(convolve(op.conv, quantized), op.norm) for i, op in skips if not op.is_identity]
+    if blocks:
+        outputs = [projected(op, quantized) for _, op in blocks]
+        weights = op_weights[[i for i, _ in blocks]]
+        terms.append(_weighted_norms(outputs, [op.project_norm for _, op in blocks], weights, shortcut))
+    elif shortcut is not None:
+        terms.append(shortcut[0] * shortcut[1])
+    return sum(terms[1:], terms[0])
 
 
 def shared_input(convs: Sequence[SwitchableConv2d], x: Tensor) -> Tensor:

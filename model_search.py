@@ -18,13 +18,13 @@ class MixedOp(nn.Module):
         self.precision = precision
         self.candidates = nn.ModuleList(build(c_in, c_out, stride, precision) for build in OPERATIONS.values())
 
-    def forward(self, x: Tensor, op_weights: Tensor) -> Tensor:
-        """x [B, C_in, H, W]; op_weights [operations]."""
+    def forward(self, x: Tensor, op_weights: Tensor, paths: Sequence[int] | None = None) -> Tensor:
+        """x [B, C_in, H, W]; op_weights [operations]; paths: the candidates that run, None = all."""
+        weights = op_weights.unbind()
+        running = [(weights[i], self.candidates[i]) for i in (range(len(weights)) if paths is None else paths)]
         if self.training and fused_layers.usable(x, self.precision):
-            return fused_layers.mixture(self.candidates, x, op_weights)
-        return sum(
-            weight * candidate(x) for weight, candidate in zip(op_weights.unbind(), self.candidates, strict=True)
-        )
+            return fused_layers.mixture([op for _, op in running], x, torch.stack([weight for weight, _ in running]))
+        return sum(weight * candidate(x) for weight, candidate in running)
 
 
 class Supernet(Backbone):
@@ -32,25 +32,36 @@ class Supernet(Backbone):
 
     A pass mixes by `op_weights` [layers, operations], as `sample` last drew them: one draw serves every bit-width of a
     step. None = noise-free, softmax(alpha / temperature). `noise_per_forward` (released code): each pass draws anew.
-    skip_flops "released": count a strided skip at stride 1, as the released code does.
+    skip_flops "released": count a strided skip at stride 1, as the released code does. sample_paths: only so many
+    candidates of a layer run, drawn by `path_weights`; 0 = all.
     """
 
     def __init__(
-        self, geometry: Geometry, precision: Precision, sample_func: str = "gumbel_softmax", skip_flops: str = "exact"
+        self,
+        geometry: Geometry,
+        precision: Precision,
+        sample_func: str = "gumbel_softmax",
+        skip_flops: str = "exact",
+        sample_paths: int = 0,
     ):
         super().__init__(geometry, precision, [MixedOp(*shape, precision) for shape in geometry.layers()])
         self.alpha = nn.Parameter(torch.full((geometry.num_layers, len(OPERATIONS)), 1e-3))
         self.sample_func = sample_func
+        self.sample_paths = 0 if sample_paths >= len(OPERATIONS) else sample_paths
         self.noise_per_forward = False
         self.temperature = 1.0
         self.generator = torch.Generator()  # of the Gumbel noise; on the CPU, so that every device draws the same
         self.op_weights: Tensor | None = None
+        self._drawn: tuple[Tensor | None, Tensor | None] = None, None  # op_weights, and what `_mixed` gives with them
+        self._paths: tuple[Tensor | None, list[list[int]]] = None, []  # op_weights, and which of them are not 0
         self.register_buffer("flops_table", self._flops_of_candidates(skip_flops), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        op_weights, _ = self._weights_of_pass()
+        paths = self._paths_of(op_weights)
         x = self.stem(x)
-        for cell, op_weights in zip(self.cells, self._weights_of_pass().unbind(), strict=True):
-            x = cell(x, op_weights)
+        for cell, weights, running in zip(self.cells, op_weights.unbind(), paths, strict=True):
+            x = cell(x, weights, running)
         return self.classifier(torch.mean(self.header(x), dim=(2, 3)))
 
     def sample(self) -> None:
@@ -60,11 +71,15 @@ class Supernet(Backbone):
         if self.sample_func == "gumbel_softmax":
             uniform = torch.rand(logits.shape, generator=self.generator).clamp_(1e-20, 1 - 1e-7)
             logits = logits - torch.log(-torch.log(uniform)).to(logits.device)
-        self.op_weights = torch.softmax(logits / self.temperature, dim=-1)
+        self.op_weights, _ = self._drawn = self._mixed(logits)
 
     def expected_flops(self) -> Tensor:
-        """L_eff: FLOPs for one image, every candidate counted by its weight; a scalar, differentiable in alpha."""
-        return self.ends_flops() + (self._weights_of_pass() * self.flops_table).sum()
+        """L_eff: FLOPs for one image, every candidate counted by its weight; a scalar, differentiable in alpha.
+
+        Where only some candidates run, all are counted still, by the weights they would have: that costs nothing.
+        """
+        op_weights, probabilities = self._weights_of_pass()
+        return self.ends_flops() + ((op_weights if probabilities is None else probabilities) * self.flops_table).sum()
 
     def derived_ops(self) -> list[str]:
         """The most probable operation of every layer."""
@@ -78,10 +93,26 @@ class Supernet(Backbone):
         """All parameters but alpha."""
         return [parameter for parameter in self.parameters() if parameter is not self.alpha]
 
-    def _weights_of_pass(self) -> Tensor:
+    def _weights_of_pass(self) -> tuple[Tensor, Tensor | None]:
         if self.noise_per_forward:
             self.sample()
-        return torch.softmax(self.alpha / self.temperature, dim=-1) if self.op_weights is None else self.op_weights
+        if self.op_weights is None:
+            return self._mixed(self.alpha)
+        return self._drawn if self._drawn[0] is self.op_weights else (self.op_weights, None)
+
+    def _mixed(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(op_weights, None), or where only some candidates run (op_weights, the weights with all of them)."""
+        weights = torch.softmax(logits / self.temperature, dim=-1)
+        return (path_weights(weights, self.sample_paths), weights) if self.sample_paths else (weights, None)
+
+    def _paths_of(self, op_weights: Tensor) -> list[list[int] | None]:
+        """Per layer the candidates that run; read from the device once per draw."""
+        if not self.sample_paths:
+            return [None] * len(op_weights)
+        if self._paths[0] is not op_weights:
+            rows = (op_weights.detach() != 0).tolist()
+            self._paths = op_weights, [[i for i, runs in enumerate(row) if runs] for row in rows]
+        return self._paths[1]
 
     def _flops_of_candidates(self, skip_flops: str) -> Tensor:
         """[layers, operations], float64: counts stay exact."""
@@ -92,6 +123,21 @@ class Supernet(Backbone):
             for cell, size in zip(self.cells, sizes, strict=True)
         ]
         return torch.tensor(rows, dtype=torch.float64)
+
+
+def path_weights(weights: Tensor, paths: int) -> Tensor:
+    """op_weights of which all but the `paths` largest of every layer are 0; weights [layers, operations], softmax.
+
+    Of a Gumbel-softmax the largest are a sample without replacement from softmax(alpha) (Gumbel top-k, Kool et al.
+    2019). One path runs with weight 1, its gradient is that of its soft weight (straight-through Gumbel-softmax, Jang
+    et al. 2017, evaluating the sampled path only as GDAS, Dong and Yang 2019). Several share the weight 1 as their soft
+    weights stand to each other, with the exact gradient of that (two paths: the rule of ProxylessNAS, Cai et al. 2019).
+    """
+    chosen = torch.zeros_like(weights).scatter_(1, weights.topk(paths, dim=1).indices, 1.0)
+    if paths == 1:
+        return chosen * (1 + (weights - weights.detach()))
+    kept = weights * chosen
+    return kept / kept.sum(dim=1, keepdim=True)
 
 
 def one_hot(ops: Sequence[str]) -> Tensor:

@@ -84,7 +84,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
     if C.sync_bn and not processes.alone:
         precision.across = AcrossProcesses()
-    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops)
+    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
     supernet = placed(supernet, device, C.channels_last)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"
     if C.pretrain:

@@ -142,6 +142,19 @@ def overhead_rows(options: argparse.Namespace, common: dict, workers: Workers) -
     return rows
 
 
+def path_rows(options: argparse.Namespace, common: dict, workers: Workers) -> list[dict]:
+    """The fast weight step with all candidates running, and with the setting sample_paths."""
+    base = common | {"step": "weight step", "variant": "fast", "batch": options.batch or 16}
+    with workers.take(2) as taken:
+        everything, *_ = measure(taken[:1], [base], options.repeats)
+        some = [measure(taken[1:], [base | {"sample_paths": n}], options.repeats)[0] for n in (2, 1)]
+    for row in some:
+        row["ratio"] = everything["seconds"] / row["seconds"]
+        count = f"{row['sample_paths']} of 9"
+        print(f"{count:<15} {row['batch']:>5} {everything['seconds']:9.2f} {row['seconds']:9.2f} {row['ratio']:6.2f}x")
+    return [everything, *some]
+
+
 def linearity_rows(options: argparse.Namespace, common: dict, workers: Workers) -> list[dict]:
     """(e): the fast weight step with more and more bit-widths, candidates and images."""
     batch = options.batch or 16
@@ -194,7 +207,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each variant")
     parser.add_argument("--batch", type=int, default=0, help="images per step instead of 16 (search) and 32 (training)")
-    parser.add_argument("--only", choices=["speed", "overhead", "linearity"], help="one part of the CPU's table")
+    parser.add_argument(
+        "--only", choices=["speed", "overhead", "paths", "linearity"], help="one part of the CPU's table"
+    )
     parser.add_argument("--quick", action="store_true", help="a tiny network, one timed step: to see that it runs")
     options = parser.parse_args()
     if options.quick:
@@ -216,6 +231,11 @@ def main() -> None:
         if options.only in (None, "overhead"):
             print(f"\n{'':<15} {'batch':>5} {'5 x float':>9} {'5 widths':>9}   (fast path: what quantization costs)")
             result["rows"]["overhead"] = overhead_rows(options, common, workers)
+        if options.only in (None, "paths"):
+            print(
+                f"\n{'sample_paths':<15} {'batch':>5} {'all':>9} {'some':>9}   (weight step, fast path: another method)"
+            )
+            result["rows"]["paths"] = path_rows(options, common, workers)
         if options.only in (None, "linearity"):
             print("\nweight step, fast path, against the number of")
             result["rows"]["linearity"] = linearity_rows(options, common, workers)

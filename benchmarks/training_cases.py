@@ -6,7 +6,7 @@ search step    one alpha step, then one weight step
 training step  CDT of a derived network: every bit-width, clipped gradients, SGD
 
 A case is a dictionary: step, variant (plain, fast), batch, threads, device, tiny; and where they matter bit_widths,
-candidates (so many equal ones per layer), all_float (every pass at 32 bit), numbers (fp32, tf32, bf16).
+candidates (so many equal ones per layer), sample_paths, all_float (every pass at 32 bit), numbers (fp32, tf32, bf16).
 """
 
 import json
@@ -69,7 +69,7 @@ def step_of(case: dict) -> Callable[[], None]:
     geometry = Geometry.from_settings(C.to_dict())
     model: Backbone
     if searching:
-        model = Supernet(geometry, precision)
+        model = Supernet(geometry, precision, sample_paths=case.get("sample_paths", 0))
         if "candidates" in case:
             equal_candidates(model, case["candidates"])
     else:

@@ -154,6 +154,7 @@ class SearchSettings(NetworkSettings):
     sample_func: Annotated[Literal["gumbel_softmax", "softmax"], "how alpha weighs the operations"]
     temp_init: Annotated[float, "temperature at the first epoch", POSITIVE]
     temp_decay: Annotated[float, "factor on the temperature per epoch", Between(1e-6, 1)]
+    sample_paths: Annotated[int, "candidates of a layer that run in a pass, the most probable; 0 = all", Between(0, 9)]
     gumbel_noise: Annotated[Literal["per_step", "per_forward"], "how often the Gumbel noise is drawn"]
     train_portion: Annotated[float, "share of the training images for the weights, rest for alpha", Between(0, 1, True)]
     split: Annotated[Literal["random", "index"], "how the training images are split"]

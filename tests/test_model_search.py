@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill import Cascade
 from model_infer import DerivedNetwork
-from model_search import Supernet, one_hot
+from model_search import Supernet, one_hot, path_weights
 from operations import OPERATIONS
 from quantize import Precision
 from runtime.loop import frozen
@@ -263,3 +263,113 @@ def test_each_step_computes_its_own_gradients_only(geometry, compiled):
         assert (one is None) == (other is None)
         assert one is None or torch.equal(one, other)
     assert all(p.requires_grad for p in supernet.parameters())
+
+
+# --- only some candidates run (sample_paths)
+
+
+def ran(supernet, x):
+    """Per layer, which candidates ran in a pass of the plain path."""
+    seen = [[] for _ in supernet.cells]
+    hooks = [
+        candidate.register_forward_hook(lambda *_, layer=layer, i=i: seen[layer].append(i))
+        for layer, cell in enumerate(supernet.cells)
+        for i, candidate in enumerate(cell.candidates)
+    ]
+    supernet(x, num_bits=4)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("paths", [1, 2, 5])
+def test_only_the_most_probable_of_the_draw_run(geometry, paths):
+    supernet = Supernet(geometry, Precision(BITS), sample_paths=paths)
+    x = torch.randn(4, 3, 8, 8)
+    soft = Supernet(geometry, Precision(BITS))
+    for model in (supernet, soft):
+        model.generator.manual_seed(3)
+        model.sample()
+    expected = [sorted(row) for row in soft.op_weights.topk(paths, dim=1).indices.tolist()]
+    assert ran(supernet, x) == expected
+    torch.testing.assert_close(supernet.op_weights.sum(1), torch.ones(geometry.num_layers))
+    assert (supernet.op_weights != 0).sum() == paths * geometry.num_layers
+    supernet.op_weights = None  # without noise: the most probable of alpha
+    with torch.no_grad():
+        supernet.alpha.normal_()
+    assert ran(supernet, x) == [sorted(row) for row in supernet.alpha.topk(paths, dim=1).indices.tolist()]
+    supernet.op_weights = one_hot(["k5_e3"] * geometry.num_layers)  # set by hand: those
+    assert ran(supernet, x) == [[list(OPERATIONS).index("k5_e3")]] * geometry.num_layers
+
+
+def test_one_path_is_drawn_by_the_softmax_of_alpha(geometry):
+    supernet = Supernet(geometry, Precision(BITS), sample_paths=1)
+    probabilities = torch.tensor([0.3, 0.2, 0.15, 0.1, 0.1, 0.05, 0.05, 0.03, 0.02])
+    with torch.no_grad():
+        supernet.alpha.copy_(probabilities.log().expand_as(supernet.alpha))
+    counts = torch.zeros(9)
+    for _ in range(1000):
+        supernet.sample()
+        assert torch.equal(supernet.op_weights, one_hot_rows(supernet.op_weights))
+        counts += supernet.op_weights.detach().sum(0)
+    share = counts / counts.sum()
+    assert (share - probabilities).abs().max() < 4 * (0.25 / counts.sum()).sqrt()
+
+
+def one_hot_rows(weights):
+    return torch.nn.functional.one_hot(weights.argmax(1), 9).float()
+
+
+@pytest.mark.parametrize("paths", [2, 4])
+def test_gradient_of_several_paths_is_exact(paths):
+    """Against finite differences of the weights that really mix."""
+    logits = torch.randn(3, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda logits: path_weights(torch.softmax(logits, 1), paths), [logits])
+    shares = path_weights(torch.softmax(logits, 1), paths)
+    top = logits.topk(paths, 1)
+    torch.testing.assert_close(shares.gather(1, top.indices), torch.softmax(top.values, 1))
+
+
+def test_gradient_of_one_path_is_that_of_its_soft_weight():
+    """Straight-through: what depends on the chosen candidate's weight sees d softmax / d alpha."""
+    logits = torch.randn(3, 9, dtype=torch.float64, requires_grad=True)
+    weights = path_weights(torch.softmax(logits, 1), 1)
+    upstream = torch.randn(3, 9, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((weights * upstream).sum(), logits)
+    soft, chosen = torch.softmax(logits, 1).detach(), logits.argmax(1)
+    for layer in range(3):
+        c = chosen[layer]
+        expected = upstream[layer, c] * soft[layer, c] * ((torch.arange(9) == c).double() - soft[layer])
+        torch.testing.assert_close(gradient[layer], expected)
+
+
+@pytest.mark.parametrize("paths", [1, 2])
+def test_expected_flops_count_every_candidate_still(geometry, paths):
+    """L_eff and its gradient are those of the soft weights: all candidates are counted, whichever ran."""
+    results = []
+    for model in (Supernet(geometry, Precision(BITS), sample_paths=paths), Supernet(geometry, Precision(BITS))):
+        model.generator.manual_seed(5)
+        model.sample()
+        flops = model.expected_flops()
+        results.append((flops, *torch.autograd.grad(flops, model.alpha)))
+    for ours, soft in zip(*results, strict=True):
+        assert torch.equal(ours, soft)
+
+
+def test_all_paths_is_the_method_of_the_paper(geometry):
+    assert Supernet(geometry, Precision(BITS), sample_paths=9).sample_paths == 0
+
+
+@pytest.mark.parametrize("ops", [["skip"] * 4, ["k3_e1", "skip", "k5_e6", "skip"]])
+def test_compiled_and_plain_paths_agree(geometry, ops):
+    """A layer of which only the identity runs included."""
+    supernet = Supernet(geometry, Precision((16, 32)), sample_paths=1).to(memory_format=torch.channels_last)
+    x = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
+    results = []
+    for compiled in (False, True):
+        supernet.precision.compiled = compiled
+        supernet.op_weights = one_hot(ops).requires_grad_()
+        y = supernet(x, num_bits=16)
+        results.append((y.detach(), *torch.autograd.grad(y.square().mean(), supernet.op_weights)))
+    for plain, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=1e-3)

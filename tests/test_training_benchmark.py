@@ -36,6 +36,7 @@ def test_command(tmp_path):
         assert row["ratio"] == row["plain"]["seconds"] / row["fast"]["seconds"] > 0
         assert row["fast"]["peak_bytes"] > 50e6
     assert report["rows"]["overhead"]["weight step"]["ratio"] > 0
+    assert [row.get("sample_paths") for row in report["rows"]["paths"]] == [None, 2, 1]
     assert {row["of"] for row in report["rows"]["linearity"]} == {"bit-widths", "candidates", "images"}
 
 
