@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import hypothesis
 import pytest
 import torch
-from tiny_runs import TINY_SEARCH, run_script
+from tiny_runs import TINY_GEOMETRY, TINY_SEARCH, run_script
 
 from operations import OPERATIONS, Geometry
 
@@ -18,24 +18,11 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-TINY = Geometry(
-    num_layer_list=(1, 2, 1),
-    num_channel_list=(4, 6, 6),
-    stride_list=(1, 2, 1),
-    stem_channel=4,
-    stem_stride=1,
-    header_channel=8,
-    num_classes=5,
-    image_height=8,
-    image_width=8,
-    quantize_ends=False,
-)
-
 
 @pytest.fixture
 def geometry() -> Geometry:
     """Four searched layers: a strided one, one with matching shapes, all small."""
-    return TINY
+    return TINY_GEOMETRY
 
 
 @pytest.fixture

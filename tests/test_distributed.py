@@ -5,8 +5,8 @@ import random
 
 import pytest
 import torch
-from conftest import TINY
 from process_groups import together
+from tiny_runs import TINY_GEOMETRY
 from torch import nn
 
 from architect import Architect
@@ -20,7 +20,7 @@ from runtime.synchronised import AcrossProcesses
 
 BITS = (4, 8, 32)
 SCHEDULES = ("all", "sandwich", "max_loss", "high2low", "low2high")
-SMALLER = dataclasses.replace(TINY, num_layer_list=(1, 1), num_channel_list=(4, 6), stride_list=(1, 2))
+SMALLER = dataclasses.replace(TINY_GEOMETRY, num_layer_list=(1, 1), num_channel_list=(4, 6), stride_list=(1, 2))
 ALONE = Processes(torch.device("cpu"))
 
 
@@ -55,7 +55,9 @@ def network(processes, synchronised, **options):
     """A small network in double precision, where hardly any rounding of the quantizer hangs on the order of a sum."""
     torch.manual_seed(7)
     precision = Precision(BITS, **options)
-    model = DerivedNetwork(["k3_e1_g2", "k5_e3", "skip", "k3_e1"], TINY, precision).double().to(processes.device)
+    model = (
+        DerivedNetwork(["k3_e1_g2", "k5_e3", "skip", "k3_e1"], TINY_GEOMETRY, precision).double().to(processes.device)
+    )
     precision.across = AcrossProcesses() if synchronised and not processes.alone else None
     return model.train()
 

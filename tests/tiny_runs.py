@@ -1,4 +1,4 @@
-"""The scripts as a user runs them, on a network and for as long as any test can afford."""
+"""A network that any test can afford; the scripts as a user runs them, on one as small and for as long."""
 
 import shlex
 import subprocess
@@ -8,7 +8,21 @@ from types import SimpleNamespace
 
 import torch
 
+from operations import Geometry
+
 ROOT = Path(__file__).parent.parent
+TINY_GEOMETRY = Geometry(
+    num_layer_list=(1, 2, 1),
+    num_channel_list=(4, 6, 6),
+    stride_list=(1, 2, 1),
+    stem_channel=4,
+    stem_stride=1,
+    header_channel=8,
+    num_classes=5,
+    image_height=8,
+    image_width=8,
+    quantize_ends=False,
+)
 TINY_NETWORK = shlex.split(
     "--num_layer_list 1,1 --num_channel_list 4,6 --stride_list 2,2 --stem_channel 4 --header_channel 8 "
     "--num_bits_list 4,8,32"
