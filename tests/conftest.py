@@ -3,6 +3,7 @@
 import random
 import shlex
 import shutil
+import signal
 from types import SimpleNamespace
 
 import hypothesis
@@ -14,6 +15,10 @@ from operations import OPERATIONS, Geometry
 
 # Tensors this small run no faster on more threads, and far slower on a busy machine.
 torch.set_num_threads(1)
+
+# A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
