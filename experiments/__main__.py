@@ -5,6 +5,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 from experiments.claims import CLAIMS
@@ -34,12 +35,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         data = subset(arguments.data, arguments.work / "images", *scale.images_per_class)
     store = Store(scale.name, arguments.out, arguments.work, data)
     planned = claim.runs(scale, seeds)
+    if arguments.only:
+        planned = [run for run in planned if fnmatch(run.name, arguments.only)]
+        if not planned:
+            raise UserError(
+                f"--only {arguments.only}: no run of {arguments.claim} at scale {scale.name} has such a name"
+            )
     for number, run in enumerate(planned, start=1):
         done = store.result(run) is not None
         result = store.perform(run)
         said = "stored" if done else duration(result["seconds"])
         print(f"[{number}/{len(planned)}] {run.name}: {brief(run, result['result'])} ({said})", flush=True)
-    if hasattr(claim, "publish") and scale.name != "smoke":
+    if hasattr(claim, "publish") and not arguments.only and scale.name != "smoke":
         print(f"wrote {', '.join(map(str, claim.publish(store, scale)))}")
     results = Results(store)
     print(f"\n{claim.section(scale, seeds, results)}\n\n{results.provenance()}")
@@ -62,6 +69,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scale", choices=list(SCALES), help="how large; default: the claim's first")
     parser.add_argument("--smoke", action="store_true", help="the same as --scale smoke: under a minute")
     parser.add_argument("--seeds", type=numbers, help="comma-separated, instead of the scale's")
+    parser.add_argument("--only", metavar="PATTERN", help="only the runs of such a name, as '*resnet38*none*'")
     parser.add_argument("--data", type=folder, help="folder of CIFAR-10 as images: train/<class>/, test/<class>/")
     parser.add_argument("--out", type=folder, default=RESULTS, help="folder of the results; default: %(default)s")
     parser.add_argument("--work", type=folder, default=WORK, help="folder of what the runs write; default: %(default)s")

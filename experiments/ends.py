@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from experiments.plan import map_run, train_run
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
-from experiments.tables import Results, accuracy_table, compared, table
+from experiments.statistics import mean, p_value, significant
+from experiments.tables import PerSeed, Results, accuracy_table, compared, table
+from experiments.verdicts import Verdict, ranged
 
 TITLE = "Quantizing the ends"
 CLAIM = "Nothing is claimed: the released code leaves the ends at 32 bit, the paper is silent"
@@ -30,8 +32,36 @@ def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
     return [run for seed in seeds for run in training(scale, seed).values()] + [*mapping(scale, seeds[0]).values()]
 
 
+def accuracies(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, PerSeed]:
+    return {label: results.accuracies([training(scale, seed)[label]] for seed in seeds) for label in (AT_32, QUANTIZED)}
+
+
+def edp_gains(scale: Scale, seeds: Sequence[int], results: Results) -> dict[int, float]:
+    """Bit-width -> by how many percent quantized ends lower the EDP; empty where a network is not mapped yet."""
+    before, after = (results.of(mapping(scale, seeds[0])[label]) for label in (AT_32, QUANTIZED))
+    if not before or not after:
+        return {}
+    pairs = {b: (before["bits"][str(b)]["edp_js"], after["bits"][str(b)]["edp_js"]) for b in PAPER_BITS}
+    return {b: 100 * (1 - less / more) for b, (more, less) in pairs.items()}
+
+
+def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
+    rows, gains = accuracies(scale, seeds, results), edp_gains(scale, seeds, results)
+    if not all(rows.values()):
+        return {}
+    tests = {b: p_value(rows[AT_32][b], rows[QUANTIZED][b]) for b in PAPER_BITS}
+    differ = significant(tests) if all(p == p for p in tests.values()) else set()
+    change = [mean(rows[QUANTIZED][b]) - mean(rows[AT_32][b]) for b in PAPER_BITS]
+    word = "accuracy changes" if differ else "accuracy within the spread"
+    because = f"{ranged(change, '+.2f', ' points')} when quantized"
+    if gains:
+        below_32 = [gain for b, gain in gains.items() if b < 32]
+        because += f"; EDP {ranged(below_32)} lower below 32 bit, most at {max(gains, key=gains.get)} bit"
+    return {"quantized ends": Verdict(word, because)}
+
+
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
-    rows = {label: results.accuracies([training(scale, seed)[label]] for seed in seeds) for label in (AT_32, QUANTIZED)}
+    rows = accuracies(scale, seeds, results)
     if not all(rows.values()):
         return ""
     parts = [accuracy_table("", rows, PAPER_BITS, best=False), compared(rows, PAPER_BITS)]
@@ -41,8 +71,8 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
             [f"EDP on {found['device']}, J·s, {label}", *(f"{found['bits'][str(b)]['edp_js']:.3e}" for b in PAPER_BITS)]
             for label, found in costs.items()
         ]
-        before, after = (costs[label]["bits"] for label in (AT_32, QUANTIZED))
-        gains = [1 - after[str(b)]["edp_js"] / before[str(b)]["edp_js"] for b in PAPER_BITS]
-        lines.append(["lower by", *(f"{gain:.1%}" for gain in gains)])
+        gains = edp_gains(scale, seeds, results)
+        lines.append(["lower by", *(f"{gains[b]:.1f}%" for b in PAPER_BITS)])
         parts.append(table(["", *(f"{b} bit" for b in PAPER_BITS)], lines))
+    parts += map(str, verdicts(scale, seeds, results).values())
     return "\n\n".join(parts)

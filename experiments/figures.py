@@ -49,7 +49,8 @@ def accuracy_against_edp(
             bars = spreads if all(s == s for s in spreads) else None
             axis.errorbar(micro, means, yerr=bars, capsize=2, label=name, **options)
             for b, x, y in zip(bits, micro, means, strict=True):
-                place = {"textcoords": "offset points", "xytext": (4, 5 if index != 1 else -10), "fontsize": 7}
+                offset = ((4, 6), (4, -10), (-11, 5))[index]  # each system's on its own side of the point
+                place = {"textcoords": "offset points", "xytext": offset, "fontsize": 7}
                 axis.annotate(f"{b}", (x, y), color=COLOURS[index], **place)
         axis.set(
             xscale="log", xlabel="EDP per image, 1e-6 J·s (at each point: bit-width)", ylabel="accuracy, %", title=title

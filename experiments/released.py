@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from experiments.plan import search_run, train_run
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
-from experiments.tables import Results, accuracy_table, compared
+from experiments.tables import PerSeed, Results, accuracy_table, compared
+from experiments.verdicts import Verdict, differing
 
 TITLE = "The released code's differences from the paper"
 CLAIM = "Nothing is claimed: what each documented difference (docs/method.md) does to accuracy"
@@ -17,6 +18,7 @@ TRAINING = {  # label -> words of train.py
     "no gradient clipping": "--grad_clip 0",
     "training images in a fixed order, last partial batch dropped": "--shuffle no --drop_last yes",
     "recalibration clears every bit-width": "--recalibration all",
+    "sum, and no gradient clipping": "--loss_reduction sum --grad_clip 0",
 }
 SEARCH = {  # label -> words of train_search.py
     "fresh Gumbel noise in every forward": "--gumbel_noise per_forward",
@@ -27,6 +29,11 @@ SEARCH = {  # label -> words of train_search.py
     "a strided skip counted at stride 1": "--skip_flops released",
 }
 DEFAULT, ALL = "default", "all of them (`--preset released`)"
+FEWER = "half the epochs, down to the same temperature"  # the row whose words depend on the scale: `Scale.fewer_epochs`
+HOW = {
+    "final training": "one architecture for all rows",
+    "search": "each row: its own search, then the default training",
+}
 
 
 def training_rows(scale: Scale, seed: int) -> dict[str, list[Run]]:
@@ -43,6 +50,7 @@ def search_rows(scale: Scale, seed: int) -> dict[str, list[Run]]:
     searches = {DEFAULT: search_run(scale, seed)}
     for number, (label, words) in enumerate(SEARCH.items(), start=1):
         searches[label] = search_run(scale, seed, name=f"released{number}", extra=tuple(words.split()))
+    searches[FEWER] = search_run(scale, seed, name=f"released{len(SEARCH) + 1}", extra=scale.fewer_epochs)
     searches[ALL] = search_run(scale, seed, name="released", presets=("released",))
     return {label: [train_run(scale, seed, architecture=found)] for label, found in searches.items()}
 
@@ -57,15 +65,25 @@ def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
     ]
 
 
-def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
-    parts = []
-    for heading, rows_of in (
-        ("Differences in the final training (one architecture for all rows)", training_rows),
-        ("Differences in the search (each row: its own search, then the default training)", search_rows),
-    ):
+def measured(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, dict[str, PerSeed]]:
+    """`final training`, `search` -> the rows that are done, where there is something to compare."""
+    found = {}
+    for part, rows_of in (("final training", training_rows), ("search", search_rows)):
         per_seed = [rows_of(scale, seed) for seed in seeds]
         rows = {label: results.accuracies(rows[label] for rows in per_seed) for label in per_seed[0]}
-        if sum(map(bool, rows.values())) < 2:
-            continue
-        parts += [f"**{heading}**", accuracy_table("row", rows, PAPER_BITS), compared(rows, PAPER_BITS)]
+        rows = {label: row for label, row in rows.items() if row}
+        if len(rows) > 1 and DEFAULT in rows:
+            found[part] = rows
+    return found
+
+
+def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
+    return {part: differing(rows, PAPER_BITS) for part, rows in measured(scale, seeds, results).items()}
+
+
+def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
+    parts = []
+    for part, rows in measured(scale, seeds, results).items():
+        parts += [f"**Differences in the {part}** ({HOW[part]})", accuracy_table("row", rows, PAPER_BITS)]
+        parts += [compared(rows, PAPER_BITS), str(differing(rows, PAPER_BITS))]
     return "\n\n".join(parts)

@@ -1,16 +1,20 @@
-"""docs/results.md: the sections between two markers, out of what is stored; and the figures."""
+"""Out of what is stored: the sections of docs/results.md and README.md's table, each between two markers; figures."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.claims import CLAIMS
 from experiments.runs import RESULTS, ROOT, Store
-from experiments.tables import HOW, Results
+from experiments.tables import HOW, Results, table
+from experiments.verdicts import Verdict, listed
 from runtime.errors import UserError
 
 PAGE = ROOT / "docs" / "results.md"
 FIGURES = ROOT / "docs" / "figures"
 BEGIN = "<!-- begin: written by `python -m experiments report`, do not edit -->"
 END = "<!-- end: python -m experiments report -->"
+README = ROOT / "README.md"
 INTRODUCTION = (
     "## The paper's claims\n\nWritten by `python -m experiments report` out of `experiments/results/`; "
     "`python -m experiments CLAIM --scale SCALE` measures one. Accuracies are in %, recalibrated per bit-width, of one "
@@ -18,16 +22,59 @@ INTRODUCTION = (
 )
 
 
-def write(results: Path = RESULTS, page: Path = PAGE, folder: Path = FIGURES) -> list[Path]:
-    """Put the sections into `page` and the figures into `folder`; returns what was written."""
+def write(
+    results: Path = RESULTS, page: Path = PAGE, folder: Path = FIGURES, readme: Path | None = README
+) -> list[Path]:
+    """Put the sections into `page`, the table of claims into `readme` (None: nowhere) and the figures into `folder`;
+    returns what was written."""
+    figures: list[Path] = []
+    between_markers(page, sections(results, folder, figures))
+    if readme:
+        between_markers(readme, claims_table(results))
+    return [page, *([readme] if readme else []), *figures]
+
+
+def between_markers(page: Path, body: str) -> None:
     text = page.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise UserError(f"{page}: needs the lines {BEGIN!r} and {END!r}, once each, in this order")
-    figures: list[Path] = []
-    body = sections(results, folder, figures)
     before, rest = text.split(BEGIN)
     page.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{rest.split(END)[1]}")
-    return [page, *figures]
+
+
+def claims_table(results: Path) -> str:
+    """A line per claim: what the paper says, linked to its section, and what was found per scale."""
+    lines = []
+    for number, claim in enumerate(CLAIMS.values(), start=1):
+        if not hasattr(claim, "verdicts") or getattr(claim, "PART_OF", None):
+            continue
+        said = {
+            scale.name: claim.verdicts(scale, scale.seeds, Results(Store(scale.name, results)))
+            for scale in claim.LEGAL
+            if scale.name != "smoke"
+        }
+        cells = [f"`{scale}`: {in_brief(found)}" for scale, found in said.items() if found]
+        lines.append([f"[{claim.TITLE}](docs/results.md#{anchor(heading(number, claim))})", "<br>".join(cells) or "–"])
+    return table(["claim", "what was found, per scale"], lines)
+
+
+def in_brief(found: Mapping[str, Verdict]) -> str:
+    """Every verdict with what it is about; with what it rests on too where there are few."""
+    if len(found) <= 2:
+        return "; ".join(f"{subject}: **{verdict.word}** ({verdict.because})" for subject, verdict in found.items())
+    subjects: dict[str, list[str]] = {}
+    for subject, verdict in found.items():
+        subjects.setdefault(verdict.word, []).append(subject)
+    return "; ".join(f"**{word}**: {listed(names)}" for word, names in subjects.items())
+
+
+def heading(number: int, claim) -> str:
+    return f"{number}. {claim.TITLE}"
+
+
+def anchor(heading: str) -> str:
+    """The link to a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def sections(results: Path, folder: Path | None = None, figures: list[Path] | None = None) -> str:
@@ -46,7 +93,7 @@ def sections(results: Path, folder: Path | None = None, figures: list[Path] | No
                 found += [f"![{claim.TITLE}](figures/{file})" for file in drawn if file.endswith(".svg")]
             found += [remark for remark in [getattr(claim, "REMARKS", {}).get(scale.name)] if remark]
             found.append(stored.provenance())
-        parts.append(f"### {number}. {claim.TITLE}\n\n{claim.CLAIM}. `python -m experiments {name}`")
+        parts.append(f"### {heading(number, claim)}\n\n{claim.CLAIM}. `python -m experiments {name}`")
         parts += found or ["Not measured yet."]
     return "\n\n".join(parts)
 

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from scipy import stats
 
@@ -31,6 +31,26 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
         return gap, 0.0
     freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
     return gap, float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(a + b)
+
+
+def p_value(first: Sequence[float], second: Sequence[float]) -> float:
+    """Of Welch's test that the two means differ; NaN where one side has fewer than two values."""
+    if min(len(first), len(second)) < 2:
+        return math.nan
+    if spread(first) == spread(second) == 0:
+        return float(mean(first) == mean(second))
+    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+
+
+def significant(p_values: Mapping[Hashable, float]) -> set[Hashable]:
+    """The keys of the tests that hold together at 1 - CONFIDENCE, after Holm 1979: the smallest p-value against an n-th
+    of it, the next against an (n-1)-th, until one fails."""
+    found: set[Hashable] = set()
+    for tested, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        if p > (1 - CONFIDENCE) / (len(p_values) - tested):
+            break
+        found.add(key)
+    return found
 
 
 def verdict(first: Sequence[float], second: Sequence[float]) -> str:

@@ -9,7 +9,8 @@ from experiments.statistics import difference, mean, spread, verdict
 PerSeed = Mapping[int, Sequence[float]]  # bit-width -> accuracy in % of every seed
 HOW = (
     "mean ± sample standard deviation over the seeds. A difference counts where the 95 % interval of the difference of "
-    "two means (Welch 1947), given behind it, excludes zero: bold"
+    "two means (Welch 1947), given behind it, excludes zero: bold. One such interval in 20 excludes zero by chance: "
+    "the verdict below a table, worked out from its numbers, takes all its comparisons together at 5 % (Holm 1979)"
 )
 
 

@@ -20,8 +20,9 @@ from experiments.images import subset
 from experiments.plan import derived_network, search_run, train_run
 from experiments.runs import Run, Store
 from experiments.scales import PAPER_BITS, SCALES, SMOKE
-from experiments.statistics import difference, mean, spread, verdict
-from experiments.tables import accuracy_table, compared
+from experiments.statistics import difference, mean, p_value, significant, spread, verdict
+from experiments.tables import Results, accuracy_table, compared
+from experiments.verdicts import differing, is_highest
 from runtime.errors import UserError, exit_status
 
 
@@ -34,6 +35,12 @@ def folders(tmp_path_factory):
 
 def command(folders, *words):
     return [*words, "--smoke", "--out", str(folders[0]), "--work", str(folders[1])]
+
+
+ORIGIN = {  # of a result that a test makes up
+    "seconds": 60, "cpu_seconds": 50, "device": "CPU of a test, 2 cores", "threads": 1, "versions": {"torch": "2"},
+    "commit": "0123456789abcdef", "uncommitted_changes": False, "settings": {"seed": 1},
+}  # fmt: skip
 
 
 # --- runs
@@ -207,6 +214,75 @@ def test_tables_mark_the_best_and_count_verdicts():
     assert "**+10.00 ± 0.61**" in text and text.endswith("Of 1 comparisons: higher in 1.")
 
 
+def test_tests_taken_together_are_holms():
+    """Holm's own order: 0.05/4, 0.05/3, ...; the first that fails takes the larger ones with it."""
+    assert significant({"a": 0.01, "b": 0.015, "c": 0.03, "d": 0.04}) == {"a", "b"}
+    assert significant({"a": 0.013, "b": 0.001, "c": 0.9}) == {"a", "b"}
+    assert significant({"a": 0.02, "b": 0.02, "c": 0.02}) == set()
+    assert p_value([1.0, 1.0], [1.0, 1.0]) == 1 and p_value([1.0, 1.0], [2.0, 2.0]) == 0
+    assert math.isnan(p_value([1.0], [2.0, 2.0]))
+
+
+ABOVE, SAME, BELOW = [60.0, 60.1, 60.2], [50.0, 50.2, 49.9], [40.0, 40.1, 40.2]
+
+
+@pytest.mark.parametrize(
+    "first, second, word, because",
+    [
+        ({2: ABOVE, 4: ABOVE}, {2: SAME, 4: SAME}, "holds", "at every bit-width"),
+        ({2: ABOVE, 4: SAME}, {2: SAME, 4: SAME}, "holds in part", "cdt is above none at 2 bit; no other"),
+        ({2: ABOVE, 4: BELOW}, {2: SAME, 4: SAME}, "does not hold", "cdt is below none at 4 bit; above none at 2 bit"),
+        ({2: SAME, 4: SAME}, {2: SAME, 4: SAME}, "undecided", "highest mean at 2 of 2"),
+        ({2: ABOVE[:1], 4: ABOVE[:1]}, {2: SAME, 4: SAME}, "one seed", "highest mean at 2 of 2"),
+    ],
+)
+def test_a_claim_is_judged_by_its_numbers(first, second, word, because):
+    found = is_highest({"cdt": first, "none": second}, [2, 4])
+    assert found.word == word and because in found.because
+
+
+def test_one_lucky_interval_in_many_decides_nothing():
+    """A difference that is significant by itself, but not among twenty."""
+    rows = {name: {b: [50.0, 50.1, 50.2] for b in range(20)} for name in ("cdt", "none")}
+    rows["none"][0] = [50.3, 50.4, 50.5]
+    assert verdict(rows["cdt"][0], rows["none"][0]) == "lower"
+    assert is_highest(rows, range(20)).word == "undecided"
+    assert is_highest(rows, [0]).word == "does not hold"
+
+
+def test_rows_that_differ_from_the_default_are_named():
+    rows = {
+        "default": {2: SAME, 4: SAME},
+        "a": {2: BELOW, 4: BELOW},
+        "b": {2: SAME, 4: SAME},
+        "c": {2: [1.0], 4: [1.0]},
+    }
+    found = differing(rows, [2, 4])
+    assert found.word == "1 of 2 rows differs from the default" and "a -9.93 points" in found.because
+
+
+def test_a_search_is_judged_at_equal_flops(tmp_path):
+    """Networks outside the window, however accurate, do not count."""
+    claim, scale = CLAIMS["search"], SCALES["cifar_cpu"]
+    window = scale.windows[0]
+    accuracies = {"sp_nas": 60.0, "fp_nas": 50.0, "lp_nas": 40.0}
+    for method, accuracy in accuracies.items():
+        for seed in scale.seeds:
+            outside = method == "lp_nas" and seed > 1
+            result = {"flops": window.low * (2 if outside else 1), "ops": ["skip"], "parameters": 1}
+            result["accuracy"] = {str(b): (99.0 if outside else accuracy) + 0.1 * seed for b in PAPER_BITS}
+            for run in claim.pair(scale, window, method, seed):
+                content = {"command": run.command, "stage": run.stage, "result": result, **ORIGIN}
+                path = tmp_path / "cifar_cpu" / f"{run.name}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(content))
+    results = Results(Store("cifar_cpu", tmp_path))
+    (said,) = claim.verdicts(scale, scale.seeds, results).values()
+    assert said.word == "undecided" and "LP-NAS" in said.because and "SP-NAS" not in said.because
+    text = claim.section(scale, scale.seeds, results)
+    assert "the networks inside the window alone" in text and "| LP-NAS | 1 | 40.10 |" in text
+
+
 # --- the commands
 
 
@@ -215,6 +291,14 @@ def test_every_claim_runs_as_smoke_and_prints_its_table(claim, folders, capsys):
     assert exit_status(lambda: main(command(folders, claim))) == 0
     out = capsys.readouterr().out
     assert "| --- |" in out and "runs, " in out and "not done" not in out
+
+
+def test_a_part_of_a_claim_is_measured_by_itself(folders, capsys):
+    assert exit_status(lambda: main(command(folders, "cdt", "--only", "*mobilenet*none*"))) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert len(lines) == 1 and "/none/" in lines[0]
+    assert exit_status(lambda: main(command(folders, "cdt", "--only", "nothing"))) == 2
+    assert "--only nothing" in capsys.readouterr().err
 
 
 def test_a_claim_is_measured_at_its_own_scales(capsys):
@@ -263,12 +347,8 @@ def stored(tmp_path):
             row = {**edp, "baselines": {"row_stationary": {**edp, "edp_js": 4e-6}}}
             result = {"accuracy": accuracy, "device": "eyeriss", "bits": {str(b): row for b in PAPER_BITS}}
             result |= {"flops": 10**6, "parameters": 10**5, "ops": ["skip"]}
-            content = {
-                "command": run.command, "stage": run.stage, "result": result, "seconds": 60, "cpu_seconds": 50,
-                "device": "CPU of a test, 2 cores", "threads": 1,
-                "versions": {"torch": "2"}, "commit": "0123456789abcdef",
-                "uncommitted_changes": False, "settings": {"seed": int(seed)},
-            }  # fmt: skip
+            content = {"command": run.command, "stage": run.stage, "result": result, **ORIGIN}
+            content["settings"] = {"seed": int(seed)}
             path = tmp_path / "results" / "cifar_cpu" / f"{run.name}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content))
@@ -278,8 +358,12 @@ def stored(tmp_path):
 def test_the_report_puts_tables_between_the_markers_and_keeps_the_rest(stored, tmp_path):
     page = tmp_path / "results.md"
     page.write_text(f"# before\n\n{report.BEGIN}\nstale\n{report.END}\n\n# after\n")
-    written = report.write(stored, page, tmp_path / "figures")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    written = report.write(stored, page, tmp_path / "figures", readme)
     text = page.read_text()
+    claims = readme.read_text()
+    assert "**holds in part**" in claims and "docs/results.md#1-cascade-distillation-against-its-alt" in claims
     assert text.startswith("# before\n") and text.endswith("\n# after\n") and "stale" not in text
     assert "| cascade (CDT) | 3 | **60.20 ± 0.10** |" in text
     assert "| highest (SP-Nets) | **+5.00 ± 0.23** | +0.00 ± 0.23 |" in text
@@ -290,8 +374,8 @@ def test_the_report_puts_tables_between_the_markers_and_keeps_the_rest(stored, t
     names = {path.name for path in written}
     assert {"results.md", "end_to_end_cifar_cpu.svg", "end_to_end_cifar_cpu.png", "cdt_cifar_cpu.svg"} <= names
     assert all(path.stat().st_size > 1000 for path in written)
-    report.write(stored, page, tmp_path / "figures")
-    assert page.read_text() == text, "the same results give the same page"
+    report.write(stored, page, tmp_path / "figures", readme)
+    assert page.read_text() == text and readme.read_text() == claims, "the same results give the same page"
 
 
 def test_missing_runs_are_counted(stored, tmp_path):
@@ -311,5 +395,9 @@ def test_the_page_is_what_the_stored_results_say():
     """docs/results.md is assembled, never edited: it equals what the command would write now."""
     text = report.PAGE.read_text()
     assert text.split(report.BEGIN)[1].split(report.END)[0].strip() == report.sections(report.RESULTS).strip()
+    readme = report.README.read_text()
+    assert readme.split(report.BEGIN)[1].split(report.END)[0].strip() == report.claims_table(report.RESULTS).strip()
+    headings = [report.anchor(line.lstrip("# ")) for line in text.splitlines() if line.startswith("#")]
+    assert set(re.findall(r"\(docs/results.md#([^)]+)\)", readme)) <= set(headings)
     for figure in re.findall(r"\(figures/(\S+)\)", text):
         assert (report.FIGURES / figure).exists() and (report.FIGURES / figure).with_suffix(".png").exists()
