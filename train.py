@@ -8,10 +8,12 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from dataloader import DataSet, load_data
+from torch import Tensor
+
+from dataloader import Batches, DataSet, load_data
 from distill import Cascade
 from model_infer import profile
 from networks import build_network
@@ -35,7 +37,7 @@ from runtime.resume import Checkpoints, Position, goes_on, load_newest
 from runtime.settings import as_text, from_command_line
 from runtime.stages import TrainSettings
 from runtime.stopping import resume_command
-from runtime.synchronised import AcrossProcesses
+from runtime.synchronised import across_processes
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,40 +53,20 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(C: TrainSettings, processes: Processes, command: str) -> None:
     """Train, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
-    device = processes.device
     tune_cpu(C.num_threads, C.keep_memory)
     if processes.from_main(goes_on, C.save):
         C = C.replaced(resume=True)
     arch, source = processes.from_main(architecture, C)
     with processes.in_turn():
-        data = load_data(**C.data_arguments(), device=device)
+        data = load_data(**C.data_arguments(), device=processes.device)
     C = C.replaced(num_classes=data.num_classes)
-    train_batches = data.batches(
-        "train",
-        batch_size=C.batch_size,
-        shuffle=C.shuffle,
-        drop_last=C.drop_last,
-        augment=True,
-        seed=derived_seed(C.seed, "train"),
-        **processes.shard,
-    )
-    test_batches = data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
+    train_batches, test_batches = batches_of(C, data, processes)
+    steps = min(len(train_batches), C.max_steps or len(train_batches))
 
-    seed_everything(C.seed)
-    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
-    if C.sync_bn and not processes.alone:
-        precision.across = AcrossProcesses()
-    model = placed(build(arch, C.to_dict(), precision, source), device, C.channels_last)
-    if C.pretrain:
-        path = find(C.pretrain, "weights.pt")
-        content = processes.from_main(load_checkpoint, path, ["model", "bits"], "weights.pt of train.py")
-        if content["bits"] != list(precision.bit_widths):
-            raise UserError(
-                f"{path} has the bit-widths {content['bits']}, num_bits_list has {list(precision.bit_widths)}"
-            )
-        load_weights(model, content["model"], path)
+    model = new_network(C, arch, source, processes)
+    precision = model.precision
     parameters = list(model.parameters())
-    in_training = autocasted(model, C.mixed_precision, device)
+    in_training = autocasted(model, C.mixed_precision, processes.device)
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
     exchange = {"mean": processes.mean, "last_backward": processes.gradient_exchange(parameters)}
@@ -92,7 +74,6 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     average = averaged_model(model, C.ema) if C.ema else None
     result_of = average.module if average else model  # the network that is validated and saved
     loss = Mean()
-    steps = min(len(train_batches), C.max_steps or len(train_batches))
     start, loaded, saved = Position(), None, {}
     if C.resume:
         needs = ["model", "optimizer", "loss"]
@@ -124,6 +105,9 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         processes.average_statistics(result_of)
         batches = checkpoints.unless_stopped(test_batches)
         return accuracy(result_of, batches, bit_widths, C.max_steps, processes.total)
+
+    def epoch_again() -> Iterator[tuple[Tensor, Tensor]]:
+        return checkpoints.unless_stopped(islice(train_batches, steps))
 
     images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
     with (
@@ -176,20 +160,14 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
             checkpoints.after_epoch(epoch)
 
         train_batches.set_epoch(C.nepochs)
-        as_released = C.update_bn and C.recalibration == "all"
-        if as_released:
-            # Each bit-width's recalibration undoes the others', so the weights are kept as trained.
+        as_released = None
+        if C.update_bn:
             processes.average_statistics(result_of)
-            as_trained = {name: tensor.clone() for name, tensor in result_of.state_dict().items()}
-            result = {}
-            for bits in precision.bit_widths:
-                recalibrate(result_of, bits, checkpoints.unless_stopped(islice(train_batches, steps)), reset="all")
-                result |= measured([bits])
-            result_of.load_state_dict(as_trained)
-            log.line(f"\naccuracy %, each bit-width recalibrated alone, as released:  {per_bits(result, '.2f')}")
-        elif C.update_bn:
-            for bits in precision.bit_widths:
-                recalibrate(result_of, bits, checkpoints.unless_stopped(islice(train_batches, steps)), reset="own")
+            as_released = recalibrated(result_of, epoch_again, measured, C)
+            if as_released:
+                log.line(
+                    f"\naccuracy %, each bit-width recalibrated alone, as released:  {per_bits(as_released, '.2f')}"
+                )
         processes.average_statistics(result_of)
         finite_weights(result_of.state_dict(), "in the recalibration", checkpoints.last_good)
         final = measured(precision.bit_widths)
@@ -202,10 +180,65 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         }
         if processes.is_main:
             save_checkpoint(f"{C.save}/weights.pt", content)
-        log.result({"accuracy": result if as_released else final, "flops": flops, "parameters": size})
+        log.result({"accuracy": as_released or final, "flops": flops, "parameters": size})
         log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(final, '.2f')}")
         following = [python_command(), "-m", "automapper", f"{C.save}/weights.pt", "--device", "eyeriss"]
         log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join(following)}")
+
+
+def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches]:
+    """Training and test images in batches, of which this process gets its share."""
+    train_batches = data.batches(
+        "train",
+        batch_size=C.batch_size,
+        shuffle=C.shuffle,
+        drop_last=C.drop_last,
+        augment=True,
+        seed=derived_seed(C.seed, "train"),
+        **processes.shard,
+    )
+    return train_batches, data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
+
+
+def new_network(C: TrainSettings, arch: dict, source: object, processes: Processes) -> SwitchableNetwork:
+    """The network of `arch`, which comes from `source`, with random weights or those of `C.pretrain`, on its device."""
+    seed_everything(C.seed)
+    precision = Precision(**C.precision_arguments())
+    precision.across = across_processes(C.sync_bn, processes)
+    model = placed(build(arch, C.to_dict(), precision, source), processes.device, C.channels_last)
+    if C.pretrain:
+        path = find(C.pretrain, "weights.pt")
+        content = processes.from_main(load_checkpoint, path, ["model", "bits"], "weights.pt of train.py")
+        if content["bits"] != list(precision.bit_widths):
+            raise UserError(
+                f"{path} has the bit-widths {content['bits']}, num_bits_list has {list(precision.bit_widths)}"
+            )
+        load_weights(model, content["model"], path)
+    return model
+
+
+def recalibrated(
+    model: SwitchableNetwork,
+    batches: Callable[[], Iterable],
+    measured: Callable[[Sequence[int]], dict[int, float]],
+    C: TrainSettings,
+) -> dict[int, float] | None:
+    """Recalibrate every bit-width of `model` on `batches()`, its own statistics only; returns None.
+
+    As released (`C.recalibration` = all) each bit-width's recalibration undoes the others': then the model is left as
+    trained, and returned is what `measured([bits])` says of each bit-width after its own.
+    """
+    if C.recalibration == "own":
+        for bits in model.precision.bit_widths:
+            recalibrate(model, bits, batches(), reset="own")
+        return None
+    as_trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result: dict[int, float] = {}
+    for bits in model.precision.bit_widths:
+        recalibrate(model, bits, batches(), reset="all")
+        result |= measured([bits])
+    model.load_state_dict(as_trained)
+    return result
 
 
 def tested(data: DataSet, C: TrainSettings) -> int:
@@ -256,7 +289,7 @@ def evaluate(C: TrainSettings, processes: Processes) -> None:
     if missing:
         raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
     tune_cpu(C.num_threads, C.keep_memory)
-    precision = Precision(checkpoint["bits"], C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
+    precision = Precision(**C.precision_arguments() | {"bit_widths": checkpoint["bits"]})
     with processes.in_turn():
         data = load_data(**C.data_arguments(), device=processes.device)
     model = build(checkpoint["arch"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)

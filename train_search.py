@@ -8,13 +8,13 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 
 import torch
 
 from architect import Architect, next_flops_weight
-from dataloader import Batches, load_data, split_indices
+from dataloader import Batches, DataSet, load_data, split_indices
 from distill import Cascade
 from model_search import Supernet
 from operations import Geometry
@@ -45,7 +45,7 @@ from runtime.resume import Checkpoints, Position, goes_on, load_newest
 from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
 from runtime.stopping import resume_command
-from runtime.synchronised import AcrossProcesses
+from runtime.synchronised import across_processes
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -59,39 +59,22 @@ def main(argv: list[str] | None = None) -> None:
 
 def search(C: SearchSettings, processes: Processes, command: str) -> None:
     """Search, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
-    device = processes.device
     tune_cpu(C.num_threads, C.keep_memory)
     if processes.from_main(goes_on, C.save):
         C = C.replaced(resume=True)
     with processes.in_turn():
-        data = load_data(**C.data_arguments(), device=device)
+        data = load_data(**C.data_arguments(), device=processes.device)
     C = C.replaced(num_classes=data.num_classes)
     next_stage = next_command(C)  # now: a mistake in config_train.py should not wait for the end of the search
     for_weights, for_alpha = split_indices(
         len(data.train), C.train_portion, derived_seed(C.seed, "split"), shuffled=C.split == "random"
     )
-    batches = {"batch_size": C.batch_size, "drop_last": C.drop_last, "shuffle": C.shuffle, "augment": True}
-    batches |= processes.shard
-    weight_batches = data.batches("train", for_weights, seed=derived_seed(C.seed, "weights"), **batches)
-    alpha_batches = data.batches("train", for_alpha, seed=derived_seed(C.seed, "alpha"), **batches)
-    as_they_are = {"batch_size": 4 * C.batch_size, "shuffle": False, "augment": False, **processes.shard}
-    if C.validation == "released":
-        held_out = data.batches("test", **as_they_are)
-    else:
-        held_out = data.batches("train", for_alpha, **as_they_are)
+    weight_batches, alpha_batches, held_out = batches_of(C, data, for_weights, for_alpha, processes)
+    steps = min(len(weight_batches), C.max_steps or len(weight_batches))
 
-    seed_everything(C.seed)
-    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
-    if C.sync_bn and not processes.alone:
-        precision.across = AcrossProcesses()
-    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
-    supernet = placed(supernet, device, C.channels_last)
-    supernet.noise_per_forward = C.gumbel_noise == "per_forward"
-    if C.pretrain:
-        path = find(C.pretrain, "checkpoint.pt")
-        content = processes.from_main(load_checkpoint, path, ["model"], "checkpoint.pt of train_search.py")
-        load_weights(supernet, content["model"], path)
-    in_training = autocasted(supernet, C.mixed_precision, device)
+    supernet = new_supernet(C, processes)
+    precision = supernet.precision
+    in_training = autocasted(supernet, C.mixed_precision, processes.device)
     weights = supernet.weight_parameters()
     optimizer = make_optimizer(weights, C)
     update = updater(optimizer, weights, C.grad_clip)
@@ -110,7 +93,6 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     exchange = {"mean": processes.mean, "last_backward": processes.gradient_exchange(weights)}
     cascade = Cascade(bit_widths, **C.cascade_arguments(), **exchange)
     best, loss, alpha_loss = None, Mean(), Mean()
-    steps = min(len(weight_batches), C.max_steps or len(weight_batches))
     start, loaded, saved = Position(), None, {}
     if C.resume:
         needs = ["model", "optimizer", "arch_optimizer", "flops_weight", "best", "loss", "alpha_loss"]
@@ -233,6 +215,35 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
             checkpoints.after_epoch(epoch)
         report(best, C, log)
         log.line(f"\nwrote {C.save}/arch.pt\nnext: {next_stage}")
+
+
+def batches_of(
+    C: SearchSettings, data: DataSet, for_weights: Sequence[int], for_alpha: Sequence[int], processes: Processes
+) -> tuple[Batches, Batches, Batches]:
+    """The training images that train the weights, those that train alpha, and what the supernet is validated on, in
+    batches of which this process gets its share."""
+    batches = {"batch_size": C.batch_size, "drop_last": C.drop_last, "shuffle": C.shuffle, "augment": True}
+    batches |= processes.shard
+    weight_batches = data.batches("train", for_weights, seed=derived_seed(C.seed, "weights"), **batches)
+    alpha_batches = data.batches("train", for_alpha, seed=derived_seed(C.seed, "alpha"), **batches)
+    held_out = ("test",) if C.validation == "released" else ("train", for_alpha)
+    as_they_are = {"batch_size": 4 * C.batch_size, "shuffle": False, "augment": False, **processes.shard}
+    return weight_batches, alpha_batches, data.batches(*held_out, **as_they_are)
+
+
+def new_supernet(C: SearchSettings, processes: Processes) -> Supernet:
+    """A supernet with random weights, or those of `C.pretrain`, on its device."""
+    seed_everything(C.seed)
+    precision = Precision(**C.precision_arguments())
+    precision.across = across_processes(C.sync_bn, processes)
+    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
+    supernet = placed(supernet, processes.device, C.channels_last)
+    supernet.noise_per_forward = C.gumbel_noise == "per_forward"
+    if C.pretrain:
+        path = find(C.pretrain, "checkpoint.pt")
+        content = processes.from_main(load_checkpoint, path, ["model"], "checkpoint.pt of train_search.py")
+        load_weights(supernet, content["model"], path)
+    return supernet
 
 
 def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:

@@ -65,7 +65,7 @@ def step_of(case: dict) -> Callable[[], None]:
     C = settings_of(case, SEARCH if searching else TRAIN)
     tune_cpu(C.num_threads, C.keep_memory)
     torch.manual_seed(0)
-    precision = Precision(C.num_bits_list, C.range_scope, C.range_momentum, C.fused_quantizer, C.compiled_layers)
+    precision = Precision(**C.precision_arguments())
     geometry = Geometry.from_settings(C.to_dict())
     model: Backbone
     if searching:

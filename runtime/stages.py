@@ -100,6 +100,16 @@ class NetworkSettings(Settings):
         names += " num_workers prefetch memory_limit_mb"
         return {name: getattr(self, name) for name in names.split()}
 
+    def precision_arguments(self) -> dict[str, Any]:
+        """The settings that say how values are quantized, as keyword arguments of `quantize.Precision`."""
+        return {
+            "bit_widths": self.num_bits_list,
+            "range_scope": self.range_scope,
+            "range_momentum": self.range_momentum,
+            "fused": self.fused_quantizer,
+            "compiled": self.compiled_layers,
+        }
+
     def cascade_arguments(self) -> dict[str, Any]:
         """The settings that say how the bit-widths train together, as keyword arguments of `distill.Cascade`."""
         names = "teachers distill_weight bit_schedule loss_reduction label_smoothing"

@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from runtime.distributed import Processes
+
 
 class AcrossProcesses:
     """`Precision.across` of a network whose layers normalise and quantize by the batch of all processes."""
@@ -25,6 +27,11 @@ class AcrossProcesses:
                 norm.running_mean.lerp_(mean, newest)
                 norm.running_var.lerp_(variance * (count / (count - 1)), newest)
         return y
+
+
+def across_processes(wanted: bool, processes: Processes) -> AcrossProcesses | None:
+    """`Precision.across` where it is `wanted` (the setting sync_bn) and there is more than one process."""
+    return AcrossProcesses() if wanted and not processes.alone else None
 
 
 class _BatchNorm(torch.autograd.Function):
