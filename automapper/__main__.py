@@ -79,10 +79,11 @@ def run(argv: Sequence[str]) -> None:
     finally:
         watch.close()
     add_published(outcome, problems, device, objective)
-    if C.engine == "evolution":
-        with interrupt_held_back() as came:
-            trade_layers(network, bit_widths, outcome, device, objective, C.seed, C.workers, C.backend)
-        outcome.interrupted |= bool(came)
+    with interrupt_held_back() as came:
+        trade_layers(
+            network, bit_widths, outcome, device, objective, C.seed, C.workers, C.backend, C.engine != "random"
+        )
+    outcome.interrupted |= bool(came)
     statistics = {
         "engine": C.engine,
         "mappings": watch.mappings,

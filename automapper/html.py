@@ -46,11 +46,6 @@ def _baselines(report: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for row in report["bit_widths"] for name in row["baselines"]))
 
 
-def _whole(baseline: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """A baseline that every layer has; sums over some of the layers stand beside no network's."""
-    return baseline if baseline and baseline["layers_covered"] == baseline["layers"] else None
-
-
 def accuracy_plot(report: Mapping[str, Any]) -> str:
     """Accuracy over EDP (or what else was minimised), one point per bit-width, AutoMapper and each dataflow; without
     accuracies EDP over bits."""
@@ -59,7 +54,7 @@ def accuracy_plot(report: Mapping[str, Any]) -> str:
     known = all(row["accuracy"] is not None for row in rows)
     series = []
     for name in ["AutoMapper", *_baselines(report)]:
-        costs = [row if name == "AutoMapper" else _whole(row["baselines"].get(name)) for row in rows]
+        costs = [row if name == "AutoMapper" else row["baselines"].get(name) for row in rows]
         pairs = [(row, cost) for row, cost in zip(rows, costs, strict=True) if cost]
         values = [cost["objective_value"] for _, cost in pairs]
         points = [
@@ -70,7 +65,10 @@ def accuracy_plot(report: Mapping[str, Any]) -> str:
             f"{name}, {row['bits']} bit: {quantity} {value:.3e}" for (row, _), value in zip(pairs, values, strict=True)
         ]
         if points:
-            series.append(Series(name.replace("_", "-"), points, notes, dashed=name != "AutoMapper"))
+            part = next((cost for _, cost in pairs if "covered" in cost), None)
+            label = name.replace("_", "-")
+            label += f" ({part['layers_covered']} of {part['layers']} layers)" if part else ""
+            series.append(Series(label, points, notes, dashed=name != "AutoMapper"))
     if known:
         return plot(series, quantity, "accuracy, %", log_x=True, y_most=100)
     return plot(series, "bit-width", quantity, log_y=True)

@@ -56,6 +56,7 @@ class Pipelines:
         random: bool = False,
     ):
         self.network, self.device, self.objective, self.max_stages = network, device, objective, max_stages
+        self.bit_widths = tuple(bit_widths)
         self.workers, self.backend = workers, backend
         self.why_none = ""  # why no pipeline can be, where that is known without a search
         self.parts: dict[int, Device] = {}
@@ -98,7 +99,30 @@ class Pipelines:
         return sum(unit.evaluated for _, unit in self.units)
 
     def best(self, bits: int) -> Pipeline | None:
-        """The best pipeline found so far at a bit-width; None where there is none: `why_not` says why."""
+        """The best pipeline found so far at a bit-width, that of the next wider words included; None where there is
+        none: `why_not` says why."""
+        wider = [other for other in self.bit_widths if other > bits]
+        options = [self._best_at(bits), self._narrowed(self.best(min(wider)), bits) if wider else None]
+        return min(filter(None, options), key=self._value, default=None)
+
+    def _value(self, pipeline: Pipeline) -> float:
+        cost = pipeline.cost
+        return self.objective.network_value(cost.energy_j, cost.latency_s, cost.interval_s)
+
+    def _narrowed(self, wider: Pipeline | None, bits: int) -> Pipeline | None:
+        """The same pipeline at narrower words, where no layer costs more."""
+        if wider is None:
+            return None
+        begins, parts, found = (0, *wider.ends[:-1]), [], []
+        for columns, begin, end in zip(wider.columns, begins, wider.ends, strict=True):
+            parts += [self.parts[columns]] * (end - begin)
+        for one, part, item in zip(wider.found, parts, self.network.layers, strict=True):
+            problem = problem_of(item, bits)
+            found.append(Found(Search(problem), one.mapping, evaluate(problem.layer, one.mapping, part, problem.bits)))
+        stages = [[one.cost for one in found[begin:end]] for begin, end in zip(begins, wider.ends, strict=True)]
+        return Pipeline(wider.columns, wider.ends, tuple(found), pipeline(stages))
+
+    def _best_at(self, bits: int) -> Pipeline | None:
         self._collect()
         problems = [problem_of(item, bits) for item in self.network.layers]
         rows = {

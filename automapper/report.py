@@ -39,8 +39,10 @@ def build_report(
     `objective_value` is what was minimised, with the delay that counts. `multi_cycle` and `pipeline` (the best one
     found) are the two it was chosen from. `layers` and `baselines` are always multi-cycle: one layer after another on
     the whole array. Each layer's `dims`, `bits` and `mapping` with the device are a case of `python -m hw_model`, which
-    gives the same numbers. A baseline that only some layers have is compared over those: `layers_covered`, with
-    AutoMapper's sums over the same layers beside it in `automapper`, and the reason in `baseline_notes`.
+    gives the same numbers. They are what the network runs; only where that is behind a baseline at the layer itself, a
+    layer shows its own best and the other in `in_network` (see trade). A baseline that only some layers have runs
+    AutoMapper's mappings at the others; `covered` has the sums and gains over its own layers, on both sides, and
+    `baseline_notes` the reason.
     """
     return {
         "format": FORMAT,
@@ -103,17 +105,21 @@ def _baseline(
         )
     if not with_one:
         return None, f"none: {why}"
-    cost = sum(one.cost for one in found if one)
-    entry = {**_totals(cost, objective), "layers_covered": len(with_one), "layers": len(shapes)}
-    if len(with_one) == len(shapes):
-        entry |= improvements(result.chosen, cost, objective)
-        if entry["objective_improvement_percent"] < 0:
-            notes.append("its sums are ahead, though none of its layers is, as they trade energy and latency otherwise")
-        return entry, "; ".join(notes)
     best = found_of(network, bits, outcome)
-    own = sum(one.cost for one, other in zip(best, found, strict=True) if other)
-    notes.insert(0, f"sums over {len(with_one)} of {len(shapes)} layers, on both sides, multi-cycle; {why}")
-    return {**entry, "automapper": _totals(own, objective), **improvements(own, cost, objective)}, "; ".join(notes)
+    cost = sum((one or own).cost for one, own in zip(found, best, strict=True))
+    entry = {
+        **_totals(cost, objective),
+        **improvements(result.chosen, cost, objective),
+        "layers_covered": len(with_one),
+        "layers": len(shapes),
+    }
+    if len(with_one) < len(shapes):
+        theirs = sum(one.cost for one in found if one)
+        ours = sum(own.cost for own, other in zip(best, found, strict=True) if other)
+        both = {"automapper": _totals(ours, objective), **improvements(ours, theirs, objective)}
+        entry["covered"] = {**_totals(theirs, objective), **both}
+        notes.insert(0, f"gain over {len(with_one)} of {len(shapes)} layers, on both sides, multi-cycle; {why}")
+    return entry, "; ".join(notes)
 
 
 def _pipeline(pipeline: Pipeline, network: Network, objective: Objective, device: Device) -> dict[str, Any]:
@@ -122,8 +128,7 @@ def _pipeline(pipeline: Pipeline, network: Network, objective: Objective, device
         pipeline.columns, (0, *pipeline.ends), pipeline.ends, pipeline.cost.stages, strict=False
     ):
         layers = [
-            {"name": item.layer.name, "bits": found.search.problem.bits, "mapping": found.mapping.to_dict(),
-             "cycles": found.cost.cycles, **_totals(found.cost, objective)}
+            {"name": item.layer.name, "bits": found.search.problem.bits, **_mapped(found, objective)}
             for item, found in zip(network.layers[begin:end], pipeline.found[begin:end], strict=True)
         ]  # fmt: skip
         pes = columns * device.array[1]
@@ -133,7 +138,7 @@ def _pipeline(pipeline: Pipeline, network: Network, objective: Objective, device
 
 def _layer(item: NetworkLayer, bits: int, outcome: Outcome, objective: Objective) -> dict[str, Any]:
     problem = problem_of(item, bits)
-    best = outcome.best(problem, bits)
+    best = outcome.shown(problem, bits)
     baselines = {}
     for name in BASELINES:
         found = outcome.found.get(Search(problem, name))
@@ -149,15 +154,18 @@ def _layer(item: NetworkLayer, bits: int, outcome: Outcome, objective: Objective
         "name": item.layer.name,
         "bits": problem.bits,
         "dims": {name: size for name, size in item.layer.to_dict().items() if name != "name"},
-        "mapping": best.mapping.to_dict(),
-        "cycles": best.cost.cycles,
-        **_totals(best.cost, objective),
+        **_mapped(best, objective),
         **({"exhaustive": _optimum(outcome.optima[problem])} if problem in outcome.optima else {}),
         "winner": _winner(best, baselines, objective),
         "traded": (bits, problem) in outcome.traded,
+        **({"in_network": _mapped(outcome.best(problem, bits), objective)} if (bits, problem) in outcome.aside else {}),
         "baselines": baselines,
         "cost": best.cost.to_dict(),
     }
+
+
+def _mapped(found: Found, objective: Objective) -> dict[str, Any]:
+    return {"mapping": found.mapping.to_dict(), "cycles": found.cost.cycles, **_totals(found.cost, objective)}
 
 
 def _optimum(optimum: Optimum) -> dict[str, int | bool]:

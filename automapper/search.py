@@ -36,7 +36,7 @@ class Outcome:
     """found: the best of every search so far; a dataflow that admits no mapping is left out. mappings: evaluated in
     all, per_search of them bred by each search, in so many seconds; interrupted by Ctrl-C; goal_met: ended by
     `after_round`; optima: of the exhaustive engine; traded: (bit-width of the network, problem) -> what a layer has for
-    the network's sake (see trade)."""
+    the network's sake (see trade); aside: of those, where it is behind a baseline at the layer itself."""
 
     found: dict[Search, Found] = field(default_factory=dict)
     mappings: int = 0
@@ -46,10 +46,16 @@ class Outcome:
     goal_met: bool = False
     optima: dict[Problem, Optimum] = field(default_factory=dict)
     traded: dict[tuple[int, Problem], Found] = field(default_factory=dict)
+    aside: set[tuple[int, Problem]] = field(default_factory=set)
 
     def best(self, problem: Problem, bits: int) -> Found | None:
         """The mapping that a layer has while its network runs at `bits`."""
         return self.traded.get((bits, problem)) or self.found.get(Search(problem))
+
+    def shown(self, problem: Problem, bits: int) -> Found | None:
+        """The mapping that a report gives a layer: what the network runs, or the layer's own best where that is
+        behind a baseline."""
+        return self.found.get(Search(problem)) if (bits, problem) in self.aside else self.best(problem, bits)
 
 
 class NoMapping(Exception):

@@ -46,9 +46,8 @@ def modes(report: Mapping[str, Any]) -> list[str]:
 
 
 def _gain(baseline: Mapping[str, Any]) -> str:
-    part = baseline["layers_covered"] < baseline["layers"]
-    covered = f" ({baseline['layers_covered']} of {baseline['layers']} layers)" if part else ""
-    return f"{-baseline['objective_improvement_percent']:+.1f} %{covered}"
+    part = f" ({baseline['layers_covered']} of {baseline['layers']} layers)" if "covered" in baseline else ""
+    return f"{-baseline.get('covered', baseline)['objective_improvement_percent']:+.1f} %{part}"
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:

@@ -1,19 +1,22 @@
-"""Layers traded against each other, where the sums over a network would otherwise be behind a dataflow's.
+"""Layers traded against each other, where the sums over a network would otherwise be behind.
 
 Every layer minimises its own objective, so no dataflow is ahead at any layer. But the EDP of a network is a product of
 two sums: a layer that saves much latency for a little more energy pays where the network spends its energy elsewhere.
-So the sums of a dataflow, none of its layers better, can still come out ahead by a fraction of a percent. Where they
-do, layers are searched again for what they contribute to the network: near (E, L) its objective E^a * L^b moves with
-layer i as E_i^(a * E_i/E) * L_i^(b * L_i/L). What is found counts if no dataflow is ahead at the layer. Where that does
-not do, as the best mappings of two dataflows contradict each other, layers take over mappings of the dataflow that is
-ahead, as few as it takes: no network ends behind a dataflow's. The report marks every layer traded.
+So the sums of a *rival*, a dataflow or the mappings of the next wider words, can still come out ahead by a fraction of
+a percent, though it is better at no layer. Where that happens:
+
+1. Layers take other known mappings that no rival beats at the layer, as few as it takes.
+2. Layers are searched again for what they contribute to the network: near (E, L) its objective E^a * L^b moves with
+   layer i as E_i^(a * E_i/E) * L_i^(b * L_i/L). Then step 1 again, and a longer search while that is not enough.
+3. What the two leave, as the best mappings of two dataflows contradict each other or nothing may be searched, is done
+   by taking over mappings of the rival, as few as it takes. At such a layer the network does not run the layer's own
+   best mapping (`Outcome.aside`), and the report shows both.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,16 +25,14 @@ from automapper.dataflows import DATAFLOWS
 from automapper.evolve import EXPLORE, Evolution
 from automapper.objective import Objective
 from automapper.published import NAME
-from automapper.result import network_cost
 from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.spread import spread
 from automapper.workload import Network, Problem, problem_of
-from hw_model import Cost, Device, InvalidMapping, Mapping, encode, evaluate
+from hw_model import Device, InvalidMapping, Mapping, encode, evaluate
 
-SWEEPS = 4
-EPSILON = 1e-12  # less than that is rounding
-MAPPINGS = 10_000  # of each of these searches, at most
+EFFORT = (1_000, 4_000, 16_000, 64_000)  # mappings of each search of a layer, one sweep after the other
+EPSILON = 1e-12  # a smaller part is rounding
 WALL = 100.0  # by how much a score grows per unit of the logarithm that it is above the most it may be
 
 
@@ -60,68 +61,228 @@ def trade_layers(
     seed: int,
     workers: int = 0,
     backend: str = "threading",
+    searching: bool = True,
 ) -> None:
-    """Note in `outcome.traded` what layers give up for the network, where a dataflow's sums are ahead at a bit-width; a
-    mapping that is better for its layer as well becomes what was found."""
-    mappings = max(1, min(MAPPINGS, outcome.per_search))
-    for bits in bit_widths:
-        for sweep in range(SWEEPS):
-            if not _behind(network, bits, outcome, objective):
-                break
-            total = network_cost(network, bits, outcome)
-            items = {problem_of(item, bits): None for item in network.layers}
-            work = [
-                (_tilted(outcome, bits, problem, total, objective), problem, _known(outcome, bits, problem), device,
-                 mappings, seed + sweep)
-                for problem in items
-            ]  # fmt: skip
-            for (tilted, problem, *_), found in zip(work, spread(_search, work, workers, backend), strict=True):
-                if not found:
-                    continue
-                _take_better(outcome, found, device, objective)
-                if float(objective.score(found.cost.energy_pj, found.cost.cycles)) <= tilted.most:
-                    _take_if_ahead(network, bits, outcome, problem, found, objective)
-        while _behind(network, bits, outcome, objective):
-            _follow(network, bits, outcome, objective)
+    """Note in `outcome.traded` what layers give up for the network, where a rival's sums are ahead at a bit-width; a
+    mapping that is better for its layer as well becomes what was found.
+
+    searching: False takes known mappings only, which is all that a comparison of engines may.
+    """
+    trade = _Trade(network, bit_widths, outcome, device, objective)
+    trade.settle()
+    for sweep, mappings in enumerate(EFFORT if searching else ()):
+        behind = [bits for bits in trade.bit_widths if trade.behind(bits) and not trade.choose(bits)]
+        if not behind:
+            break
+        for bits in behind:
+            work = trade.searches(bits, mappings, seed + sweep)
+            for found in spread(_search, work, workers, backend):
+                if found:
+                    trade.offer(bits, found)
+            trade.choose(bits)
+    for bits in trade.bit_widths:
+        if trade.behind(bits) and not trade.choose(bits):
+            trade.follow(bits)
+    trade.note_aside()
 
 
-def _behind(network: Network, bits: int, outcome: Outcome, objective: Objective) -> bool:
-    """Whether the sums of a dataflow that every layer has are ahead."""
-    own = _value(objective, network_cost(network, bits, outcome))
-    return any(value < own for value in _sums(network, bits, outcome, objective).values())
+class _Trade:
+    """The networks of all bit-widths, widest first, against their rivals."""
+
+    def __init__(
+        self, network: Network, bit_widths: Sequence[int], outcome: Outcome, device: Device, objective: Objective
+    ):
+        self.outcome, self.device, self.objective = outcome, device, objective
+        self.bit_widths = sorted(bit_widths, reverse=True)
+        self.layers = {bits: [problem_of(item, bits) for item in network.layers] for bits in bit_widths}
+        self.offers: dict[tuple[int, Problem], list[Found]] = {}
+        self.narrowed: dict[tuple[Problem, Mapping], Found] = {}
+
+    def settle(self) -> None:
+        """Let every layer have what is better by a rounding error only, which the scores of a search do not tell."""
+        for bits in self.bit_widths:
+            for problem in dict.fromkeys(self.layers[bits]):
+                others = [self._narrowed(one.mapping, problem) for one in self._limits(bits, problem)]
+                self.outcome.found[Search(problem)] = min(
+                    [self.outcome.found[Search(problem)], *others], key=self._value
+                )
+
+    def own(self, bits: int) -> list[Found]:
+        """What the network runs."""
+        return [self.outcome.best(problem, bits) for problem in self.layers[bits]]
+
+    def rivals(self, bits: int) -> list[list[Found | None]]:
+        """Per layer what each dataflow has, None where nothing; and the mappings of the next wider words."""
+        rows = [
+            [self.outcome.found.get(Search(problem, name)) for problem in self.layers[bits]]
+            for name in (*DATAFLOWS, NAME)
+        ]
+        wider = [other for other in self.bit_widths if other > bits]
+        if wider:
+            pairs = zip(self.own(min(wider)), self.layers[bits], strict=True)
+            rows.append([self._narrowed(found.mapping, problem) for found, problem in pairs])
+        return [row for row in rows if any(row)]
+
+    def behind(self, bits: int) -> bool:
+        """Whether a rival is ahead, over the layers that it has, or over all with the network's own at the others."""
+        own = self.own(bits)
+        return any(
+            self._total(ours) > self._total(theirs) for row in self.rivals(bits) for ours, theirs in _pairs(own, row)
+        )
+
+    def choose(self, bits: int) -> bool:
+        """Let as few layers as it takes have another mapping on offer; whether no rival is ahead then."""
+        problems, rivals = self.layers[bits], self.rivals(bits)
+        for problem in problems:
+            self.outcome.traded.pop((bits, problem), None)
+        offers = [one for problem in dict.fromkeys(problems) for one in self._allowed(bits, problem, rivals)]
+        takes = np.array([[one.search.problem == problem for problem in problems] for one in offers], float)
+        excess = math.inf
+        while self.behind(bits):
+            own = self.own(bits)
+            after = self._excess(own, rivals, offers, takes) if offers else np.array([math.inf])
+            if not after.min() < excess:
+                return False
+            excess = after.min()
+            self._take(bits, offers[int(np.argmin(after))])
+        return True
+
+    def searches(self, bits: int, mappings: int, seed: int) -> list[tuple]:
+        """Arguments of `_search` for every problem of the network."""
+        own, rivals = self.own(bits), self.rivals(bits)
+        energy_j, latency_s = _sums(own)
+        work = []
+        for problem, found in dict(zip(self.layers[bits], own, strict=True)).items():
+            joules = self.objective.energy_weight * found.cost.energy_j / energy_j
+            seconds = self.objective.latency_weight * found.cost.latency_s / latency_s
+            scale = (self.objective.energy_weight + self.objective.latency_weight) / (joules + seconds)
+            limits = [self.objective.score(one.cost.energy_pj, one.cost.cycles) for one in self._limits(bits, problem)]
+            tilted = Tilted(self.objective, joules * scale, seconds * scale, float(min(limits, default=math.inf)))
+            known = dict.fromkeys([found.mapping, *(one.mapping for one in self._allowed(bits, problem, rivals))])
+            work.append((tilted, problem, list(known), self.device, mappings, seed))
+        return work
+
+    def offer(self, bits: int, found: Found) -> None:
+        """Put a mapping on offer; what is better for its layer too, at these or narrower words, is what was found."""
+        problem = found.search.problem
+        self.offers.setdefault((bits, problem), []).append(found)
+        for search, before in list(self.outcome.found.items()):
+            if search.problem.layer == problem.layer and search.problem.bits <= problem.bits and not search.dataflow:
+                other = self._narrowed(found.mapping, search.problem)
+                if self._value(other) < self._value(before):
+                    self.outcome.found[search] = other
+
+    def follow(self, bits: int) -> None:
+        """Take over mappings of the rival that is furthest ahead, what helps most first, until none is ahead."""
+        problems = self.layers[bits]
+        while True:
+            own = self.own(bits)
+            value = self._total(own)
+            ahead = min((_filled(row, own) for row in self.rivals(bits)), key=self._total, default=own)
+            if self._total(ahead) >= value:
+                return
+            one_each = dict(zip(problems, ahead, strict=True))
+            alone = {
+                problem: self._total([found if p == problem else one for p, one in zip(problems, own, strict=True)])
+                for problem, found in one_each.items()
+            }
+            best = min(alone, key=alone.get)
+            for found in [one_each[best]] if alone[best] < value * (1 - EPSILON) else ahead:
+                self._take(bits, found)
+
+    def note_aside(self) -> None:
+        """Note the layers at which what the network runs is behind a rival, or gives up a proven optimum."""
+        for (bits, problem), found in self.outcome.traded.items():
+            if problem in self.outcome.optima or self._value(found) > self._most(bits, problem):
+                self.outcome.aside.add((bits, problem))
+
+    def _take(self, bits: int, found: Found) -> None:
+        problem = found.search.problem
+        if found.mapping == self.outcome.found[Search(problem)].mapping:
+            self.outcome.traded.pop((bits, problem), None)
+        else:
+            self.outcome.traded[bits, problem] = Found(Search(problem), found.mapping, found.cost)
+
+    def _limits(self, bits: int, problem: Problem) -> list[Found]:
+        """What no mapping of the layer may be worse than: the dataflows', and what any wider word has."""
+        limits = [self.outcome.found.get(Search(problem, name)) for name in (*DATAFLOWS, NAME)]
+        for search, found in self.outcome.found.items():
+            other = search.problem
+            if other.layer == problem.layer and other.bits > problem.bits and not search.dataflow:
+                limits.append(found)
+        if any(problem in self.layers[other] for other in self.bit_widths if other > bits):
+            limits.append(self.outcome.found[Search(problem)])  # the same layer of a wider network
+        return [one for one in limits if one]
+
+    def _most(self, bits: int, problem: Problem) -> float:
+        return min((self._value(one) for one in self._limits(bits, problem)), default=math.inf)
+
+    def _allowed(self, bits: int, problem: Problem, rivals: Sequence[Sequence[Found | None]]) -> list[Found]:
+        """The known mappings of a layer, its best one too, that no rival beats there."""
+        index = self.layers[bits].index(problem)
+        known = [self.outcome.found[Search(problem)], *(row[index] for row in rivals if row[index])]
+        most = self._most(bits, problem)
+        return [
+            Found(Search(problem), one.mapping, one.cost)
+            for one in [*known, *self.offers.get((bits, problem), [])]
+            if self._value(one) <= most
+        ]
+
+    def _narrowed(self, mapping: Mapping, problem: Problem) -> Found:
+        """A mapping of the same layer, found at these or wider words."""
+        key = problem, mapping
+        if key not in self.narrowed:
+            cost = evaluate(problem.layer, mapping, self.device, problem.bits)
+            self.narrowed[key] = Found(Search(problem), mapping, cost)
+        return self.narrowed[key]
+
+    def _excess(
+        self, own: Sequence[Found], rivals: Sequence[Sequence[Found | None]], offers: Sequence[Found], takes: np.ndarray
+    ) -> np.ndarray:
+        """[offers]: by which part the rival that is furthest ahead is, after each offer. takes [offers, layers]."""
+        costs = _numbers(own)  # [2, layers]: energy, latency
+        gains = takes[None] * (_numbers(offers)[:, :, None] - costs[:, None])  # [2, offers, layers]
+        worst = np.full(len(offers), -np.inf)
+        for row in rivals:
+            has = np.array([one is not None for one in row])
+            theirs = _numbers([one for one in row if one]).sum(1)[:, None]
+            ours = costs[:, has].sum(1)[:, None] + gains[:, :, has].sum(2)
+            rest = costs[:, ~has].sum(1)[:, None] + gains[:, :, ~has].sum(2)
+            for more in (np.zeros_like(rest), rest):
+                worst = np.maximum(worst, self.objective.value(*(ours + more)) / self.objective.value(*(theirs + more)))
+        return worst - 1.0
+
+    def _total(self, found: Sequence[Found]) -> float:
+        return self.objective.value(*_sums(found))
+
+    def _value(self, found: Found) -> float:
+        return self.objective.value(found.cost.energy_j, found.cost.latency_s)
 
 
-def _sums(network: Network, bits: int, outcome: Outcome, objective: Objective) -> dict[str, float]:
-    """The objective of the network in every dataflow that all its layers have."""
-    costs = {name: network_cost(network, bits, outcome, name) for name in (*DATAFLOWS, NAME)}
-    return {name: _value(objective, cost) for name, cost in costs.items() if cost}
+def _numbers(found: Sequence[Found]) -> np.ndarray:
+    """[2, n]: energy and latency."""
+    return np.array([[one.cost.energy_j for one in found], [one.cost.latency_s for one in found]])
 
 
-def _value(objective: Objective, cost: Cost) -> float:
-    return objective.value(cost.energy_j, cost.latency_s)
+def _sums(found: Sequence[Found]) -> tuple[float, float]:
+    """(energy_j, latency_s), the very numbers of the sum of the costs."""
+    energy_pj = latency_s = 0.0
+    for one in found:
+        energy_pj += one.cost.energy_pj
+        latency_s += one.cost.latency_s
+    return energy_pj * 1e-12, latency_s
 
 
-def _tilted(outcome: Outcome, bits: int, problem: Problem, total: Cost, objective: Objective) -> Tilted:
-    cost = outcome.best(problem, bits).cost
-    energy = objective.energy_weight * cost.energy_j / total.energy_j
-    latency = objective.latency_weight * cost.latency_s / total.latency_s
-    scale = (objective.energy_weight + objective.latency_weight) / (energy + latency)
-    others = [outcome.found.get(Search(problem, name)) for name in (*DATAFLOWS, NAME)]
-    wider = [  # no wider word may become cheaper than this one
-        found for search, found in outcome.found.items()
-        if search.problem.layer == problem.layer and search.problem.bits > problem.bits and not search.dataflow
-    ]  # fmt: skip
-    most = min(
-        [float(objective.score(one.cost.energy_pj, one.cost.cycles)) for one in [*others, *wider] if one],
-        default=math.inf,
-    )
-    return Tilted(objective, energy * scale, latency * scale, most)
+def _filled(row: Sequence[Found | None], own: Sequence[Found]) -> list[Found]:
+    """What a rival has, the network's own at the layers where it has nothing."""
+    return [theirs or one for theirs, one in zip(row, own, strict=True)]
 
 
-def _known(outcome: Outcome, bits: int, problem: Problem) -> list[Mapping]:
-    """The mappings of a problem that are known: the best, and those of the dataflows."""
-    others = [outcome.found.get(Search(problem, name)) for name in (*DATAFLOWS, NAME)]
-    return [outcome.best(problem, bits).mapping, *(one.mapping for one in others if one)]
+def _pairs(own: Sequence[Found], row: Sequence[Found | None]) -> Iterator[tuple[Sequence[Found], Sequence[Found]]]:
+    """What is compared with a rival: all layers, and those that it has."""
+    yield own, _filled(row, own)
+    if not all(row):
+        yield [one for one, theirs in zip(own, row, strict=True) if theirs], [one for one in row if one]
 
 
 def _search(
@@ -136,49 +297,3 @@ def _search(
         return Found(Search(problem), mapping, evaluate(problem.layer, mapping, device, problem.bits))
     except InvalidMapping:
         return None
-
-
-def _take_better(outcome: Outcome, found: Found, device: Device, objective: Objective) -> None:
-    """Let the search of this problem, and of the same layer at narrower words, take over what is better for it."""
-    for search, before in list(outcome.found.items()):
-        same = search.problem.layer == found.search.problem.layer and not search.dataflow
-        if not same or search.problem.bits > found.search.problem.bits:
-            continue
-        cost = evaluate(search.problem.layer, found.mapping, device, search.problem.bits)
-        if _value(objective, cost) < _value(objective, before.cost):
-            outcome.found[search] = Found(search, found.mapping, cost)
-
-
-def _take_if_ahead(
-    network: Network, bits: int, outcome: Outcome, problem: Problem, found: Found, objective: Objective
-) -> None:
-    """Take a mapping for one bit-width of the network if the network is the better for it, and it was behind."""
-    if not _behind(network, bits, outcome, objective):
-        return
-    before, own = outcome.traded.get((bits, problem)), _value(objective, network_cost(network, bits, outcome))
-    outcome.traded[bits, problem] = found
-    if _value(objective, network_cost(network, bits, outcome)) >= own:
-        outcome.traded.pop((bits, problem))
-        if before:
-            outcome.traded[bits, problem] = before
-
-
-def _follow(network: Network, bits: int, outcome: Outcome, objective: Objective) -> None:
-    """Take over the one mapping of the dataflow that is furthest ahead that helps the network most; all, where none
-    helps alone."""
-    sums = _sums(network, bits, outcome, objective)
-    ahead = min(sums, key=sums.get)
-    total = network_cost(network, bits, outcome)
-    times = Counter(problem_of(item, bits) for item in network.layers)
-    offers = {problem: outcome.found[Search(problem, ahead)] for problem in times}
-
-    def value_with(problem: Problem) -> float:
-        more, less, count = offers[problem].cost, outcome.best(problem, bits).cost, times[problem]
-        energy = total.energy_j + count * (more.energy_j - less.energy_j)
-        return objective.value(energy, total.latency_s + count * (more.latency_s - less.latency_s))
-
-    best = min(offers, key=value_with)
-    helps = value_with(best) < _value(objective, total) * (1 - EPSILON)
-    for problem in [best] if helps else offers:
-        found = offers[problem]
-        outcome.traded[bits, problem] = Found(Search(problem), found.mapping, found.cost)

@@ -180,9 +180,10 @@ def map_result(folder: Path) -> dict[str, Any]:
 
 def of_baseline(values: Mapping[str, Any]) -> dict[str, Any]:
     """Its costs; where only some layers have a mapping in it, AutoMapper's over the same layers beside them."""
-    kept = {name: values[name] for name in (*COSTS, "layers_covered", "layers")}
-    if "automapper" in values:
-        kept["automapper"] = {cost: values["automapper"][cost] for cost in COSTS}
+    own = values.get("covered", values)
+    kept = {**{cost: own[cost] for cost in COSTS}, **{name: values[name] for name in ("layers_covered", "layers")}}
+    if "automapper" in own:
+        kept["automapper"] = {cost: own["automapper"][cost] for cost in COSTS}
     return kept
 
 

@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from inequalities import check_inequalities
 from tiny_network import OPS, tiny_settings
 
 import hw_model
@@ -117,18 +117,12 @@ def test_help_lists_every_setting(capsys):
 
 
 def test_no_dataflow_is_better_and_edp_grows_with_the_bit_width(report):
-    rows = report["bit_widths"]
-    for row in rows:
+    check_inequalities(report)
+    for row in report["bit_widths"]:
         assert set(row["baselines"]) == {"row_stationary", "weight_stationary", "output_stationary"}
-        for part in [row, *(layer for layer in row["layers"] if not layer["traded"])]:
-            for baseline in part["baselines"].values():
-                assert part["edp_js"] <= baseline["edp_js"]
-                gain = 100 * (1 - part["edp_js"] / baseline["edp_js"])
-                assert baseline["edp_improvement_percent"] == pytest.approx(gain, abs=1e-9)
-    for lower, higher in pairwise(rows):
-        assert lower["edp_js"] < higher["edp_js"]
-        for one, other in zip(lower["layers"], higher["layers"], strict=True):
-            assert one["edp_js"] < other["edp_js"] or one["bits"] == other["bits"] == 32
+        for baseline in row["baselines"].values():
+            gain = 100 * (1 - row["edp_js"] / baseline["edp_js"])
+            assert baseline["edp_improvement_percent"] == pytest.approx(gain, abs=1e-9)
 
 
 def test_workers_do_not_change_the_result(report, weights, tmp_path):

@@ -9,8 +9,9 @@ import pytest
 import hw_model
 from automapper.__main__ import main
 from automapper.objective import parse_objective
-from automapper.pipelines import best_split
+from automapper.pipelines import Pipelines, best_split
 from automapper.search import Found
+from automapper.workload import Network, NetworkLayer
 
 LAYERS = """
 - {name: a, K: 16, C: 8, P: 8, Q: 8, R: 3, S: 3}
@@ -88,6 +89,25 @@ def test_the_better_mode_is_chosen(report):
         assert row["mode"] == ("pipeline" if better else "multi-cycle")
         assert row["interval_s"] == pytest.approx(pipeline["interval_s"] if better else latency, rel=1e-12)
         assert row["edp_js"] == pytest.approx(row["energy_j"] * row["latency_s"], rel=1e-12)
+
+
+def test_a_pipeline_of_wider_words_runs_narrower_ones_too():
+    layers = [hw_model.Layer(name=name, K=16, C=8, P=8, Q=8) for name in "ab"]
+    network = Network("two", tuple(map(NetworkLayer, layers)), ())
+    pipelines = Pipelines(network, (4, 16), hw_model.load_device("eyeriss"), parse_objective("edp"), 2, 0, workers=1)
+    pipelines.advance(200, 1.0)
+    wide = pipelines.best(16)
+    for (width, problem), found in list(pipelines.found.items()):
+        if problem.bits == 4:  # as if the search at 4 bit had found nothing good
+            pipelines.found[width, problem] = Found(found.search, found.mapping, found.cost * 100)
+    narrow = pipelines.best(4)
+    assert (narrow.columns, narrow.ends) == (wide.columns, wide.ends)
+    assert narrow.cost.edp_js < wide.cost.edp_js
+    begins = (0, *narrow.ends[:-1])
+    for columns, begin, end in zip(narrow.columns, begins, narrow.ends, strict=True):
+        (part,) = hw_model.partition(hw_model.load_device("eyeriss"), [columns])
+        for layer, found in zip(layers[begin:end], narrow.found[begin:end], strict=True):
+            assert found.cost.edp_js == hw_model.evaluate(layer, found.mapping, part, 4).edp_js
 
 
 def test_multi_cycle_only(tmp_path):

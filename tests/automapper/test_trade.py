@@ -3,11 +3,15 @@
 import math
 
 import pytest
+from inequalities import check_inequalities
 
 import hw_model
 from automapper.budget import Budget
 from automapper.dataflows import DATAFLOWS
+from automapper.exhaustive import Optimum
 from automapper.objective import parse_objective
+from automapper.pipelines import Pipelines
+from automapper.report import build_report
 from automapper.result import network_cost
 from automapper.search import Found, run_search
 from automapper.space import Search
@@ -74,8 +78,46 @@ def test_where_the_layers_leave_no_way_the_network_follows_the_dataflow(behind):
     conv = distinct_problems(NETWORK, [32])[0]
     behind.found[Search(conv, "output_stationary")] = behind.found[Search(conv)]
     ahead = network_cost(NETWORK, 32, behind, "row_stationary").edp_js
-    trade_layers(NETWORK, [32], behind, DEVICE, EDP, seed=0, workers=1)
+    trade_layers(NETWORK, [32], behind, DEVICE, EDP, seed=0, workers=1, searching=False)
     assert network_cost(NETWORK, 32, behind).edp_js <= ahead
+    assert behind.aside == {(32, conv)}
+    report = build_report(
+        NETWORK, DEVICE, EDP, [32], behind, Pipelines(NETWORK, [32], DEVICE, EDP, 1, 0), {}, {"device": "eyeriss"}
+    )
+    check_inequalities(report)
+    layer = report["bit_widths"][0]["layers"][0]  # shows its own best, and what the network runs
+    assert layer["traded"] and layer["in_network"]["edp_js"] > layer["edp_js"]
+    assert layer["mapping"] == behind.found[Search(conv)].mapping.to_dict()
+    for shown in (layer, layer["in_network"]):
+        true = hw_model.evaluate(layer["dims"], shown["mapping"], DEVICE, 32)
+        assert (shown["cycles"], shown["energy_j"], shown["edp_js"]) == (true.cycles, true.energy_j, true.edp_js)
+
+
+def test_a_proven_optimum_stays_the_layers(behind):
+    conv = distinct_problems(NETWORK, [32])[0]
+    behind.optima[conv] = Optimum(None, 0.0, 1, 1, 1)
+    optimum = behind.found[Search(conv)].mapping
+    sums = network_cost(NETWORK, 32, behind, "row_stationary")
+    trade_layers(NETWORK, [32], behind, DEVICE, EDP, seed=0, workers=1)
+    assert network_cost(NETWORK, 32, behind).edp_js <= sums.edp_js
+    assert behind.shown(conv, 32).mapping == optimum != behind.best(conv, 32).mapping
+
+
+def test_known_mappings_only(behind):
+    """An engine that is compared with others is not helped by a search of another kind."""
+    sums, before = network_cost(NETWORK, 32, behind, "row_stationary"), dict(behind.found)
+    trade_layers(NETWORK, [32], behind, DEVICE, EDP, seed=0, workers=1, searching=False)
+    assert network_cost(NETWORK, 32, behind).edp_js <= sums.edp_js
+    known = {found.mapping for found in before.values()}
+    assert {found.mapping for found in [*behind.found.values(), *behind.traded.values()]} <= known
+
+
+def test_narrower_words_are_not_behind_wider_ones(behind):
+    """The network at 32 bit, traded, is a rival of the one at 31."""
+    outcome = run_search(distinct_problems(NETWORK, [31]), DEVICE, EDP, Budget(1), 0, workers=1)
+    behind.found |= {search: found for search, found in outcome.found.items() if not search.dataflow}
+    trade_layers(NETWORK, [31, 32], behind, DEVICE, EDP, seed=0, workers=1, searching=False)
+    assert network_cost(NETWORK, 31, behind).edp_js <= network_cost(NETWORK, 32, behind).edp_js
 
 
 def test_where_no_dataflow_is_ahead_nothing_changes():
