@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NoReturn
 
 from experiments.claims import CLAIMS
 from experiments.images import subset
@@ -62,8 +63,15 @@ def chosen_scale(arguments: argparse.Namespace, legal: Sequence[Scale]) -> Scale
     raise UserError(f"--scale {name}: {arguments.claim} is measured at {names}")
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse, but a complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists all)")
+
+
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m experiments", description=__doc__)
+    parser = Parser(prog="python -m experiments", description=__doc__)
     legal = [*CLAIMS, "report"]
     parser.add_argument("claim", nargs="?", choices=legal, metavar="CLAIM", help=", ".join(legal))
     parser.add_argument("--scale", choices=list(SCALES), help="how large; default: the claim's first")
@@ -77,7 +85,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in text.split(","))
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, as 1,2,3") from None
 
 
 def folder(text: str) -> Path:
@@ -122,10 +133,11 @@ def unique(planned: Sequence[Run]) -> list[Run]:
 
 
 def expected_seconds(run: Run, scale: Scale, store: Store) -> float:
-    """As long as it took where it is stored, else the scale's estimate."""
+    """As long as it took where it is stored, on an idle machine; else the scale's estimate."""
     content = store.result(run)
     if content is not None:
-        return content["seconds"]
+        alone = content["device"].startswith("CPU") and content["threads"] == 1  # what it waited for was other work
+        return content["cpu_seconds"] if alone else content["seconds"]
     alone = run.stage == "train" and "/alone/" in run.name
     return 60 * scale.minutes[run.stage] * (0.25 if alone else 1)
 

@@ -27,6 +27,8 @@ def write(
 ) -> list[Path]:
     """Put the sections into `page`, the table of claims into `readme` (None: nowhere) and the figures into `folder`;
     returns what was written."""
+    if not results.is_dir():
+        raise UserError(f"--out {results}: no such folder, so there is nothing to write {page.name} out of")
     figures: list[Path] = []
     between_markers(page, sections(results, folder, figures))
     if readme:

@@ -14,7 +14,7 @@ from tiny_runs import ROOT, same_tensors
 
 from experiments import report
 from experiments import runs as runs_module
-from experiments.__main__ import main, unique
+from experiments.__main__ import expected_seconds, main, unique
 from experiments.claims import CLAIMS
 from experiments.images import subset
 from experiments.plan import derived_network, search_run, train_run
@@ -299,6 +299,39 @@ def test_a_part_of_a_claim_is_measured_by_itself(folders, capsys):
     assert len(lines) == 1 and "/none/" in lines[0]
     assert exit_status(lambda: main(command(folders, "cdt", "--only", "nothing"))) == 2
     assert "--only nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["cdt", "--seeds", "1,a"], "'1,a' is no list of whole numbers"),
+        (["cdt", "--scale", "huge"], "'huge'"),
+        (["nothing"], "'nothing'"),
+        (["cdt", "--quick"], "--quick"),
+    ],
+)
+def test_a_wrong_word_is_one_line(words, named, capsys):
+    assert exit_status(lambda: main(words)) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and told.count("\n") == 1 and named in told
+
+
+def test_a_report_out_of_nothing_leaves_the_page_alone(tmp_path):
+    page = tmp_path / "results.md"
+    page.write_text(f"{report.BEGIN}\nkept\n{report.END}\n")
+    with pytest.raises(UserError, match="no such folder"):
+        report.write(tmp_path / "nowhere", page, tmp_path, None)
+    assert "kept" in page.read_text()
+
+
+@pytest.mark.parametrize("device, expected", [("CPU of a test, 2 cores", 50), ("NVIDIA of a test", 60)])
+def test_an_estimate_leaves_out_what_other_work_cost(device, expected, tmp_path):
+    """A stored run of one thread on a CPU took its processor time; what it waited for was not its own."""
+    store, run = Store("smoke", tmp_path), train_run(SMOKE, 1, (2, 8, 32))
+    path = store.results / f"{run.name}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"command": run.command, **ORIGIN, "device": device}))
+    assert expected_seconds(run, SMOKE, store) == expected
 
 
 def test_a_claim_is_measured_at_its_own_scales(capsys):
