@@ -6,8 +6,9 @@ from pathlib import Path
 from experiments.plan import join, train_run
 from experiments.runs import Run
 from experiments.scales import SCALES, Scale
+from experiments.statistics import mean
 from experiments.tables import PerSeed, Results, accuracy_table, compared
-from experiments.verdicts import Verdict, is_highest
+from experiments.verdicts import Verdict, is_highest, max_means
 
 TITLE = "Cascade distillation against its alternatives"
 CLAIM = "The paper: CDT has the highest accuracy at every bit-width, most of all at the lowest"
@@ -74,6 +75,13 @@ def measured(scale: Scale, seeds: Sequence[int], results: Results) -> Tables:
 
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
     return {title: is_highest(rows, bits) for title, (bits, rows) in measured(scale, seeds, results).items()}
+
+
+def summary(scale: Scale, seeds: Sequence[int], results: Results) -> str:
+    """What all tables together say, where each alone is undecided."""
+    tables = measured(scale, seeds, results).values()
+    tops = sum(mean(rows[ROWS["cascade"]][min(bits)]) == max_means(rows, bits)[min(bits)] for bits, rows in tables)
+    return f"highest mean at the lowest bit-width in {tops} of {len(tables)} tables"
 
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:

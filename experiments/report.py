@@ -50,12 +50,13 @@ def claims_table(results: Path) -> str:
     for number, claim in enumerate(CLAIMS.values(), start=1):
         if not hasattr(claim, "verdicts") or getattr(claim, "PART_OF", None):
             continue
-        said = {
-            scale.name: claim.verdicts(scale, scale.seeds, Results(Store(scale.name, results)))
-            for scale in claim.LEGAL
-            if scale.name != "smoke"
-        }
-        cells = [f"`{scale}`: {in_brief(found)}" for scale, found in said.items() if found]
+        cells = []
+        for scale in claim.LEGAL:
+            stored = scale, scale.seeds, Results(Store(scale.name, results))
+            found = claim.verdicts(*stored) if scale.name != "smoke" else {}
+            if found:
+                more = f"; {claim.summary(*stored)}" if hasattr(claim, "summary") else ""
+                cells.append(f"`{scale.name}`: {in_brief(found)}{more}")
         lines.append([f"[{claim.TITLE}](docs/results.md#{anchor(heading(number, claim))})", "<br>".join(cells) or "–"])
     return table(["claim", "what was found, per scale"], lines)
 
