@@ -4,6 +4,7 @@ Every higher precision teaches every lower one in the same step. `--network` tra
 with instead. Settings: config_train.py. Next stage: automapper.
 """
 
+import gc
 import random
 import shlex
 import sys
@@ -126,6 +127,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         log.line(f"network of {source}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters{ops}")
         if loaded:
             log.line(f"resumed from {loaded}, at {start}")
+        gc.freeze()  # what is built stays: collections in the loop need not walk thousands of modules
         for epoch in range(start.epoch, C.nepochs):
             begin = time.perf_counter()
             first = checkpoints.first_step(epoch)

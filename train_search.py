@@ -4,6 +4,7 @@ A supernet's weights train at all bit-widths by CDT, its architecture parameters
 held-out images. Settings: config_search.py. Next stage: train.py.
 """
 
+import gc
 import random
 import shlex
 import sys
@@ -139,6 +140,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
         log.settings(C, "config_search.py", versions(), resumed=saved.get("config"))
         if loaded:
             log.line(f"resumed from {loaded}, at {start}")
+        gc.freeze()  # what is built stays: collections in the loop need not walk thousands of modules
         for epoch in range(start.epoch, C.nepochs):
             begin = time.perf_counter()
             first = checkpoints.first_step(epoch)

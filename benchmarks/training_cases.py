@@ -9,6 +9,7 @@ A case is a dictionary: step, variant (plain, fast), batch, threads, device, tin
 candidates (so many equal ones per layer), sample_paths, all_float (every pass at 32 bit), numbers (fp32, tf32, bf16).
 """
 
+import gc
 import json
 import random
 import resource
@@ -79,6 +80,8 @@ def step_of(case: dict) -> Callable[[], None]:
     labels = torch.randint(C.num_classes, (C.batch_size,), device=case["device"])
     make = search_step if searching else training_step
     step = make(case, C, model, images, labels)
+    if case["variant"] == "fast":
+        gc.freeze()  # as train.py and train_search.py before their loops
     numbers = case.get("numbers", "fp32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = numbers != "fp32"
 

@@ -38,18 +38,32 @@ def tune_cpu(threads: int, keep_memory: bool) -> None:
 
     keep_memory: networks free and allocate large activations in every pass, and the page faults of handing that memory
     back and forth cost as much as a third of the arithmetic. glibc is told not to return it (mallopt: no mmap for large
-    blocks, no trimming); elsewhere it does nothing.
+    blocks, no trimming), and its heap is given huge pages; with another C library it does nothing.
     """
     if threads:
         torch.set_num_threads(threads)
     if keep_memory:
-        try:
-            mallopt = ctypes.CDLL(None).mallopt
-        except (OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        if not hasattr(libc, "mallopt"):
             return
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        _advise_huge_pages(libc, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+
+
+def _advise_huge_pages(libc: ctypes.CDLL, size: int) -> None:
+    """Let the heap's next `size` bytes be of huge pages: with 4 KiB ones a supernet's step spends a tenth of its time
+    in looking up addresses. Only addresses are reserved, no memory, and nothing happens where the kernel refuses."""
+    MADV_HUGEPAGE, huge_page = 14, 2 << 20
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    block = libc.malloc(size)  # untouched, then free again: from now on the heap ends behind it
+    if block is None:
+        return
+    first, end = -(-block // huge_page) * huge_page, (block + size) // huge_page * huge_page
+    libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), MADV_HUGEPAGE)
+    libc.free(block)
 
 
 def placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
