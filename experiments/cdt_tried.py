@@ -14,8 +14,8 @@ CLAIM = "The paper: beta = 1, 200 epochs, learning rate 0.025; these rows ask wh
 REMARKS = {
     "digits": "More epochs bring cascade distillation nearer to the others, a smaller beta nearer still; a lower "
     "learning rate does not.",
-    "cifar_cpu": "It is the method at this length of training, not its implementation. The loss is that of the released "
-    "code: per teacher the squared error of the logits, a mean over batch and classes, summed over the teachers, which "
+    "cifar_cpu": "It is the method at this length of training, not its implementation. The loss is that of the "
+    "released code: per teacher the squared error of the logits, a mean over batch and classes, summed over the teachers, which "
     "are the same step's detached logits in training mode; loss and gradient are checked against the equation for "
     "every choice of teachers (`tests/test_distill.py`), and the rows differ in `teachers` alone. What is lost "
     "comes back as the squared errors weigh less: all bit-widths share the weights that the lowest one's N-1 "
