@@ -15,13 +15,13 @@ REMARKS = {
     "digits": "More epochs bring cascade distillation nearer to the others, a smaller beta nearer still; a lower "
     "learning rate does not.",
     "cifar_cpu": "It is the method at this length of training, not its implementation. The loss is that of the "
-    "released code: per teacher the squared error of the logits, a mean over batch and classes, summed over the teachers, which "
-    "are the same step's detached logits in training mode; loss and gradient are checked against the equation for "
-    "every choice of teachers (`tests/test_distill.py`), and the rows differ in `teachers` alone. What is lost "
-    "comes back as the squared errors weigh less: all bit-widths share the weights that the lowest one's N-1 "
+    "released code: per teacher the squared error of the logits, a mean over batch and classes, summed over the "
+    "teachers, which are the same step's detached logits in training mode; loss and gradient are checked against the "
+    "equation for every choice of teachers (`tests/test_distill.py`), and the rows differ in `teachers` alone. What "
+    "is lost comes back as the squared errors weigh less: all bit-widths share the weights that the lowest one's N-1 "
     "teachers pull. A mean over 10 classes pulls each logit ten times as hard as one over the 100 classes of the "
-    "released configuration, so that beta = 0.1 here pulls a logit as beta = 1 does there. Whether 200 epochs "
-    "change the order was not measured.",
+    "released configuration, so that beta = 0.1 here pulls a logit as beta = 1 does there. Whether 200 epochs change "
+    "the order was not measured.",
 }
 LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 PART_OF = "cdt"  # evidence for that claim, not a claim of its own

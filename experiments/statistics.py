@@ -18,28 +18,32 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """(mean(first) - mean(second), half the width of its 95 % interval after Welch 1947), the two of unequal variance.
+def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
+    """(mean(first) - mean(second), its standard error, degrees of freedom) after Welch 1947: unequal variances.
 
-    The half width is NaN where one side has fewer than two values.
+    Both are NaN where one side has fewer than two values; without any spread the error is 0.
     """
-    gap = mean(first) - mean(second)
+    gap = mean(first) - mean(second) if first and second else math.nan
     if min(len(first), len(second)) < 2:
-        return gap, math.nan
+        return gap, math.nan, math.nan
     a, b = (spread(values) ** 2 / len(values) for values in (first, second))
     if a + b == 0:
-        return gap, 0.0
-    freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
-    return gap, float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(a + b)
+        return gap, 0.0, math.inf
+    return gap, math.sqrt(a + b), (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """(difference of the means, half the width of its 95 % interval); the half is NaN where `welch`'s error is."""
+    gap, error, freedom = welch(first, second)
+    return gap, float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
 
 
 def p_value(first: Sequence[float], second: Sequence[float]) -> float:
     """Of Welch's test that the two means differ; NaN where one side has fewer than two values."""
-    if min(len(first), len(second)) < 2:
-        return math.nan
-    if spread(first) == spread(second) == 0:
-        return float(mean(first) == mean(second))
-    return float(stats.ttest_ind(first, second, equal_var=False).pvalue)
+    gap, error, freedom = welch(first, second)
+    if error == 0:
+        return float(gap == 0)
+    return 2 * float(stats.t.sf(abs(gap) / error, freedom))
 
 
 def significant(p_values: Mapping[Hashable, float]) -> set[Hashable]:

@@ -186,6 +186,7 @@ def test_the_interval_of_a_difference_is_welchs():
     assert gap == pytest.approx(mean(first) - mean(second))
     moved = [value - gap + half for value in first]
     assert stats.ttest_ind(moved, second, equal_var=False).pvalue == pytest.approx(0.05)
+    assert p_value(first, second) == pytest.approx(stats.ttest_ind(first, second, equal_var=False).pvalue)
     assert spread([1.0, 3.0]) == pytest.approx(math.sqrt(2))
 
 
