@@ -5,8 +5,9 @@ import random
 
 import pytest
 import torch
-from tiny_runs import TINY_NETWORK, load, run_script, same_tensors
+from tiny_runs import TINY_NETWORK, load, run_here, same_tensors
 
+import train
 from model_infer import DerivedNetwork
 from operations import Geometry
 from quantize import Precision, SwitchableBatchNorm2d
@@ -49,9 +50,8 @@ def arch(tmp_path_factory):
     return folder
 
 
-def train(save, arch, *words):
-    result = run_script("train.py", *WORDS, "--load_path", str(arch), "--save", str(save), *words)
-    return result
+def run(save, arch, *words) -> int:
+    return run_here(train, *WORDS, "--load_path", arch, "--save", save, *words)
 
 
 def losses(folder):
@@ -60,8 +60,7 @@ def losses(folder):
 
 def test_training_never_sees_it_and_weights_pt_holds_it(arch, tmp_path):
     for name, words in (("plain", []), ("average", ["--ema", "0.9"])):
-        result = train(tmp_path / name, arch, "--nepochs", "2", *words)
-        assert result.status == 0, result.err
+        assert run(tmp_path / name, arch, "--nepochs", 2, *words) == 0
     assert losses(tmp_path / "plain") == losses(tmp_path / "average")
     plain, average = (load(tmp_path / name / "checkpoint.pt") for name in ("plain", "average"))
     assert same_tensors(plain["model"], average["model"])
@@ -72,15 +71,15 @@ def test_training_never_sees_it_and_weights_pt_holds_it(arch, tmp_path):
     assert torch.equal(load(tmp_path / "plain" / "weights.pt")["model"][name], plain["model"][name])
 
 
-def test_it_is_resumed(arch, tmp_path):
-    cut = tmp_path / "cut"
-    assert train(cut, arch, "--nepochs", "2", "--ema", "0.9", "--lr_schedule", "multistep").status == 0
-    assert train(cut, arch, "--nepochs", "3", "--ema", "0.9", "--lr_schedule", "multistep", "--resume").status == 0
+def test_it_is_resumed(arch, tmp_path, capsys):
+    cut, words = tmp_path / "cut", ["--ema", 0.9, "--lr_schedule", "multistep"]
+    assert run(cut, arch, "--nepochs", 2, *words) == 0
+    assert run(cut, arch, "--nepochs", 3, *words, "--resume") == 0
     undisturbed = tmp_path / "undisturbed"
-    assert train(undisturbed, arch, "--nepochs", "3", "--ema", "0.9", "--lr_schedule", "multistep").status == 0
+    assert run(undisturbed, arch, "--nepochs", 3, *words) == 0
     assert same_tensors(load(cut / "weights.pt"), load(undisturbed / "weights.pt"))
 
-    result = train(cut, arch, "--nepochs", "4", "--resume")
-    assert result.status == 0, "without it, the weights alone go on"
-    result = train(cut, arch, "--nepochs", "5", "--ema", "0.9", "--resume")
-    assert result.status == 2 and "has no average of the weights" in result.err
+    assert run(cut, arch, "--nepochs", 4, "--resume") == 0, "without it, the weights alone go on"
+    capsys.readouterr()
+    assert run(cut, arch, "--nepochs", 5, "--ema", 0.9, "--resume") == 2
+    assert "has no average of the weights" in capsys.readouterr().err

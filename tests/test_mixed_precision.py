@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
-from tiny_runs import TINY_SEARCH, run_script
+from tiny_runs import TINY_SEARCH, run_here
 
 import quantize
+import train
+import train_search
 from model_infer import DerivedNetwork
 from operations import Geometry
 from quantize import ActivationRange, Precision
@@ -56,13 +58,12 @@ def test_the_codes_of_12_bit_survive_the_quantizer():
 
 def test_both_stages_run_with_it_and_differ_from_float32(tmp_path):
     for stage, words in (
-        ("train_search.py", TINY_SEARCH),
-        ("train.py", [*TINY_SEARCH[:-2], "--load_path", str(tmp_path / "train_search.py" / "none")]),
+        (train_search, TINY_SEARCH),
+        (train, [*TINY_SEARCH[:-2], "--load_path", tmp_path / "train_search" / "none"]),
     ):
         for kind in ("none", "bfloat16"):
-            save = tmp_path / stage / kind
-            result = run_script(stage, *words, "--mixed_precision", kind, "--save", str(save))
-            assert result.status == 0, result.err
+            save = tmp_path / stage.__name__ / kind
+            assert run_here(stage, *words, "--mixed_precision", kind, "--save", save) == 0
         first, second = (
             json.loads((save.parent / kind / "metrics.jsonl").read_text().split("\n")[0])["loss"]
             for kind in ("none", "bfloat16")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from tiny_runs import load, same_tensors
+from tiny_runs import load, run_here, same_tensors
 from torch import nn
 
 import train
@@ -14,7 +14,7 @@ from model_infer import DerivedNetwork, profile
 from networks import BasicBlock, Form, InvertedResidual, build_network, cifar_resnet
 from operations import OPERATIONS
 from quantize import Precision, SwitchableConv2d, SwitchableLinear
-from runtime.errors import UserError, exit_status
+from runtime.errors import UserError
 
 BITS = (4, 8, 32)
 
@@ -35,7 +35,7 @@ def mapped(model, size):
 
 
 def run(*words):
-    return exit_status(lambda: train.main(list(map(str, words))))
+    return run_here(train, *words)
 
 
 # --- against published figures

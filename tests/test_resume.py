@@ -17,11 +17,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, same_tensors
+from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, run_here, same_tensors
 
 import train
 import train_search
-from runtime.errors import Stopped, UserError, exit_status
+from runtime.errors import Stopped, UserError
 from runtime.log import RunLog
 from runtime.resume import Position
 from runtime.stopping import StopRequest
@@ -61,7 +61,7 @@ def stage(request, search_run):
     return SimpleNamespace(
         module=module,
         script=f"{module.__name__}.py",
-        main=lambda *more: exit_status(lambda: module.main([*words, *map(str, more)])),
+        main=lambda *more: run_here(module, *words, *more),
         words=words,
         result=result,
         undisturbed=whole.folder,
@@ -130,7 +130,7 @@ def test_a_signal_saves_and_prints_the_command_that_continues(
     python, *words = shlex.split(command)
     assert shutil.which(python) is not None
     assert words == [stage.script, *stage.words, "--save", str(folder), "--resume"]
-    assert exit_status(lambda: stage.module.main(words[1:])) == 0
+    assert run_here(stage.module, *words[1:]) == 0
     assert_as_undisturbed(stage, folder)
 
 
@@ -214,7 +214,7 @@ def test_the_images_of_alpha_go_on_where_they_were():
 @pytest.mark.parametrize("words", [["--validation", "released"], ["--opt", "adam", "--bit_schedule", "sandwich"]])
 def test_search_with_other_settings_resumes_too(tmp_path, monkeypatch, words):
     words = [*TINY_SEARCH, *words, "--nepochs", "2"]
-    run = lambda *more: exit_status(lambda: train_search.main([*words, *map(str, more)]))  # noqa: E731
+    run = lambda *more: run_here(train_search, *words, *more)  # noqa: E731
     assert run("--save", tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
         at_call(patch, train_search, "accuracy", 1, lambda: send(signal.SIGTERM))

@@ -7,12 +7,11 @@ from signal import SIGKILL
 import pytest
 import torch
 from process_groups import start_by_hand, torchrun
-from tiny_runs import TINY_NETWORK, load, same_tensors
+from tiny_runs import TINY_NETWORK, load, run_here, same_tensors
 
 import train
 import train_search
 from runtime.checkpoint import save_checkpoint
-from runtime.errors import exit_status
 
 DIGITS = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--batch_size", "64"]
 # No quantizer, whose rounding makes much of the last digit of a sum; and the arithmetic of --sync_bn.
@@ -32,7 +31,7 @@ def metrics(folder):
 
 
 def alone(stage, *words) -> None:
-    assert exit_status(lambda: stage.main(list(map(str, words)))) == 0
+    assert run_here(stage, *words) == 0
 
 
 # --- the same as one process
@@ -145,6 +144,6 @@ def test_what_a_user_can_mend_is_told_once(tmp_path):
 def test_half_set_environment_is_one_line(stage, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert exit_status(lambda: stage.main([*DIGITS, "--save", str(tmp_path)])) == 2
+    assert run_here(stage, *DIGITS, "--save", tmp_path) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: environment variable MASTER_ADDR and MASTER_PORT not set") and err.count("\n") == 1

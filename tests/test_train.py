@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_runs import TINY_NETWORK, contents, load, run_script, same_tensors
+from tiny_runs import TINY_NETWORK, contents, load, run_here, run_script, same_tensors
 
 import train
 import train_search
@@ -17,14 +17,13 @@ from model_infer import DerivedNetwork
 from operations import Geometry
 from quantize import Precision
 from runtime.checkpoint import save_checkpoint
-from runtime.errors import exit_status
 from runtime.loop import accuracy
 
 QUICK = ["--preset", "smoke", *TINY_NETWORK, "--image_height", "8", "--image_width", "8", "--device", "cpu"]
 
 
 def run(*words: str) -> int:
-    return exit_status(lambda: train.main(list(map(str, words))))
+    return run_here(train, *words)
 
 
 def lines(folder):
@@ -318,7 +317,7 @@ def test_gradients_are_clipped_by_default_and_not_as_released(geometry):
 def test_full_size_smoke(preset, batch, tmp_path, capsys):
     """The paper's supernet and network: builds, one step, validation, then the stage after it."""
     words = ["--preset", f"{preset},smoke", "--batch_size", batch, "--device", "cpu", "--num_threads", 1]
-    assert exit_status(lambda: train_search.main([*map(str, words), "--save", str(tmp_path / "search")])) == 0
+    assert run_here(train_search, *words, "--save", tmp_path / "search") == 0
     assert len(load(tmp_path / "search" / "arch.pt")["ops"]) == 22
     assert run(*words, "--load_path", tmp_path / "search", "--save", tmp_path / "train") == 0
     weights = load(tmp_path / "train" / "weights.pt")

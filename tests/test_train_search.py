@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, run_script, same_tensors
+from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, run_here, run_script, same_tensors
 
 import train_search
 from config_train import PRESETS as TRAIN_PRESETS
@@ -16,14 +16,13 @@ from config_train import C as TRAIN_C
 from model_search import Supernet
 from operations import OPERATIONS, Geometry
 from quantize import Precision
-from runtime.errors import exit_status
 from runtime.settings import from_command_line
 
 QUICK = ["--preset", "smoke", *TINY_NETWORK, "--image_height", "8", "--image_width", "8", "--device", "cpu"]
 
 
 def search(*words: str) -> int:
-    return exit_status(lambda: train_search.main(list(map(str, words))))
+    return run_here(train_search, *words)
 
 
 def lines(folder):

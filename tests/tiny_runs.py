@@ -4,11 +4,12 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import torch
 
 from operations import Geometry
+from runtime.errors import exit_status
 
 ROOT = Path(__file__).parent.parent
 TINY_GEOMETRY = Geometry(
@@ -35,6 +36,11 @@ def run_script(*words: str) -> SimpleNamespace:
     """`python WORDS` in a process of its own, from the repository's root."""
     result = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
     return SimpleNamespace(status=result.returncode, out=result.stdout, err=result.stderr)
+
+
+def run_here(stage: ModuleType, *words: object) -> int:
+    """`python STAGE.py WORDS` in this process, where everything is imported; returns the exit status."""
+    return exit_status(lambda: stage.main(list(map(str, words))))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
