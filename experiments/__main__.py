@@ -133,8 +133,8 @@ def unique(planned: Sequence[Run]) -> list[Run]:
 
 
 def expected_seconds(run: Run, scale: Scale, store: Store) -> float:
-    """As long as it took where it is stored, on an idle machine; else the scale's estimate."""
-    content = store.result(run)
+    """As long as it took, or it with another seed, on an idle machine, where stored; else the scale's estimate."""
+    content = store.result(run) or store.other_seed(run)
     if content is not None:
         alone = content["device"].startswith("CPU") and content["threads"] == 1  # what it waited for was other work
         return content["cpu_seconds"] if alone else content["seconds"]

@@ -77,6 +77,17 @@ class Store:
             ) from error
         return content if content["command"] == run.command else None
 
+    def other_seed(self, run: Run) -> dict[str, Any] | None:
+        """What is kept of a run that differs from `run` in its seed alone, if any is."""
+        for path in sorted((self.results / run.name).parent.glob("seed*.json")):
+            content = json.loads(path.read_text())
+            if "--seed" in run.command and "--seed" in content["command"]:
+                words = run.command.copy()
+                words[words.index("--seed") + 1] = content["command"][content["command"].index("--seed") + 1]
+                if words == content["command"]:
+                    return content
+        return None
+
     def perform(self, run: Run) -> dict[str, Any]:
         """Do `run`, and before it what it needs, unless they are done; returns what is kept of it."""
         done = self.result(run)

@@ -333,6 +333,8 @@ def test_an_estimate_leaves_out_what_other_work_cost(device, expected, tmp_path)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"command": run.command, **ORIGIN, "device": device}))
     assert expected_seconds(run, SMOKE, store) == expected
+    assert expected_seconds(train_run(SMOKE, 2, (2, 8, 32)), SMOKE, store) == expected, "another seed takes as long"
+    assert expected_seconds(train_run(SMOKE, 2, (2, 32)), SMOKE, store) == 60 * SMOKE.minutes["train"]
 
 
 def test_a_claim_is_measured_at_its_own_scales(capsys):
@@ -397,6 +399,7 @@ def test_the_report_puts_tables_between_the_markers_and_keeps_the_rest(stored, t
     written = report.write(stored, page, tmp_path / "figures", readme)
     text = page.read_text()
     claims = readme.read_text()
+    assert "highest mean at the lowest bit-width in 5 of 5 tables" in claims
     assert "**holds in part**" in claims and "docs/results.md#1-cascade-distillation-against-its-alt" in claims
     assert text.startswith("# before\n") and text.endswith("\n# after\n") and "stale" not in text
     assert "| cascade (CDT) | 3 | **60.20 ± 0.10** |" in text
