@@ -7,7 +7,7 @@ from experiments.plan import join, train_run
 from experiments.runs import Run
 from experiments.scales import SCALES, Scale
 from experiments.tables import PerSeed, Results, accuracy_table, compared
-from experiments.verdicts import Verdict, is_highest
+from experiments.verdicts import is_highest
 
 TITLE = "Cascade distillation: what was tried"
 CLAIM = "The paper: beta = 1, 200 epochs, learning rate 0.025; these rows ask whether they change the order of claim 1"
@@ -24,7 +24,6 @@ REMARKS = {
     "the order was not measured.",
 }
 LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
-PART_OF = "cdt"  # evidence for that claim, not a claim of its own
 TEACHERS = ("cascade", "highest", "none")
 
 
@@ -74,15 +73,11 @@ def measured(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
     return found
 
 
-def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
-    bits = bits_of(scale)
-    return {heading: is_highest(rows, bits) for heading, rows in measured(scale, seeds, results).items()}
-
-
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     bits = bits_of(scale)
     parts = []
     for heading, rows in measured(scale, seeds, results).items():
         parts += [f"**{heading}, at [{join(bits)}]**", accuracy_table("teachers", rows, bits), compared(rows, bits)]
-        parts.append(str(is_highest(rows, bits)))
+        because = is_highest(rows, bits).because  # no claim stands or falls with it
+        parts.append(f"{because[:1].upper()}{because[1:]}.")
     return "\n\n".join(parts)
