@@ -65,10 +65,14 @@ def in_brief(found: Mapping[str, Verdict]) -> str:
     """Every verdict with what it is about; with what it rests on too where there are few."""
     if len(found) <= 2:
         return "; ".join(f"{subject}: **{verdict.word}** ({verdict.because})" for subject, verdict in found.items())
-    subjects: dict[str, list[str]] = {}
+    subjects: dict[str, dict[str, list[str]]] = {}
     for subject, verdict in found.items():
-        subjects.setdefault(verdict.word, []).append(subject)
-    return "; ".join(f"**{word}**: {listed(names)}" for word, names in subjects.items())
+        what, _, at = subject.partition(" at ")
+        subjects.setdefault(verdict.word, {}).setdefault(what, []).append(at)
+    return "; ".join(
+        f"**{word}** for {listed(f'{what} at {listed(places)}' for what, places in of.items())}"
+        for word, of in subjects.items()
+    )
 
 
 def heading(number: int, claim) -> str:
