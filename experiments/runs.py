@@ -120,15 +120,18 @@ class Store:
         words = [self._word(word) for word in run.words] + ["--save", str(folder)]
         if resume and (folder / "checkpoint.pt").exists():
             words.append("--resume")
-        begin, begin_cpu = time.perf_counter(), time.process_time()
-        with open(folder / "output.txt", "a") as output, redirect_stdout(output):
-            STAGES[run.stage](words)
+        spent = folder / "spent.json"  # by tries that were stopped
+        if words[-1] != "--resume":
+            spent.unlink(missing_ok=True)
+        with timed(spent):
+            with open(folder / "output.txt", "a") as output, redirect_stdout(output):
+                STAGES[run.stage](words)
+            result = RESULT_OF[run.stage](folder)
         kept = {
             "command": run.command,
             "stage": run.stage,
-            "result": RESULT_OF[run.stage](folder),
-            "seconds": round(time.perf_counter() - begin, 1),
-            "cpu_seconds": round(time.process_time() - begin_cpu, 1),
+            "result": result,
+            **json.loads(spent.read_text()),
             "resumed": words[-1] == "--resume",
             **origin(),
             "settings": settings_of(folder, run.stage),
@@ -158,6 +161,18 @@ class Store:
         with open(path, "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+@contextmanager
+def timed(path: Path) -> Iterator[None]:
+    """Add the time that the block takes, finished or stopped, to that in the file: `seconds` and `cpu_seconds`."""
+    before = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        took = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - begin_cpu}
+        path.write_text(json.dumps({name: round(before[name] + value, 1) for name, value in took.items()}))
 
 
 def search_result(folder: Path) -> dict[str, Any]:

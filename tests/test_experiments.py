@@ -97,8 +97,11 @@ def test_an_interrupted_run_resumes(folders, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             store.perform(run)
     assert store.result(run) is None
+    spent = tmp_path / "smoke" / run.name / "spent.json"
+    assert json.loads(spent.read_text())["seconds"] > 0
+    spent.write_text('{"seconds": 1000.0, "cpu_seconds": 900.0}')
     kept = store.perform(run)
-    assert kept["resumed"]
+    assert kept["resumed"] and kept["seconds"] >= 1000 and kept["cpu_seconds"] >= 900, "the stopped try's time counts"
     log = (tmp_path / "smoke" / run.name / "logs.txt").read_text()
     assert log.count("epoch   1/1") == 1
 
