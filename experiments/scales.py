@@ -117,7 +117,8 @@ CIFAR_CPU = Scale(
         Window(
             0.85e6,
             1.05e6,
-            "44 to 54M in the same proportion, below the authors': where searches of so few steps settle",
+            "44 to 54M in the same proportion, below the authors': where searches of so few steps settle; these "
+            "validate every one of 12 epochs of 12 steps",
             _words("--nepochs 12 --max_steps 12 --eval_epoch 1 --temp_decay 0.85"),
         ),
     ),

@@ -274,6 +274,7 @@ def test_a_search_is_judged_at_equal_flops(tmp_path):
         for seed in scale.seeds:
             outside = method == "lp_nas" and seed > 1
             result = {"flops": window.low * (2 if outside else 1), "ops": ["skip"], "parameters": 1}
+            result["flops_per_epoch"] = [1e6, 2e6]
             result["accuracy"] = {str(b): (99.0 if outside else accuracy) + 0.1 * seed for b in PAPER_BITS}
             for run in claim.pair(scale, window, method, seed):
                 content = {"command": run.command, "stage": run.stage, "result": result, **ORIGIN}
@@ -284,6 +285,7 @@ def test_a_search_is_judged_at_equal_flops(tmp_path):
     (said,) = claim.verdicts(scale, scale.seeds, results).values()
     assert said.word == "undecided" and "LP-NAS" in said.because and "SP-NAS" not in said.because
     text = claim.section(scale, scale.seeds, results)
+    assert "| 1.00 2.00<br>1.00 2.00<br>1.00 2.00 |" in text
     assert "the networks inside the window alone" in text and "| LP-NAS | 1 | 40.10 |" in text
 
 
