@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import fused_depthwise
 import fused_norm
+import fused_stack
 from quantize import FLOAT_BITS, BatchNorm2d, Precision, SwitchableBatchNorm2d, SwitchableConv2d
 
 
@@ -49,12 +50,24 @@ def mixture(candidates: Sequence[nn.Module], x: Tensor, op_weights: Tensor) -> T
     shortcut = (x, op_weights[passed_on].sum()) if passed_on else None
     terms = [op_weights[i] * norm_relu(convolve(op.conv, quantized), op.norm) for i, op in skips if not op.is_identity]
     if blocks:
-        outputs = [projected(op, quantized) for _, op in blocks]
+        outputs = projections([op for _, op in blocks], quantized)
         weights = op_weights[[i for i, _ in blocks]]
         terms.append(_weighted_norms(outputs, [op.project_norm for _, op in blocks], weights, shortcut))
     elif shortcut is not None:
         terms.append(shortcut[0] * shortcut[1])
     return sum(terms[1:], terms[0])
+
+
+def projections(blocks: Sequence[nn.Module], quantized: Tensor) -> list[Tensor]:
+    """`projected` of each; those with equal kernels together where that pays."""
+    outputs: dict[nn.Module, Tensor] = {}
+    for kernel in {block.depthwise.kernel_size: None for block in blocks}:
+        alike = [block for block in blocks if block.depthwise.kernel_size == kernel]
+        if fused_stack.stackable(alike, quantized):
+            outputs |= zip(alike, fused_stack.projected(alike, quantized), strict=True)
+        else:
+            outputs |= {block: projected(block, quantized) for block in alike}
+    return [outputs[block] for block in blocks]
 
 
 def shared_input(convs: Sequence[SwitchableConv2d], x: Tensor) -> Tensor:

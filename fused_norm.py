@@ -8,6 +8,7 @@ Shapes: x [B, C, H, W], channels_last; vectors [C].
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fused_quantize import MAX_BITS, blocks_of, load_kernels
+
+VECTORS = ("weight", "bias", "running_mean", "running_var")
 
 LANES = 64
 """Narrower rows are widened to at least so many lanes by taking neighbouring pixels together."""
@@ -44,7 +47,22 @@ def norm_relu(
     momentum: of the running statistics; 0 = they stay. bits: fake-quantize the result to them over that range (None:
     leave it, and low, high are empty); the gradient passes the quantizer unchanged.
     """
-    return _NormRelu.apply(x, norm.weight, norm.bias, norm, momentum, bits, per_channel)
+    return _NormRelu.apply(x, [norm], momentum, bits, per_channel, None, norm.weight, norm.bias)
+
+
+def stacked_norm_relu(
+    x: Tensor,
+    norms: Sequence[nn.BatchNorm2d],
+    momentum: float,
+    bits: int | None = None,
+    per_channel: bool = False,
+    order: np.ndarray | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`norm_relu` of tensors that lie behind each other in the channels of x, each with its norm; the ranges are per
+    channel [C] or one for each norm [n]. order: channel i of x is channel order[i] of the norms' (None: as they are).
+    """
+    parameters = [norm.weight for norm in norms] + [norm.bias for norm in norms]
+    return _NormRelu.apply(x, norms, momentum, bits, per_channel, order, *parameters)
 
 
 def weighted_norms(
@@ -67,29 +85,35 @@ def quantizable(bits: int) -> bool:
 
 class _NormRelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, gamma: Tensor, beta: Tensor, norm, momentum: float, bits, per_channel: bool):
+    def forward(ctx, x: Tensor, norms, momentum: float, bits, per_channel: bool, order, *parameters: Tensor):
         kernels, blocks, rows = _kernels(x), blocks_of(x), _rows(x)
-        saved, (low, high) = _measured(kernels, rows, norm, momentum, blocks)
+        saved, (low, high) = _measured(kernels, rows, norms, momentum, blocks, order)
         out = _empty_like(x)
         if bits is None:
             kernels.apply(rows, _rows(out), saved, True, blocks)
             low = high = x.new_empty(0)
         else:
             low, high = np.maximum(low, 0), np.maximum(high, 0)  # of the ReLU: exact, as all of it is monotone
+            starts = np.cumsum([0] + [norm.num_features for norm in norms])
             if not per_channel:
-                low[:], high[:] = low.min(), high.max()
+                for start, end in pairwise(starts):
+                    low[start:end], high[start:end] = low[start:end].min(), high[start:end].max()
             kernels.apply_quantize(rows, _rows(out), saved, low, high, np.float32(2**bits - 1), blocks)
-            low, high = (torch.from_numpy(v if per_channel else v[:1]) for v in (low, high))
+            low, high = (torch.from_numpy(v if per_channel else v[starts[:-1]]) for v in (low, high))
         ctx.mark_non_differentiable(low, high)
         ctx.save_for_backward(x)
-        ctx.saved = saved
+        ctx.saved, ctx.order, ctx.channels = saved, order, [norm.num_features for norm in norms]
         return out, low, high
 
     @staticmethod
     def backward(ctx, gradient: Tensor, *_):
         (x,) = ctx.saved_tensors
-        dx, (to_gamma, to_beta) = _gradient(x, gradient, ctx.saved, 1.0, relu=True)
-        return dx, torch.from_numpy(to_gamma), torch.from_numpy(to_beta), None, None, None, None
+        dx, sums = _gradient(x, gradient, ctx.saved, 1.0, relu=True)
+        if ctx.order is not None:
+            shuffled, sums = sums, np.empty_like(sums)
+            sums[:, ctx.order] = shuffled
+        to_gammas, to_betas = torch.from_numpy(sums)
+        return dx, None, None, None, None, None, *to_gammas.split(ctx.channels), *to_betas.split(ctx.channels)
 
 
 class _WeightedNorms(torch.autograd.Function):
@@ -104,7 +128,7 @@ class _WeightedNorms(torch.autograd.Function):
         ctx.weights = weights.tolist()
         for x, norm, weight in zip(xs, norms, ctx.weights, strict=True):
             kernels, blocks, rows = _kernels(x), blocks_of(x), _rows(x)
-            saved, _ = _measured(kernels, rows, norm, momentum, blocks)
+            saved, _ = _measured(kernels, rows, [norm], momentum, blocks)
             kernels.add(rows, _rows(out), saved, np.float32(weight), blocks)
             ctx.saved.append(saved)
         ctx.has_shortcut = shortcut is not None
@@ -136,12 +160,38 @@ class _WeightedNorms(torch.autograd.Function):
         return torch.stack(to_weights), to_shortcut, to_shortcut_weight, None, None, *to_xs, *to_gammas, *to_betas
 
 
-def _measured(kernels, rows: np.ndarray, norm: nn.BatchNorm2d, momentum: float, blocks: int):
-    """The kernel's (saved, bounds); the running statistics of `norm` move by `momentum`."""
+def _measured(
+    kernels, rows: np.ndarray, norms: Sequence[nn.BatchNorm2d], momentum: float, blocks: int, order=None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel's (saved, bounds); the running statistics of the norms move by `momentum`."""
+    vectors = [_vector([getattr(norm, name) for norm in norms], order) for name in VECTORS]
+    result = kernels.measure(rows, *vectors, np.float32(momentum), norms[0].eps, blocks)
     if momentum:
-        norm.num_batches_tracked.add_(1)
-    vectors = (v.detach().numpy() for v in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
-    return kernels.measure(rows, *vectors, np.float32(momentum), norm.eps, blocks)
+        for norm in norms:
+            norm.num_batches_tracked.add_(1)
+        if len(norms) > 1 or order is not None:
+            _give_back([norm.running_mean for norm in norms], vectors[2], order)
+            _give_back([norm.running_var for norm in norms], vectors[3], order)
+    return result
+
+
+def _vector(parts: Sequence[Tensor], order: np.ndarray | None) -> np.ndarray:
+    """The parts behind each other, in the order given; of a single one the memory itself."""
+    arrays = [part.detach().numpy() for part in parts]
+    together = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return together if order is None else together[order]
+
+
+def _give_back(parts: Sequence[Tensor], vector: np.ndarray, order: np.ndarray | None) -> None:
+    """Write a changed `_vector` into the parts it was made of."""
+    together = vector
+    if order is not None:
+        together = np.empty_like(vector)
+        together[order] = vector
+    start = 0
+    for part in parts:
+        part.detach().numpy()[:] = together[start : start + len(part)]
+        start += len(part)
 
 
 def _gradient(x: Tensor, gradient: Tensor, saved: np.ndarray, weight: float, relu: bool) -> tuple[Tensor, np.ndarray]:

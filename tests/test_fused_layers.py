@@ -10,6 +10,7 @@ from torch import nn
 import fused_depthwise
 import fused_norm
 import fused_quantize
+import fused_stack
 from model_infer import DerivedNetwork
 from model_search import Supernet
 from operations import ConvNorm, Geometry
@@ -237,6 +238,41 @@ def test_compiled_path_runs_and_records_what_the_plain_one_does():
     ]
     assert changed[0] == changed[1]
     assert any("input_range" in name for name in changed[0])
+
+
+@pytest.mark.parametrize("bits", [4, 16, 32])
+def test_stacked_candidates_are_what_each_is_by_itself(bits, monkeypatch):
+    """Mixture, every gradient, running statistics and ranges; at 4 bit a few codes differ by one."""
+    together = compiled_supernet()
+    apart = copy.deepcopy(together)
+    images = channels_last(8, 3, 8, 8)
+    stacks = []
+    original = fused_stack.projected
+    monkeypatch.setattr(fused_stack, "projected", lambda blocks, x: stacks.append(blocks) or original(blocks, x))
+    output, gradient = gradients(together, images, bits)
+    assert [len(blocks) for blocks in stacks] == [4, 4] * SMALL.num_layers
+    monkeypatch.setattr(fused_stack, "LARGEST", 0)
+    expected, expected_gradient = gradients(apart, images, bits)
+    assert len(stacks) == 2 * SMALL.num_layers
+    bound = {4: 0.05, 16: 0.02, 32: 1e-4}[bits]
+    assert (output - expected).norm() <= bound * expected.norm()
+    assert (gradient - expected_gradient).norm() <= bound * expected_gradient.norm()
+    for (name, a), b in zip(apart.state_dict().items(), together.state_dict().values(), strict=True):
+        assert torch.allclose(b.double(), a.double(), rtol=bound, atol=bound), name
+
+
+def test_some_candidates_alone_are_not_stacked(monkeypatch):
+    """Two kernels of one size are, one of each is not; frozen weights get no gradient."""
+    model = compiled_supernet()
+    cell, x, weights = model.cells[2], channels_last(4, 24, 4, 4), torch.rand(9, requires_grad=True)
+    monkeypatch.setattr(fused_stack, "projected", None)
+    cell(x, weights, [0, 5])
+    monkeypatch.undo()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    cell(x, weights, [0, 1]).square().mean().backward()
+    assert weights.grad[[0, 1]].all() and not weights.grad[2:].any()
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("make", [compiled_supernet, compiled_derived])
