@@ -1,5 +1,7 @@
 """Compiled operators of the search: random mappings, crossover, mutation, repair, neighbourhoods.
 
+All in one file, because numba's cache on disk does not notice a change in another one.
+
 They write mappings as rows of hw_model.batch and know nothing of cost. Every row has random numbers of its own, drawn
 from (seed of its search, generation, number of the row): which worker breeds it, and when, does not matter.
 
@@ -16,6 +18,7 @@ import numpy as np
 from numba import njit
 
 N, G, K, C, P, Q, R, S = range(8)
+GROWN, TRIES = 0.5, 4  # share of the mappings bred whose tiles are grown, and how many loops are tried for that
 MULTIPLY = np.uint64(0xBF58476D1CE4E5B9)
 MULTIPLY_AGAIN = np.uint64(0x94D049BB133111EB)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -198,6 +201,54 @@ def repair(rng, f, b, t, c, sizes, stride, bits, level_slot, hold, caps, cap_bit
 
 
 @jit
+def fits(f, b, t, stride, bits, level_slot, hold, caps, cap_bits, limit):
+    """Whether the spatial slots fit the array and every tile its memory."""
+    slots = len(f)
+    for s in range(1, slots):
+        if limit[s] > 0:
+            used = 1
+            for d in range(8):
+                used *= f[s, d]
+            if used > limit[s]:
+                return False
+    for level in range(1, len(level_slot)):
+        for group in range(3):
+            mask = caps[level, group] & hold[level] & ~b[level]
+            if mask and tile_bits(f, level_slot[level], stride[t], bits[t], mask, slots) > cap_bits[level, group]:
+                return False
+    return True
+
+
+@jit
+def grow(rng, f, b, t, c, sizes, stride, bits, level_slot, hold, caps, cap_bits, limit, allowed, least):
+    """Move parts of the outermost loops inwards, some tries, where everything still fits: good tiles are full ones."""
+    slots = len(f)
+    for _ in range(TRIES):
+        d = next_loop(f[0], below(rng, 8))
+        s = 1 + below(rng, slots - 1)
+        if f[0, d] == 1 or not allowed[c, t, s] >> d & 1:
+            continue
+        outer, inner = f[0, d], f[s, d]
+        part = random_divisor(rng, outer)
+        f[0, d] = -(-outer // part)
+        f[s, d] = inner * part
+        if not fits(f, b, t, stride, bits, level_slot, hold, caps, cap_bits, limit):
+            f[0, d] = outer
+            f[s, d] = inner
+    cover(f, sizes, t, slots)
+
+
+@jit
+def next_loop(row, d):
+    """The first dimension from d on, in a circle, that a slot loops over; any where it loops over none."""
+    for _ in range(8):
+        if row[d] > 1:
+            break
+        d = (d + 1) % 8
+    return d
+
+
+@jit
 def arrange(o, t, c, rule):
     """Sort the loops of each level by the constraint's rule, keeping the order among equals."""
     for level in range(len(o)):
@@ -283,21 +334,91 @@ def move_loop(rng, f, o, level, slot):
 
 
 @jit
+def put_inside(o, level, tensor):
+    """Let the loops that leave a tensor (W, I, O: 0, 1, 2) where it is run inside the others of a level."""
+    keeps = 1 << N | 1 << P | 1 << Q
+    if tensor == 1:
+        keeps = 1 << K
+    if tensor == 2:
+        keeps = 1 << C | 1 << R | 1 << S
+    for i in range(1, 8):
+        d = o[level, i]
+        j = i - 1
+        while j >= 0 and keeps >> o[level, j] & 1 and not keeps >> d & 1:
+            o[level, j + 1] = o[level, j]
+            j -= 1
+        o[level, j + 1] = d
+
+
+@jit
+def exchange(rng, f, t, c, allowed, least):
+    """A part of a loop moves from one slot to another, and a part of another dimension's loop back."""
+    slots = len(f)
+    s = below(rng, slots)
+    r = (s + 1 + below(rng, slots - 1)) % slots
+    d = next_loop(f[s], below(rng, 8))
+    e = next_loop(f[r], below(rng, 8))
+    if e == d:
+        e = next_loop(f[r], (d + 1) % 8)
+    if e == d or f[s, d] <= least[c, t, s, d] or f[r, e] <= least[c, t, r, e]:
+        return
+    if not (allowed[c, t, r] >> d & 1 and allowed[c, t, s] >> e & 1):
+        return
+    there = random_part(rng, f[s, d])
+    back = random_part(rng, f[r, e])
+    f[s, d] = max(-(-f[s, d] // there), least[c, t, s, d])
+    f[r, e] = max(-(-f[r, e] // back), least[c, t, r, e])
+    f[r, d] *= there
+    f[s, e] *= back
+
+
+@jit
+def refill(rng, f, t, c, sizes, limit, allowed, least):
+    """Fill a spatial slot anew, from the outermost loops or one of another level; what was on it goes outwards."""
+    slots = len(f)
+    s = 1 + below(rng, slots - 1)
+    while limit[s] == 0:
+        s = s + 1 if s + 1 < slots else 1
+    room = limit[s]
+    for d in range(8):
+        f[s, d] = least[c, t, s, d]
+        room //= f[s, d]
+    for _ in range(4):
+        d = below(rng, 8)
+        if room < 2 or not allowed[c, t, s] >> d & 1:
+            continue
+        inside = 1
+        for r in range(1, slots):
+            inside *= f[r, d]
+        rest = -(-sizes[t, d] // inside)
+        if rest > 1:
+            part = min(room, random_part(rng, rest) if uniform(rng) < 0.6 else rest)
+        else:
+            r = 1 + below(rng, slots - 1)
+            if limit[r] > 0 or f[r, d] <= max(1, least[c, t, r, d]):
+                continue
+            part = min(room, random_part(rng, f[r, d]))
+            f[r, d] = max(-(-f[r, d] // part), least[c, t, r, d])
+        f[s, d] *= part
+        room //= part
+
+
+@jit
 def mutate(rng, f, o, b, t, c, sizes, level_slot, free, limit, allowed, least):
     """One random change that stays inside constraint set c."""
     slots = len(f)
     levels = len(o)
+    d = next_loop(sizes[t], below(rng, 8))
     u = uniform(rng)
-    d = below(rng, 8)
-    for _ in range(8):
-        if sizes[t, d] > 1:
-            break
-        d = (d + 1) % 8
-    if u < 0.40:
+    if u < 0.10:
+        exchange(rng, f, t, c, allowed, least)
+    elif u < 0.20:
+        refill(rng, f, t, c, sizes, limit, allowed, least)
+    elif u < 0.52:
         move_part(rng, f, d, t, c, slots, allowed, least)
-    elif u < 0.60:
+    elif u < 0.68:
         random_split(rng, f, d, t, c, slots, sizes, limit, allowed, least)
-    elif u < 0.70:  # two dimensions change places on a slot: one moves out, the other in
+    elif u < 0.76:  # two dimensions change places on a slot: one moves out, the other in
         s = 1 + below(rng, slots - 1)
         e = below(rng, 8)
         if f[s, d] > least[c, t, s, d] and allowed[c, t, s] >> e & 1:
@@ -310,9 +431,11 @@ def mutate(rng, f, o, b, t, c, sizes, level_slot, free, limit, allowed, least):
                 for other in range(slots):
                     if other != s and f[other, e] > 1 and uniform(rng) < 0.5:
                         f[other, e] = max(least[c, t, other, e], -(-f[other, e] // f[s, e]))
-    elif u < 0.95:
+    elif u < 0.88:
         level = below(rng, levels)
         move_loop(rng, f, o, level, level_slot[level])
+    elif u < 0.96:
+        put_inside(o, below(rng, levels), below(rng, 3))
     else:
         level = below(rng, levels)
         for _ in range(levels):
@@ -367,3 +490,5 @@ def breed(
                     mutate(rng, f, o, b, t, c, sizes, level_slot, free, limit, allowed, least)
             arrange(o, t, c, rule)
             repair(rng, f, b, t, c, sizes, stride, bits, level_slot, hold, caps, cap_bits, limit, allowed, least)
+            if uniform(rng) < GROWN:
+                grow(rng, f, b, t, c, sizes, stride, bits, level_slot, hold, caps, cap_bits, limit, allowed, least)

@@ -22,9 +22,9 @@ from automapper.space import Search, build_space, inside
 from hw_model import Device, Mapping, decode, evaluate_batch
 
 PARENTS, CHILDREN = 48, 80  # of a pool of 128, the worst 80 are dropped each generation
-PATIENCE = 20  # generations without improvement before a pool starts again
+PATIENCE = 40  # generations without improvement before a pool starts again
 KEPT = 24  # bests of earlier starts a search remembers
-EXPLORE = 0.75  # share of the budget before the bests are brought together
+EXPLORE = 0.8  # share of the budget before the bests are brought together
 TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before that is worth the pool it takes to cost
 LOCAL = 0.5  # of the mappings bred that local search may cost on top, at most
 FLOOR, AT_ONCE = 512, 8  # mappings a search without a valid one may breed however small the budget, so many at once
