@@ -64,6 +64,12 @@ class Supernet(Backbone):
             x = cell(x, weights, running)
         return self.classifier(torch.mean(self.header(x), dim=(2, 3)))
 
+    def regions(self) -> list[nn.Module]:
+        """The parts that torch.compile takes one by one: layers of equal shape share a graph, the whole network's would
+        take an hour. Where only some candidates run, each candidate: which ones run must not be part of a graph."""
+        layers = [op for cell in self.cells for op in cell.candidates] if self.sample_paths else list(self.cells)
+        return [self.stem, *layers, self.header]
+
     def sample(self) -> None:
         """Draw op_weights: softmax((alpha + Gumbel noise) / temperature) per layer, differentiable in alpha; where
         sample_func is "softmax" without the noise."""

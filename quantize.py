@@ -93,6 +93,8 @@ def _fake_quantized(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
     scale = (high - low) / levels
     # A zero range divides by one and multiplies by zero: every x becomes `low`, the constant.
     divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
+    if torch.compiler.is_compiling():  # with operations in place the graph would lose the gradient, without a word
+        return ((x - low) / divisor).clamp(0, levels).round() * scale + low
     return (x - low).div_(divisor).clamp_(0, levels).round_().mul_(scale).add_(low)
 
 
@@ -273,6 +275,10 @@ class SwitchableNetwork(nn.Module):
     def set_bits(self, bits: int) -> None:
         """Run at `bits` from now on. Raises ValueError where the network does not have that bit-width."""
         self.precision.set(bits)
+
+    def regions(self) -> list[nn.Module]:
+        """The parts that torch.compile takes one by one: the whole network."""
+        return [self]
 
     def __call__(self, x: Tensor, num_bits: int | None = None) -> Tensor:
         if num_bits is not None:

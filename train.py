@@ -27,11 +27,13 @@ from runtime.log import Progress, RunLog, SilentLog, per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
 from runtime.machine import (
     autocasted,
+    compiled,
     derived_seed,
     placed,
     python_command,
     seed_everything,
     tune_cpu,
+    tune_gpu,
     versions,
 )
 from runtime.resume import Checkpoints, Position, goes_on, load_newest
@@ -55,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 def train(C: TrainSettings, processes: Processes, command: str) -> None:
     """Train, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
     tune_cpu(C.num_threads, C.keep_memory)
+    tune_gpu(C.tf32)
     if processes.from_main(goes_on, C.save):
         C = C.replaced(resume=True)
     arch, source = processes.from_main(architecture, C)
@@ -67,7 +70,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     model = new_network(C, arch, source, processes)
     precision = model.precision
     parameters = list(model.parameters())
-    in_training = autocasted(model, C.mixed_precision, processes.device)
+    in_training = autocasted(compiled(model, C.compile), C.mixed_precision, processes.device)
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
     exchange = {"mean": processes.mean, "last_backward": processes.gradient_exchange(parameters)}
@@ -291,6 +294,7 @@ def evaluate(C: TrainSettings, processes: Processes) -> None:
     if missing:
         raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
     tune_cpu(C.num_threads, C.keep_memory)
+    tune_gpu(C.tf32)
     precision = Precision(**C.precision_arguments() | {"bit_widths": checkpoint["bits"]})
     with processes.in_turn():
         data = load_data(**C.data_arguments(), device=processes.device)

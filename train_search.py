@@ -36,10 +36,12 @@ from runtime.loop import (
 )
 from runtime.machine import (
     autocasted,
+    compiled,
     derived_seed,
     placed,
     seed_everything,
     tune_cpu,
+    tune_gpu,
     versions,
 )
 from runtime.resume import Checkpoints, Position, goes_on, load_newest
@@ -61,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 def search(C: SearchSettings, processes: Processes, command: str) -> None:
     """Search, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
     tune_cpu(C.num_threads, C.keep_memory)
+    tune_gpu(C.tf32)
     if processes.from_main(goes_on, C.save):
         C = C.replaced(resume=True)
     with processes.in_turn():
@@ -75,7 +78,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
 
     supernet = new_supernet(C, processes)
     precision = supernet.precision
-    in_training = autocasted(supernet, C.mixed_precision, processes.device)
+    in_training = autocasted(compiled(supernet, C.compile), C.mixed_precision, processes.device)
     weights = supernet.weight_parameters()
     optimizer = make_optimizer(weights, C)
     update = updater(optimizer, weights, C.grad_clip)

@@ -31,6 +31,11 @@ from runtime.machine import versions
 WORKER = Path(__file__).with_name("training_cases.py")
 
 
+VARIANTS = ("plain", "fast", "compiled")
+NUMBERS = ("fp32", "tf32", "bf16")
+"""Of the GPU's table; "compiled" is the fast path with the setting `compile`."""
+
+
 class Worker:
     """A process of its own that runs the steps of a case, one case after another."""
 
@@ -177,26 +182,35 @@ def linearity_rows(options: argparse.Namespace, common: dict, workers: Workers) 
     return rows
 
 
-def gpu_rows(options: argparse.Namespace, common: dict) -> list[dict]:
-    """(g): images/s of search and training, and the time of 50 and 200 epochs of CIFAR at that speed."""
+def gpu_rows(
+    options: argparse.Namespace,
+    common: dict,
+    variants: tuple[str, ...] = VARIANTS,
+    formats: tuple[str, ...] = NUMBERS,
+) -> list[dict]:
+    """(g): images/s of search and of training a network of 133 MFLOPs, and the time of 50 and 200 epochs of CIFAR at
+    that speed."""
     rows = []
     steps = 3 if options.quick else 300
     for name, batch, epochs, images in (("search step", 64, 50, 25_000), ("training step", 128, 200, 50_000)):
-        for variant in ("plain", "fast"):
-            for numbers in ("fp32", "tf32", "bf16"):
-                batch = options.batch or batch
-                case = common | {"step": name, "variant": variant, "batch": batch, "numbers": numbers}
+        batch, plain = options.batch or batch, None
+        for variant in variants:
+            for numbers in formats:
+                case = common | {"step": name, "variant": variant, "batch": batch, "numbers": numbers, "large": True}
                 worker = Worker()
                 worker.build(case)
-                worker.step(10)
+                worker.step(10)  # the kernels are chosen, or compiled, in these
                 row = case | worker.step(steps) | worker.memory()
                 worker.close()
                 row["images_per_s"] = batch * steps / row["wall_s"]
                 row["minutes"] = epochs * images / row["images_per_s"] / 60
+                plain = plain or row["images_per_s"]  # the first: plain, fp32
+                row["ratio"] = row["images_per_s"] / plain
                 rows.append(row)
-                speed = f"{row['images_per_s']:9.0f} images/s {epochs:>4} epochs {row['minutes']:7.1f} min"
-                memory = f"{row['gpu_peak_bytes'] / 2**30:6.2f} GiB {row['gpu_busy']:>4} % busy"
-                print(f"{name:<15} {batch:>5} {variant:<6} {numbers:<5} {speed} {memory}", flush=True)
+                speed = f"{row['images_per_s']:9.0f} images/s {row['ratio']:6.2f}x"
+                time_ = f"{epochs:>4} epochs {row['minutes']:7.1f} min"
+                memory = f"{row.get('gpu_peak_bytes', 0) / 2**30:6.2f} GiB {row.get('gpu_busy', '-'):>4} % busy"
+                print(f"{name:<15} {batch:>5} {variant:<8} {numbers:<5} {speed} {time_} {memory}", flush=True)
     return rows
 
 

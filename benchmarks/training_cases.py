@@ -6,7 +6,9 @@ search step    one alpha step, then one weight step
 training step  CDT of a derived network: every bit-width, clipped gradients, SGD
 
 A case is a dictionary: step, variant (plain, fast), batch, threads, device, tiny; and where they matter bit_widths,
-candidates (so many equal ones per layer), sample_paths, all_float (every pass at 32 bit), numbers (fp32, tf32, bf16).
+candidates (so many equal ones per layer), sample_paths, all_float (every pass at 32 bit), numbers (fp32, tf32, bf16),
+large (the derived network of 133 MFLOPs).
+Variant "compiled" is the fast one with the setting `compile`.
 """
 
 import gc
@@ -17,7 +19,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -34,7 +35,7 @@ from model_search import Supernet
 from operations import OPERATIONS, Backbone, Geometry
 from quantize import Precision
 from runtime.loop import frozen, make_optimizer, updater
-from runtime.machine import placed, tune_cpu
+from runtime.machine import autocasted, compiled, placed, tune_cpu, tune_gpu
 from runtime.stages import NetworkSettings
 
 PLAIN = {"channels_last": False, "fused_quantizer": False, "compiled_layers": False, "keep_memory": False}
@@ -48,7 +49,10 @@ TINY = {
     "image_width": 8,
 }
 DERIVED = ["k3_e3", "k5_e3", "k3_e6", "k5_e1", "k3_e1", "k5_e6", "k3_e1_g2", "skip", "k5_e1_g2", "k3_e3", "k5_e6"] * 2
-"""A network of every operation."""
+"""A network of every operation, 79 MFLOPs on CIFAR."""
+
+LARGE = ["k5_e6", "k5_e3"] * 11
+"""133 MFLOPs."""
 
 
 def settings_of(case: dict, defaults: NetworkSettings) -> NetworkSettings:
@@ -57,6 +61,9 @@ def settings_of(case: dict, defaults: NetworkSettings) -> NetworkSettings:
     values |= {"num_bits_list": case["bit_widths"]} if "bit_widths" in case else {}
     values |= PLAIN if case["variant"] == "plain" else {}
     values |= TINY if case["tiny"] else {}
+    values |= {"compile": case["variant"] == "compiled"}
+    numbers = case.get("numbers", "fp32")
+    values |= {"tf32": numbers != "fp32", "mixed_precision": "bfloat16" if numbers == "bf16" else "none"}
     return defaults.replaced(**values)
 
 
@@ -65,6 +72,7 @@ def step_of(case: dict) -> Callable[[], None]:
     searching = case["step"] != "training step"
     C = settings_of(case, SEARCH if searching else TRAIN)
     tune_cpu(C.num_threads, C.keep_memory)
+    tune_gpu(C.tf32)
     torch.manual_seed(0)
     precision = Precision(**C.precision_arguments())
     geometry = Geometry.from_settings(C.to_dict())
@@ -74,22 +82,17 @@ def step_of(case: dict) -> Callable[[], None]:
         if "candidates" in case:
             equal_candidates(model, case["candidates"])
     else:
-        model = DerivedNetwork(DERIVED[: geometry.num_layers], geometry, precision)
+        ops = LARGE if case.get("large") else DERIVED
+        model = DerivedNetwork(ops[: geometry.num_layers], geometry, precision)
     model = placed(model, torch.device(case["device"]), C.channels_last).train()
     images = torch.randn(C.batch_size, 3, C.image_height, C.image_width, device=case["device"])
     labels = torch.randint(C.num_classes, (C.batch_size,), device=case["device"])
+    run = autocasted(compiled(model, C.compile), C.mixed_precision, torch.device(case["device"]))
     make = search_step if searching else training_step
-    step = make(case, C, model, images, labels)
-    if case["variant"] == "fast":
+    step = make(case, C, model, run, images, labels)
+    if case["variant"] != "plain":
         gc.freeze()  # as train.py and train_search.py before their loops
-    numbers = case.get("numbers", "fp32")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = numbers != "fp32"
-
-    def in_these_numbers() -> None:
-        with torch.autocast(case["device"], torch.bfloat16) if numbers == "bf16" else nullcontext():
-            step()
-
-    return in_these_numbers
+    return step
 
 
 def equal_candidates(supernet: Supernet, count: int) -> None:
@@ -100,30 +103,36 @@ def equal_candidates(supernet: Supernet, count: int) -> None:
 
 
 def training_step(
-    case: dict, C: NetworkSettings, model: Backbone, images: Tensor, labels: Tensor, parameters: list | None = None
+    case: dict,
+    C: NetworkSettings,
+    model: Backbone,
+    run: Callable[..., Tensor],
+    images: Tensor,
+    labels: Tensor,
+    parameters: list | None = None,
 ) -> Callable[[], None]:
-    """CDT of `parameters` (all): one optimizer step over every bit-width."""
+    """CDT of `parameters` (all): one optimizer step over every bit-width. run: the model as called in training."""
     parameters = parameters or list(model.parameters())
     update = updater(make_optimizer(parameters, C), parameters, C.grad_clip)
     cascade = Cascade(tuple(C.num_bits_list), dict.fromkeys(C.num_bits_list, 1.0))
 
     def at_float(x: Tensor, num_bits: int) -> Tensor:
-        return model(x, num_bits=32)
+        return run(x, num_bits=32)
 
-    run = at_float if case.get("all_float") else model
-    return lambda: cascade.step(run, images, labels, update, random.Random(0), model.precision.frozen_statistics)
+    passes = at_float if case.get("all_float") else run
+    return lambda: cascade.step(passes, images, labels, update, random.Random(0), model.precision.frozen_statistics)
 
 
 def search_step(
-    case: dict, C: NetworkSettings, supernet: Supernet, images: Tensor, labels: Tensor
+    case: dict, C: NetworkSettings, supernet: Supernet, run: Callable[..., Tensor], images: Tensor, labels: Tensor
 ) -> Callable[[], None]:
     """The steps of the search, as train_search.py takes them; plain ones compute the gradients of everything."""
     plain = case["variant"] == "plain"
     parameters = supernet.weight_parameters()
-    weights = training_step(case, C, supernet, images, labels, parameters)
+    weights = training_step(case, C, supernet, run, images, labels, parameters)
     lowest = min(C.num_bits_list)
     architect = Architect(
-        supernet, supernet.alpha, lowest, supernet.expected_flops, C.arch_learning_rate, C.betas, C.flops_weight
+        run, supernet.alpha, lowest, supernet.expected_flops, C.arch_learning_rate, C.betas, C.flops_weight
     )
 
     def descend_everything(loss: Tensor) -> None:

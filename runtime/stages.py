@@ -30,6 +30,8 @@ class NetworkSettings(Settings):
         "format of convolutions in training; bfloat16: 8 significant bits, so no more than "
         "8 bit of any bit-width reach them",
     ]
+    tf32: Annotated[bool, "GPU: convolutions and matrix products in TF32, 11 significant bits; other rounding"]
+    compile: Annotated[bool, "train by torch.compile, a graph per bit-width: for GPUs; minutes before the first steps"]
     num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)]
     num_workers: Annotated[int, "processes that decode images, for each that trains; 0 = none", AtLeast(0)]
     prefetch: Annotated[int, "batches that each of them decodes ahead, where images are streamed", AtLeast(1)]
@@ -106,8 +108,8 @@ class NetworkSettings(Settings):
             "bit_widths": self.num_bits_list,
             "range_scope": self.range_scope,
             "range_momentum": self.range_momentum,
-            "fused": self.fused_quantizer,
-            "compiled": self.compiled_layers,
+            "fused": self.fused_quantizer and not self.compile,  # torch.compile makes kernels of its own
+            "compiled": self.compiled_layers and not self.compile,
         }
 
     def cascade_arguments(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -38,6 +39,32 @@ def test_command(tmp_path):
     assert report["rows"]["overhead"]["weight step"]["ratio"] > 0
     assert [row.get("sample_paths") for row in report["rows"]["paths"]] == [None, 2, 1]
     assert {row["of"] for row in report["rows"]["linearity"]} == {"bit-widths", "candidates", "images"}
+
+
+def test_rows_of_the_gpu_run_on_any_device(cases, capsys):
+    """All but what only a GPU can say; "compiled" is left to test_compile.py."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        training = importlib.import_module("training")
+    finally:
+        sys.path.pop(0)
+    options = SimpleNamespace(quick=True, batch=4)
+    rows = training.gpu_rows(options, {"threads": 1, "device": "cpu", "tiny": True}, ("fast",), ("fp32",))
+    assert [row["step"] for row in rows] == ["search step", "training step"]
+    for row, epochs, images in zip(rows, (50, 200), (25_000, 50_000), strict=True):
+        assert row["images_per_s"] == 4 * 3 / row["wall_s"]
+        assert row["minutes"] == pytest.approx(epochs * images * row["wall_s"] / (4 * 3) / 60)
+        assert row["ratio"] == 1
+    assert capsys.readouterr().out.count("images/s") == 2
+
+
+@pytest.mark.parametrize("numbers", ["tf32", "bf16"])
+def test_other_numbers_run(cases, numbers):
+    try:
+        cases.step_of(CASE | {"step": "search step", "variant": "fast", "numbers": numbers})()
+        assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    finally:
+        cases.tune_gpu(False)
 
 
 @pytest.mark.parametrize("step", ["weight step", "alpha step", "training step"])
