@@ -6,6 +6,7 @@ notes what it was given.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,14 @@ def load_torchvision(name: str, batch: int) -> Network:
         hint = closest(name, others)
         hint = hint if any(repr(known) in hint for known in mappable) else ""
         raise UserError(
-            f"setting network = {name!r}: a torchvision model, but not one that classifies images, and only those can "
-            f"be mapped{closest(_backbone(name), mappable)}"
+            f"setting network = {name!r}: a torchvision model, but not one that classifies images; only those can be "
+            f"mapped, or the layers that a file lists (--network layers.yaml){closest(_backbone(name), mappable)}"
             if name in others
             else f"setting network = {name!r}{hint or ':'} neither a torchvision model, as "
             "resnet18, mobilenet_v2, alexnet or vgg16, nor the path of a .yaml file of layers"
         )
-    with torch.device("meta"):  # shapes are enough: no weights are made, nothing is computed
+    with torch.device("meta"), warnings.catch_warnings():  # shapes are enough: no weights, nothing is computed
+        warnings.simplefilter("ignore")  # on how weights will be initialised
         model = models.get_model(name, weights=None)
         images = torch.zeros(batch, 3, *IMAGE_SIZE.get(name, (224, 224)))
     return Network(name, tuple(extract_layers(model, images, plain_bits=None)), ())

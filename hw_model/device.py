@@ -147,9 +147,8 @@ def _from_package(name: str) -> Device:
 
 
 def _from_file(path: str) -> Device:
-    name = os.path.basename(path)
-    data, lines = read_yaml(read_text(path), name)
-    return _build(data, name, lines)
+    data, lines = read_yaml(read_text(path), path)
+    return _build(data, path, lines)
 
 
 def _build(data: Any, source: str, lines: Mapping) -> Device:

@@ -258,6 +258,7 @@ def files(tmp_path, weights):
     (tmp_path / "empty").mkdir()
     tiny = (ROOT / "hw_model/devices/eyeriss.yaml").read_text().replace("O: 384", "O: 8")
     (tmp_path / "tiny.yaml").write_text(tiny)
+    (tmp_path / "clock.yaml").write_text(tiny.replace("clock_mhz: 200", "clock_mhz: fast"))
     (tmp_path / "words.yaml").write_text("just words")
     (tmp_path / "field.yaml").write_text("- {K: 4, C: 4}\n- {K: 4, kernel: 3}\n")
     (tmp_path / "twice.yaml").write_text("- {name: a, K: 4}\n- {name: b, K: 4}\n- {name: a, C: 4}\n")
@@ -285,9 +286,9 @@ BAD = {
     "--network resnet19": "did you mean 'resnet1",
     "--network vit_b_16": "self_attention (MultiheadAttention) is no convolution or linear layer: it cannot be mapped; "
     "take a network of convolutions and linear layers",
-    "--network fcn_resnet50": "a torchvision model, but not one that classifies images, and only those can be mapped: "
-    "did you mean 'resnet50'?",
-    "--network raft_large": "not one that classifies images, and only those can be mapped",
+    "--network fcn_resnet50": "a torchvision model, but not one that classifies images; only those can be mapped, or "
+    "the layers that a file lists (--network layers.yaml): did you mean 'resnet50'?",
+    "--network raft_large": "not one that classifies images; only those can be mapped",
     "--network vit_b16": "setting network = 'vit_b16': neither a torchvision model",
     "--network {files}/twice.yaml": "line 3: [2]: name: 'a' is the name of [0] too",
     "--network {files}/default.yaml": "line 2: [1]: name: 'layer 1' is the name of [0] too",
@@ -314,6 +315,7 @@ BAD = {
     "{files}/unknown_op.pt": "unknown operation 'k9_e9'",
     "{files}/other_length.pt": "2 layers",
     "{weights} --device {files}/none.yaml": "none.yaml",
+    "{weights} --device {files}/clock.yaml": "{files}/clock.yaml, line 7: clock_mhz: expected a number above 0",
     "{weights} --device {files}/tiny.yaml": "closest miss: rf: O needs",
     "{weights} --save {files}/text.pt": "cannot write there",
 }
@@ -329,7 +331,7 @@ def test_bad_input_is_one_line_and_status_2(words, files, weights, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if "error" in line]) == 1
     assert lines[-1].startswith("error: ")
-    assert BAD[words] in lines[-1]
+    assert BAD[words].replace("{files}", str(files)) in lines[-1]
     assert old.read_text() == "old"
 
 

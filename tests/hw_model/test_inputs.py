@@ -186,7 +186,7 @@ def test_bad_device_files(old, new, message, tmp_path):
     path.write_text(EYERISS.replace(old, new, 1))
     with pytest.raises(hw_model.InputError, match=message) as caught:
         hw_model.load_device(path)
-    assert str(caught.value).startswith("mine.yaml") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{path}, line ") and "\n" not in str(caught.value)
 
 
 def test_devices_by_name_path_and_content(tmp_path):
