@@ -18,7 +18,7 @@ import numpy as np
 from automapper import breed
 from automapper.local import neighbours
 from automapper.objective import Objective
-from automapper.space import Search, build_space, inside
+from automapper.space import Search, build_space, inside, on_single_axes
 from hw_model import Device, Mapping, decode, evaluate_batch
 
 PARENTS, CHILDREN = 48, 80  # of a pool of 128, the worst 80 are dropped each generation
@@ -93,6 +93,7 @@ class Evolution:
     def best(self, index: int) -> Mapping:
         """The best mapping that search `index` has found so far."""
         f, o, b = self.rows[index]
+        f = f if self.searches[index].dataflow else on_single_axes(f, self.device)
         return decode(f, o, self.device, b)
 
     def remember(self, index: int, row: Row) -> None:

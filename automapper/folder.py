@@ -61,7 +61,7 @@ def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> 
                 try:
                     write_timeloop(place / f"{name}.timeloop", export_timeloop(shape, mapping, device, layer["bits"]))
                 except InputError:
-                    continue  # a dimension on both axes of the array: the text and the case say it
+                    continue  # lanes without a memory inside the PEs: the text and the case say it
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from error
 

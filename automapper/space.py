@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -74,6 +75,26 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
         least=np.array([[row[c].least for row in tables] for c in range(len(seeds))]),
         rule=np.array([[row[c].rule for row in tables] for c in range(len(seeds))]),
     )
+
+
+def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:
+    """f [slots, 8] with every dimension on one axis of the array only, where it can be: the cost is the same, since it
+    depends on how many PEs share a dimension, and Timeloop's format can say it."""
+    x, y = device.slots.index("spatial_x"), device.slots.index("spatial_y")
+    both = [d for d in range(8) if f[x, d] > 1 and f[y, d] > 1]
+    spread = [d for d in range(8) if f[x, d] * f[y, d] > 1]
+    if not both:
+        return f
+    ways = itertools.product((x, y), repeat=len(spread))
+    # those that change the least first
+    for way in sorted(ways, key=lambda way: [sum(f[axis, d] == 1 for axis, d in zip(way, spread, strict=True)), way]):
+        new = f.copy()
+        new[[x, y]] = 1
+        for axis, d in zip(way, spread, strict=True):
+            new[axis, d] = f[x, d] * f[y, d]
+        if new[x].prod() <= device.array[0] and new[y].prod() <= device.array[1]:
+            return new
+    return f
 
 
 def _mask(tensors: Sequence[str] | set[str]) -> int:

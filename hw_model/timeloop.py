@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping as MappingABC
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,29 @@ DATA_SPACES = {"W": "Weights", "I": "Inputs", "O": "Outputs"}
 def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: int) -> dict[str, str]:
     """{"arch.yaml": .., "problem.yaml": .., "map.yaml": ..}: texts of Timeloop's three inputs for this mapping.
 
-    The problem has the sizes the mapping covers, padding included, as they are charged here.
+    The problem has the sizes the mapping covers, padding included, as they are charged here. Where a dimension lies on
+    both axes of the array, which Timeloop cannot say, the array becomes one row of as many PEs: no count depends on it.
 
     Raises:
-        InputError: Timeloop cannot say it: a dimension twice in one level, or on both axes of the array.
+        InputError: Timeloop cannot say it: a dimension twice in one level.
     """
     mapping = Mapping.from_dict(mapping).on(device)
+    note = ""
+    products = factor_products(mapping, device)
+    if any(min(products["spatial_x"][dim], products["spatial_y"][dim]) > 1 for dim in DIMS):
+        note = f"# an array of {device.array[0]} x {device.array[1]} PEs, as one row; no count depends on that\n"
+        device = replace(device, array=(device.pes, 1))
+        pes = tuple((dim, products["spatial_x"][dim] * products["spatial_y"][dim]) for dim in DIMS)
+        mapping = Mapping((*((s, loops) for s, loops in mapping.loops if s[:7] != "spatial"), ("spatial_x", pes)),
+                          mapping.bypass).on(device)  # fmt: skip
     texts = {
         "arch.yaml": architecture(device, bits),
         "problem.yaml": problem(layer, level_tiles(mapping, device)[device.level_names[0]]),
         "map.yaml": mapping_directives(mapping, device),
     }
     return {
-        name: f"# {layer.name or 'layer'} on {device.name}, {bits} bit\n" + _dump(data) for name, data in texts.items()
+        name: f"# {layer.name or 'layer'} on {device.name}, {bits} bit\n{note}{_dump(data)}"
+        for name, data in texts.items()
     }
 
 
@@ -111,7 +122,6 @@ def architecture(device: Device, bits: int) -> dict:
 
 def mapping_directives(mapping: Mapping, device: Device) -> dict:
     """Timeloop's mapping: what each buffer keeps, its temporal loops, and the spatial loops below it."""
-    products = factor_products(mapping, device)
     directives = []
     for index, level in enumerate(device.levels):
         parts = buffers(level)
@@ -128,9 +138,6 @@ def mapping_directives(mapping: Mapping, device: Device) -> dict:
             loops = mapping[level.name] if name == parts[-1][0] else ()
             directives.append({"target": name, "type": "temporal", **_nest(loops, level.name)})
         if index == device.first_pe_level - 1 and device.pes > 1:  # Timeloop has no spatial nest without a fan-out
-            both = [dim for dim in DIMS if min(products["spatial_x"][dim], products["spatial_y"][dim]) > 1]
-            if both:
-                raise InputError(f"Timeloop cannot put dimension {both[0]} on both axes of the array")
             directives.append(_spatial(parts[-1][0], mapping["spatial_x"], mapping["spatial_y"]))
         if index == len(device.levels) - 1 and device.lanes > 1:
             if not level.in_pe:

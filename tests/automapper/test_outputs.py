@@ -1,5 +1,6 @@
 """report.html and mappings/ say what report.json says."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,8 +12,12 @@ import pytest
 
 import hw_model
 from automapper.__main__ import main
+from automapper.evolve import Evolution
 from automapper.html import render
+from automapper.objective import parse_objective
 from automapper.plot import Series, plot
+from automapper.space import Search, on_single_axes
+from automapper.workload import Problem
 from hw_model.timeloop import import_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,17 +106,38 @@ def test_mappings_as_text_and_case(folder):
 
 
 def test_mappings_for_timeloop(folder, tmp_path):
-    """On an array of one row no dimension can lie on both axes, so that Timeloop's format can say every mapping."""
-    (tmp_path / "row.yaml").write_text((ROOT / "hw_model/devices/eyeriss.yaml").read_text().replace("y: 12", "y: 1"))
+    """Every layer's; where a dimension lies on both axes of the array, for one of one row."""
     words = ["--network", str(folder / "layers.yaml"), "--bits", "8", "--budget", "128", "--stages", "1"]
-    main([*words, "--device", str(tmp_path / "row.yaml"), "--save", str(tmp_path)])
-    device = hw_model.load_device(tmp_path / "row.yaml")
+    main([*words, "--save", str(tmp_path)])
+    device = hw_model.load_device("eyeriss")
     (row,) = json.loads((tmp_path / "report.json").read_text())["bit_widths"]
     folders = sorted((tmp_path / "mappings" / "8bit").glob("*.timeloop"))
     for layer, place in zip(row["layers"], folders, strict=True):
         assert {path.name for path in place.iterdir()} == {"arch.yaml", "problem.yaml", "map.yaml"}
-        again = import_mapping((place / "map.yaml").read_text(), device)
-        assert hw_model.evaluate(layer["dims"], again, device, 8).edp_js == layer["edp_js"]
+        text = (place / "map.yaml").read_text()
+        one = dataclasses.replace(device, array=(device.pes, 1)) if "as one row" in text else device
+        assert hw_model.evaluate(layer["dims"], import_mapping(text, one), one, 8).edp_js == layer["edp_js"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_on_single_axes_costs_the_same(seed):
+    device, layer = hw_model.load_device("eyeriss"), hw_model.Layer(G=2, K=12, C=6, P=14, Q=9, R=3, S=3, stride=2)
+    evolution = Evolution([Search(Problem(layer, 8))], device, parse_objective("edp"), seed, random=True)
+    evolution.advance(200, 0.0)
+    x, y = device.slots.index("spatial_x"), device.slots.index("spatial_y")
+    both = changed = 0
+    for f, o, b in zip(*(array[0] for array in evolution.pool), strict=True):
+        new = on_single_axes(f, device)
+        before, after = (hw_model.decode(rows, o, device, b) for rows in (f, new))
+        try:
+            cost = hw_model.evaluate(layer, before, device, 8)
+        except hw_model.InvalidMapping:
+            continue
+        assert hw_model.evaluate(layer, after, device, 8) == cost
+        both += bool(((f[x] > 1) & (f[y] > 1)).any())
+        changed += bool((new != f).any())
+        assert not (new != f).any() or not ((new[x] > 1) & (new[y] > 1)).any()
+    assert changed > both / 4 > 0
 
 
 def test_plot_places_points_where_they_belong():
