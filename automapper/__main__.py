@@ -19,7 +19,7 @@ from automapper.objective import Objective, parse_objective
 from automapper.pipelines import Pipelines
 from automapper.published import add_published
 from automapper.report import build_report
-from automapper.result import network_cost, value_of
+from automapper.result import found_of, network_cost, value_of
 from automapper.search import NoMapping, Outcome, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
@@ -98,7 +98,14 @@ def run(argv: Sequence[str]) -> None:
     with interrupt_held_back():
         report = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, C.to_dict())
         write_outputs(folder, report, device)
-    ended = "interrupted, best so far" if outcome.interrupted else "goal met" if outcome.goal_met else "budget used"
+    missed = "" if C.goal is None else ", goal not met"
+    ended = (
+        "interrupted, best so far"
+        if outcome.interrupted
+        else "goal met"
+        if outcome.goal_met
+        else f"budget used{missed}"
+    )
     if outcome.optima:
         print(proven(network, outcome))
     print(
@@ -141,14 +148,22 @@ class Watch:
             return False
         edp_js = {bits: cost.edp_js for bits, cost in costs.items()}
         values = {bits: value_of(self.objective, cost) for bits, cost in costs.items()}
+        layers = {bits: self._mean_layer(outcome, bits) for bits in self.bit_widths}
         self.history.append(
-            {"mappings": self.mappings, "seconds": self.seconds, "edp_js": edp_js, "objective_value": values}
-        )
+            {"mappings": self.mappings, "seconds": self.seconds, "edp_js": edp_js, "objective_value": values,
+             "mean_layer_value": layers}
+        )  # fmt: skip
         self.bar.n = round(100 * share)
         self.bar.set_postfix_str("best EDP (J*s) " + "  ".join(f"{bits}b {edp:.3e}" for bits, edp in edp_js.items()))
         return self.goal is not None and all(
             value <= self.goal or self._pipeline_value(bits) <= self.goal for bits, value in values.items()
         )
+
+    def _mean_layer(self, outcome: Outcome, bits: int) -> float:
+        """Geometric mean over the layers of what each minimises; it never rises, as the network's sums may."""
+        costs = [found.cost for found in found_of(self.network, bits, outcome)]
+        logs = [math.log(self.objective.value(cost.energy_j, cost.latency_s)) for cost in costs]
+        return math.exp(sum(logs) / len(logs))
 
     def after_proof(self, done: int, of: int) -> None:
         """Show how many searches the exhaustive engine has finished."""

@@ -79,17 +79,17 @@ def _axis_label(report: Mapping[str, Any]) -> str:
 
 
 def convergence_plot(report: Mapping[str, Any]) -> str:
-    """What is minimised, multi-cycle, in percent above its final value, against the mappings tried."""
+    """What the layers minimise, the geometric mean in percent above its final value, against the mappings tried."""
     history = report["search"]["convergence"]
     series = []
     for row in report["bit_widths"]:
         bits = str(row["bits"])
         points = [
-            (point["mappings"], 100 * (point["objective_value"][bits] / history[-1]["objective_value"][bits] - 1))
+            (point["mappings"], 100 * (point["mean_layer_value"][bits] / history[-1]["mean_layer_value"][bits] - 1))
             for point in history
         ]
         series.append(Series(f"{bits} bit", points))
-    return plot(series, "mappings tried", f"{report['minimised']} above the final one, %", log_x=True)
+    return plot(series, "mappings tried", f"{report['minimised']} above the final, %", log_x=True)
 
 
 def _bit_width(row: Mapping[str, Any], device: Device) -> dict[str, Any]:

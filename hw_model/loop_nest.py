@@ -57,6 +57,8 @@ def _amount(name: str, factors: list[int]) -> str:
 
 def _tiles(layer: Layer, tile: dict, tensors: tuple, device: Device, slot: str, bits: int) -> str:
     widths = word_bits(device, bits)
+    if not tensors:
+        return "nothing: all tensors pass it by"
     words = {tensor: tile_words(tensor, tile, layer.stride) for tensor in tensors}
     text = ", ".join(f"{tensor} {n}" for tensor, n in words.items()) + " words"
     for group, size_bits in device.level(slot).partitions:

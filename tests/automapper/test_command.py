@@ -162,7 +162,7 @@ def test_a_list_of_layers(tmp_path):
     assert row["accuracy"] is None
 
 
-def test_objectives_and_goal(tmp_path):
+def test_objectives_and_goal(tmp_path, capsys):
     (tmp_path / "layers.yaml").write_text(LAYERS)
     words = ["--network", tmp_path / "layers.yaml", "--bits", "8"]
     found = {
@@ -171,6 +171,8 @@ def test_objectives_and_goal(tmp_path):
     }
     assert found["energy"]["energy_j"] == min(row["energy_j"] for row in found.values())
     assert found["latency"]["latency_s"] == min(row["latency_s"] for row in found.values())
+    run(*words, "--goal", 1e-30, folder=tmp_path)
+    assert "(budget used, goal not met)" in capsys.readouterr().out
     goal = found["edp"]["edp_js"] * 1.5
     whole = run(*words, folder=tmp_path)
     report = run(*words, "--goal", goal, folder=tmp_path)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,22 @@ def test_mappings_for_timeloop(folder, tmp_path):
         text = (place / "map.yaml").read_text()
         one = dataclasses.replace(device, array=(device.pes, 1)) if "as one row" in text else device
         assert hw_model.evaluate(layer["dims"], import_mapping(text, one), one, 8).edp_js == layer["edp_js"]
+
+
+def test_a_level_that_every_tensor_passes_holds_nothing():
+    device = hw_model.load_device("eyeriss")
+    text = hw_model.loop_nest(hw_model.Layer(K=4), {"dram": [["K", 4]], "bypass": {"glb": ["I", "O"]}}, device, 8)
+    assert "# glb holds nothing: all tensors pass it by" in text
+
+
+def test_convergence_never_rises(folder):
+    """The sums over a network may, as its layers minimise each their own."""
+    points = [
+        point["mean_layer_value"] for point in json.loads((folder / "report.json").read_text())["search"]["convergence"]
+    ]
+    assert len(points) > 5
+    for bits in ("4", "8"):
+        assert all(after[bits] <= before[bits] * (1 + 1e-9) for before, after in pairwise(points))
 
 
 @pytest.mark.parametrize("seed", range(4))
