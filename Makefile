@@ -31,4 +31,4 @@ lint: environment
 	$(BIN)/ruff format --check .
 
 bench: environment
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script < /dev/null || exit 1; done
