@@ -20,7 +20,7 @@ from automapper.pipelines import Pipelines
 from automapper.published import add_published
 from automapper.report import build_report
 from automapper.result import found_of, network_cost, value_of
-from automapper.search import NoMapping, Outcome, run_search
+from automapper.search import NoMapping, Outcome, load_compiled, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
 from automapper.workload import Network, Problem, distinct_problems, listed
@@ -65,6 +65,7 @@ def run(argv: Sequence[str]) -> None:
         pipelines = Pipelines(
             network, bit_widths, device, objective, C.stages, C.seed, C.workers, C.backend, C.engine == "random"
         )
+        load_compiled(device)
     watch = Watch(network, bit_widths, objective, C.goal, pipelines)
     try:
         outcome = run_search(
