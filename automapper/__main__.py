@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> None:
 
     if C.engine == "exhaustive":
         refuse_large(network, problems, device, objective, C.seed)
-    with interrupt_held_back():
+    with interrupt_held_back() as early:
         pipelines = Pipelines(
             network, bit_widths, device, objective, C.stages, C.seed, C.workers, C.backend, C.engine == "random"
         )
@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> None:
     try:
         outcome = run_search(
             problems, device, objective, budget, C.seed, C.engine, C.workers, C.backend, watch.after_round,
-            watch.after_proof,
+            watch.after_proof, bool(early),
         )  # fmt: skip
     except NoMapping as error:
         raise UserError(

@@ -77,6 +77,7 @@ def run_search(
     backend: str = "threading",
     after_round: Callable[[Outcome, float], bool] = lambda outcome, share: False,
     after_proof: Callable[[int, int], None] = lambda done, of: None,
+    interrupted: bool = False,
 ) -> Outcome:
     """The best mapping of every problem in the whole space and inside each known dataflow.
 
@@ -88,6 +89,7 @@ def run_search(
         backend: see `spread`.
         after_round: told the outcome so far and the share of the budget used; True ends the search.
         after_proof: told how many problems of all the exhaustive engine has done.
+        interrupted: by Ctrl-C before it began; the first pools are the outcome then.
 
     Ctrl-C ends the search too; the outcome is then the best so far.
 
@@ -101,7 +103,7 @@ def run_search(
     with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
         units = [Evolution(searches, device, objective, seed, engine == "random") for searches in by_shape.values()]
         load_compiled(device)
-    outcome = Outcome(interrupted=bool(came))
+    outcome = Outcome(interrupted=bool(came) or interrupted)
     begin = time.perf_counter()
     target, share = 0, 0.0
     try:
