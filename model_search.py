@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-import fused_layers
+from fused import layers as fused_layers
 from operations import OPERATIONS, Backbone, Geometry
 from quantize import Precision
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-import fused_layers
+from fused import layers as fused_layers
 from quantize import (
     BatchNorm2d,
     Precision,

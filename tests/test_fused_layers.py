@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import fused_depthwise
-import fused_norm
-import fused_quantize
-import fused_stack
+from fused import depthwise as fused_depthwise
+from fused import norm as fused_norm
+from fused import quantize as fused_quantize
+from fused import stack as fused_stack
 from model_infer import DerivedNetwork
 from model_search import Supernet
 from operations import ConvNorm, Geometry
@@ -167,7 +167,7 @@ def test_threads(threads, monkeypatch):
 def test_one_thread_starts_no_others(monkeypatch):
     """`num_threads` = 1 means one: torch's setting decides, not numba's."""
     assert torch.get_num_threads() == 1
-    for name in ("fused_norm_kernels", "depthwise_kernels"):
+    for name in ("fused.norm_kernels", "fused.depthwise_kernels"):
         monkeypatch.setattr(fused_quantize.load_kernels(name), "parallel", None)
     model = compiled_supernet()
     model(channels_last(16, 3, 32, 32), num_bits=4).square().mean().backward()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fused_quantize
+from fused import quantize as fused_quantize
 from model_infer import DerivedNetwork
 from operations import Geometry
 from quantize import ActivationRange, Precision, fake_quantize, quantize_weight

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fused_quantize import MAX_BITS, blocks_of, load_kernels
+from fused.quantize import MAX_BITS, blocks_of, load_kernels
 
 VECTORS = ("weight", "bias", "running_mean", "running_var")
 
@@ -202,7 +202,7 @@ def _gradient(x: Tensor, gradient: Tensor, saved: np.ndarray, weight: float, rel
 
 
 def _kernels(x: Tensor) -> SimpleNamespace:
-    module = load_kernels("fused_norm_kernels")
+    module = load_kernels("fused.norm_kernels")
     return module.serial if blocks_of(x) == 1 else module.parallel
 
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import fused_depthwise
-import fused_norm
-import fused_stack
+from fused import depthwise as fused_depthwise
+from fused import norm as fused_norm
+from fused import stack as fused_stack
 from quantize import FLOAT_BITS, BatchNorm2d, Precision, SwitchableBatchNorm2d, SwitchableConv2d
 
 

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import fused_depthwise
-import fused_norm
-import fused_quantize
+from fused import depthwise as fused_depthwise
+from fused import norm as fused_norm
+from fused import quantize as fused_quantize
 from quantize import FLOAT_BITS
 
 LARGEST = 2 << 20

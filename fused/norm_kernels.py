@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 from numba import njit, prange
 
-from fused_kernels import _quantized
+from fused.quantize_kernels import _quantized
 
 ZERO = np.float32(0)
 ONE = np.float32(1)

@@ -1,4 +1,4 @@
-"""The quantizer of `quantize.py` on a CPU, fused and bit-equal: torch tensors in and out, `fused_kernels` in between.
+"""The quantizer of `quantize.py` on a CPU, fused and bit-equal: torch tensors in and out, `quantize_kernels` in between.
 
 Takes float32 tensors whose elements lie in memory without gaps; `usable` says which calls it can serve.
 """
@@ -33,7 +33,7 @@ def usable(x: Tensor, bits: int, per_channel: bool) -> bool:
 
 def batch_range(x: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
     """(low, high) of x: [C] per channel of x [B, C, H, W], or [1] over the whole tensor."""
-    kernels = load_kernels("fused_kernels")
+    kernels = load_kernels("fused.quantize_kernels")
 
     rows = _rows(x, per_channel)
     blocks = blocks_of(x)
@@ -45,7 +45,7 @@ def batch_range(x: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
 
 def quantize(x: Tensor, low: Tensor, high: Tensor, bits: int, per_channel: bool) -> Tensor:
     """x fake-quantized over low..high ([C] per channel, else [1])."""
-    kernels = load_kernels("fused_kernels")
+    kernels = load_kernels("fused.quantize_kernels")
 
     out = torch.empty_like(x)
     rows, out_rows = _rows(x, per_channel), _rows(out, per_channel)
@@ -65,7 +65,7 @@ def weight_usable(weight: Tensor, bits: int) -> bool:
 
 def quantize_weight(weight: Tensor, bits: int) -> Tensor:
     """weight [K, ...] fake-quantized over each output channel's own min and max."""
-    kernels = load_kernels("fused_kernels")
+    kernels = load_kernels("fused.quantize_kernels")
 
     out = torch.empty_like(weight)
     rows, out_rows = (_in_memory_order(t).reshape(len(weight), -1).numpy() for t in (weight, out))

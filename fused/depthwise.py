@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fused_quantize import blocks_of, load_kernels
+from fused.quantize import blocks_of, load_kernels
 
 
 def convolve(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -49,7 +49,7 @@ class _Depthwise(torch.autograd.Function):
 
 def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     """[C, 25], of x [B, C, H, W] and the output's gradient of the same shape."""
-    module, blocks = load_kernels("depthwise_kernels"), min(blocks_of(x), len(x))
+    module, blocks = load_kernels("fused.depthwise_kernels"), min(blocks_of(x), len(x))
     kernels = module.serial if blocks == 1 else module.parallel
     batch, channels, height, width = x.shape
     flat = [t.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(-1) for t in (x, gradient)]
