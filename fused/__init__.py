@@ -1,1 +1,1 @@
-"""Compiled passes on a CPU: they stand for those of `quantize`, `operations` and `model_search`, and compute the same."""
+"""Compiled passes on a CPU: they stand for those of `quantize`, `operations`, `model_search`, and compute the same."""

@@ -1,4 +1,4 @@
-"""The quantizer of `quantize.py` on a CPU, fused and bit-equal: torch tensors in and out, `quantize_kernels` in between.
+"""`quantize.py`'s quantizer on a CPU, fused and bit-equal: torch tensors in and out, `quantize_kernels` in between.
 
 Takes float32 tensors whose elements lie in memory without gaps; `usable` says which calls it can serve.
 """

@@ -1,5 +1,6 @@
 """Errors a user can mend: reported as one line, exit status 2, no traceback. And the end that a signal asked for."""
 
+import os
 import signal
 import sys
 import traceback
@@ -25,10 +26,17 @@ class Stopped(KeyboardInterrupt):
 def exit_status(main: Callable[[], int | None]) -> int:
     """Run a script's `main` and turn a `UserError` into one line on standard error and status 2.
 
-    Ctrl-C ends with 130, the shell's convention for SIGINT, and SIGTERM with 143.
+    Ctrl-C ends with 130, the shell's convention for SIGINT, SIGTERM with 143, and a reader of the output that has gone,
+    as `| head` does, with 141 and no word.
     """
     try:
-        return main() or 0
+        status = main() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # What is still in the buffer would raise once more at the interpreter's end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (UserError, KeyboardInterrupt) as error:
         return tell(error)
 

@@ -3,10 +3,14 @@
 import os
 import pickle
 import random
+import signal
+import subprocess
+import sys
 import warnings
 
 import pytest
 import torch
+from tiny_runs import ROOT
 from torch import nn
 
 import runtime.checkpoint
@@ -153,6 +157,18 @@ def test_exit_status(capsys):
     assert exit_status(lambda: 3) == 3
     assert exit_status(interrupted) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines", [1, 10_000])  # found out at the end, or in the middle
+def test_a_reader_that_has_gone_is_no_error(lines):
+    program = (
+        f"import sys; from runtime.errors import exit_status; sys.exit(exit_status(lambda: print('x\\n' * {lines})))"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert process.returncode == 128 + signal.SIGPIPE and process.stderr == b""
 
 
 # --- weights of another architecture
