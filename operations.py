@@ -70,7 +70,7 @@ class ConvBlock(nn.Module):
         self.has_shortcut = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and fused_layers.usable(x, self.expand.precision):
+        if self.training and fused_layers.runs(self, x):
             return fused_layers.block(self, x)
         y = self.shuffle(self.relu(self.expand_norm(self.expand(x))))
         y = self.relu(self.depthwise_norm(self.depthwise(y)))

@@ -1,22 +1,20 @@
 """Training passes of batch norm with what stands around it, on a CPU: torch tensors in and out, kernels in between.
 
-`norm_relu` is relu(norm(x)), fake-quantized for the layer behind where that one asks for it; `weighted_norms` is the
-alpha-weighted sum of batch norms. Same formulas as torch's operations one by one, other order of sums: float32 results
-differ in the last digits, a rounded value by one step where it stood on the edge. docs/training.md states the bounds.
+`norm_relu` is relu(norm(x)), `weighted_norms` the alpha-weighted sum of batch norms. Same formulas as torch's
+operations one by one, other order of sums: float32 results differ in the last digits (bounds: docs/training.md).
 
 Shapes: x [B, C, H, W], channels_last; vectors [C].
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fused.quantize import MAX_BITS, blocks_of, load_kernels
+from fused.quantize import blocks_of, run
 
+KERNELS = "fused.norm_kernels"
 VECTORS = ("weight", "bias", "running_mean", "running_var")
 
 LANES = 64
@@ -35,34 +33,9 @@ def usable(x: Tensor, norm: nn.BatchNorm2d) -> bool:
     )
 
 
-def norm_relu(
-    x: Tensor,
-    norm: nn.BatchNorm2d,
-    momentum: float,
-    bits: int | None = None,
-    per_channel: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(relu(norm(x)), low, high): its range per channel [C], or over the whole tensor [1].
-
-    momentum: of the running statistics; 0 = they stay. bits: fake-quantize the result to them over that range (None:
-    leave it, and low, high are empty); the gradient passes the quantizer unchanged.
-    """
-    return _NormRelu.apply(x, [norm], momentum, bits, per_channel, None, norm.weight, norm.bias)
-
-
-def stacked_norm_relu(
-    x: Tensor,
-    norms: Sequence[nn.BatchNorm2d],
-    momentum: float,
-    bits: int | None = None,
-    per_channel: bool = False,
-    order: np.ndarray | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`norm_relu` of tensors that lie behind each other in the channels of x, each with its norm; the ranges are per
-    channel [C] or one for each norm [n]. order: channel i of x is channel order[i] of the norms' (None: as they are).
-    """
-    parameters = [norm.weight for norm in norms] + [norm.bias for norm in norms]
-    return _NormRelu.apply(x, norms, momentum, bits, per_channel, order, *parameters)
+def norm_relu(x: Tensor, norm: nn.BatchNorm2d, momentum: float) -> Tensor:
+    """relu(norm(x)). momentum: of the running statistics; 0 = they stay."""
+    return _NormRelu.apply(x, norm, momentum, norm.weight, norm.bias)
 
 
 def weighted_norms(
@@ -78,42 +51,20 @@ def weighted_norms(
     return _WeightedNorms.apply(weights, shortcut, shortcut_weight, norms, momentum, *xs, *parameters)
 
 
-def quantizable(bits: int) -> bool:
-    """Whether `norm_relu` can quantize to so many bits."""
-    return bits <= MAX_BITS
-
-
 class _NormRelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, norms, momentum: float, bits, per_channel: bool, order, *parameters: Tensor):
-        kernels, blocks, rows = _kernels(x), blocks_of(x), _rows(x)
-        saved, (low, high) = _measured(kernels, rows, norms, momentum, blocks, order)
+    def forward(ctx, x: Tensor, norm: nn.BatchNorm2d, momentum: float, gamma: Tensor, beta: Tensor) -> Tensor:
         out = _empty_like(x)
-        if bits is None:
-            kernels.apply(rows, _rows(out), saved, True, blocks)
-            low = high = x.new_empty(0)
-        else:
-            low, high = np.maximum(low, 0), np.maximum(high, 0)  # of the ReLU: exact, as all of it is monotone
-            starts = np.cumsum([0] + [norm.num_features for norm in norms])
-            if not per_channel:
-                for start, end in pairwise(starts):
-                    low[start:end], high[start:end] = low[start:end].min(), high[start:end].max()
-            kernels.apply_quantize(rows, _rows(out), saved, low, high, np.float32(2**bits - 1), blocks)
-            low, high = (torch.from_numpy(v if per_channel else v[starts[:-1]]) for v in (low, high))
-        ctx.mark_non_differentiable(low, high)
+        ctx.saved = _measured(x, norm, momentum)
+        run(KERNELS, x).apply(_rows(x), _rows(out), ctx.saved, True, blocks_of(x))
         ctx.save_for_backward(x)
-        ctx.saved, ctx.order, ctx.channels = saved, order, [norm.num_features for norm in norms]
-        return out, low, high
+        return out
 
     @staticmethod
-    def backward(ctx, gradient: Tensor, *_):
+    def backward(ctx, gradient: Tensor):
         (x,) = ctx.saved_tensors
         dx, sums = _gradient(x, gradient, ctx.saved, 1.0, relu=True)
-        if ctx.order is not None:
-            shuffled, sums = sums, np.empty_like(sums)
-            sums[:, ctx.order] = shuffled
-        to_gammas, to_betas = torch.from_numpy(sums)
-        return dx, None, None, None, None, None, *to_gammas.split(ctx.channels), *to_betas.split(ctx.channels)
+        return dx, None, None, *torch.from_numpy(sums)
 
 
 class _WeightedNorms(torch.autograd.Function):
@@ -127,9 +78,8 @@ class _WeightedNorms(torch.autograd.Function):
         ctx.saved = []
         ctx.weights = weights.tolist()
         for x, norm, weight in zip(xs, norms, ctx.weights, strict=True):
-            kernels, blocks, rows = _kernels(x), blocks_of(x), _rows(x)
-            saved, _ = _measured(kernels, rows, [norm], momentum, blocks)
-            kernels.add(rows, _rows(out), saved, np.float32(weight), blocks)
+            saved = _measured(x, norm, momentum)
+            run(KERNELS, x).add(_rows(x), _rows(out), saved, np.float32(weight), blocks_of(x))
             ctx.saved.append(saved)
         ctx.has_shortcut = shortcut is not None
         ctx.count = count
@@ -160,50 +110,20 @@ class _WeightedNorms(torch.autograd.Function):
         return torch.stack(to_weights), to_shortcut, to_shortcut_weight, None, None, *to_xs, *to_gammas, *to_betas
 
 
-def _measured(
-    kernels, rows: np.ndarray, norms: Sequence[nn.BatchNorm2d], momentum: float, blocks: int, order=None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel's (saved, bounds); the running statistics of the norms move by `momentum`."""
-    vectors = [_vector([getattr(norm, name) for norm in norms], order) for name in VECTORS]
-    result = kernels.measure(rows, *vectors, np.float32(momentum), norms[0].eps, blocks)
+def _measured(x: Tensor, norm: nn.BatchNorm2d, momentum: float) -> np.ndarray:
+    """What the kernel `measure` returns; the running statistics move by `momentum`."""
     if momentum:
-        for norm in norms:
-            norm.num_batches_tracked.add_(1)
-        if len(norms) > 1 or order is not None:
-            _give_back([norm.running_mean for norm in norms], vectors[2], order)
-            _give_back([norm.running_var for norm in norms], vectors[3], order)
-    return result
-
-
-def _vector(parts: Sequence[Tensor], order: np.ndarray | None) -> np.ndarray:
-    """The parts behind each other, in the order given; of a single one the memory itself."""
-    arrays = [part.detach().numpy() for part in parts]
-    together = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    return together if order is None else together[order]
-
-
-def _give_back(parts: Sequence[Tensor], vector: np.ndarray, order: np.ndarray | None) -> None:
-    """Write a changed `_vector` into the parts it was made of."""
-    together = vector
-    if order is not None:
-        together = np.empty_like(vector)
-        together[order] = vector
-    start = 0
-    for part in parts:
-        part.detach().numpy()[:] = together[start : start + len(part)]
-        start += len(part)
+        norm.num_batches_tracked.add_(1)
+    vectors = [getattr(norm, name).detach().numpy() for name in VECTORS]
+    return run(KERNELS, x).measure(_rows(x), *vectors, np.float32(momentum), norm.eps, blocks_of(x))
 
 
 def _gradient(x: Tensor, gradient: Tensor, saved: np.ndarray, weight: float, relu: bool) -> tuple[Tensor, np.ndarray]:
     """(gradient of x, those of gamma and beta at weight 1 [2, C])."""
-    kernels, blocks, dx = _kernels(x), blocks_of(x), _empty_like(x)
+    dx = _empty_like(x)
     gradient = gradient.contiguous(memory_format=torch.channels_last)
-    return dx, kernels.backward(_rows(x), _rows(gradient), _rows(dx), saved, np.float32(weight), relu, blocks)
-
-
-def _kernels(x: Tensor) -> SimpleNamespace:
-    module = load_kernels("fused.norm_kernels")
-    return module.serial if blocks_of(x) == 1 else module.parallel
+    arrays = _rows(x), _rows(gradient), _rows(dx)
+    return dx, run(KERNELS, x).backward(*arrays, saved, np.float32(weight), relu, blocks_of(x))
 
 
 def _empty_like(x: Tensor) -> Tensor:

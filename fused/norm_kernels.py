@@ -1,32 +1,25 @@
-"""Batch norm, ReLU and fake-quantization of a CPU tensor in two passes over memory, their backward in two, by numba.
+"""Batch norm and ReLU of a CPU tensor in two passes over memory, their backward in two, by numba.
 
 Layout: a channels_last tensor [B, C, H, W] is taken as x [R, L], L = T * C lanes: T neighbouring pixels make one row,
 so that narrow layers fill vector registers too; lane l belongs to channel l % C. Vectors [C] are repeated to [L].
 Every function exists twice, `serial` and `parallel`: the same code, its blocks of rows one by one or on threads.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from fused.quantize_kernels import _quantized
+from fused.compiled import compiled, serial_and_parallel
 
 ZERO = np.float32(0)
-ONE = np.float32(1)
-INFINITY = np.float32(np.inf)
 CHUNK = 64
 """Rows summed in float32 before they are added to a float64 sum."""
-OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@njit(**OPTIONS)
-def _sum_rows(x, first, last, shift, sums, squares, low, high):
-    """Per lane over rows first..last-1: sums of x - shift and of its square (float64), min and max of x."""
+@compiled
+def _sum_rows(x, first, last, shift, sums, squares):
+    """Per lane over rows first..last-1, float64: sums of x - shift and of its square."""
     lanes = x.shape[1]
     part, part_squares = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
-    low[:] = INFINITY
-    high[:] = -INFINITY
     for start in range(first, last, CHUNK):
         stop = min(start + CHUNK, last)
         part[:] = ZERO
@@ -34,35 +27,23 @@ def _sum_rows(x, first, last, shift, sums, squares, low, high):
         row = start
         while row + 4 <= stop:
             for l in range(lanes):
-                x0, x1, x2, x3 = x[row, l], x[row + 1, l], x[row + 2, l], x[row + 3, l]
-                d0, d1, d2, d3 = x0 - shift[l], x1 - shift[l], x2 - shift[l], x3 - shift[l]
+                d0, d1 = x[row, l] - shift[l], x[row + 1, l] - shift[l]
+                d2, d3 = x[row + 2, l] - shift[l], x[row + 3, l] - shift[l]
                 part[l] += (d0 + d1) + (d2 + d3)
                 part_squares[l] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-                x0 = x0 if x0 < x1 else x1
-                low[l] = x0 if x0 < low[l] else low[l]
-                x2 = x2 if x2 < x3 else x3
-                low[l] = x2 if x2 < low[l] else low[l]
-                x0, x1, x2, x3 = x[row, l], x[row + 1, l], x[row + 2, l], x[row + 3, l]
-                x0 = x0 if x0 > x1 else x1
-                high[l] = x0 if x0 > high[l] else high[l]
-                x2 = x2 if x2 > x3 else x3
-                high[l] = x2 if x2 > high[l] else high[l]
             row += 4
         while row < stop:
             for l in range(lanes):
-                value = x[row, l]
-                d = value - shift[l]
+                d = x[row, l] - shift[l]
                 part[l] += d
                 part_squares[l] += d * d
-                low[l] = value if value < low[l] else low[l]
-                high[l] = value if value > high[l] else high[l]
             row += 1
         for l in range(lanes):
             sums[l] += part[l]
             squares[l] += part_squares[l]
 
 
-@njit(**OPTIONS)
+@compiled
 def _map_rows(x, out, first, last, a, b, relu):
     """out = relu(x * a + b)."""
     if relu:
@@ -76,17 +57,7 @@ def _map_rows(x, out, first, last, a, b, relu):
                 out[row, l] = x[row, l] * a[l] + b[l]
 
 
-@njit(**OPTIONS)
-def _map_quantize_rows(x, out, first, last, a, b, low, divisor, scale, levels):
-    """out = relu(x * a + b), fake-quantized."""
-    for row in range(first, last):
-        for l in range(x.shape[1]):
-            value = x[row, l] * a[l] + b[l]
-            value = ZERO if value < ZERO else value
-            out[row, l] = _quantized(value, low[l], divisor[l], scale[l], levels)
-
-
-@njit(**OPTIONS)
+@compiled
 def _add_rows(x, out, first, last, a, b):
     """out += x * a + b."""
     for row in range(first, last):
@@ -94,7 +65,7 @@ def _add_rows(x, out, first, last, a, b):
             out[row, l] += x[row, l] * a[l] + b[l]
 
 
-@njit(**OPTIONS)
+@compiled
 def _sum_gradient_rows(x, g, first, last, a, b, mean, relu, sums, products):
     """Per lane over rows first..last-1, float64: sums of g and of g * (x - mean), g = 0 where the ReLU was."""
     lanes = x.shape[1]
@@ -130,7 +101,7 @@ def _sum_gradient_rows(x, g, first, last, a, b, mean, relu, sums, products):
             products[l] += part_products[l]
 
 
-@njit(**OPTIONS)
+@compiled
 def _map_gradient_rows(x, g, dx, first, last, a, b, relu, p, q, r):
     """dx = p * g + q * x + r, g = 0 where the ReLU was."""
     for row in range(first, last):
@@ -141,7 +112,7 @@ def _map_gradient_rows(x, g, dx, first, last, a, b, relu, p, q, r):
             dx[row, l] = p[l] * gradient + (q[l] * value + r[l])
 
 
-@njit(**OPTIONS)
+@compiled
 def _lanes(v, lanes):
     """v [C] repeated to [L]."""
     out = np.empty(lanes, np.float32)
@@ -151,34 +122,22 @@ def _lanes(v, lanes):
 
 
 def _measure(x, gamma, beta, running_mean, running_var, momentum, eps, blocks):
-    """What batch norm makes of x [R, L]: (saved [4, C] = mean, 1 / std, and a, b with output = x * a + b; min and max
-    of the output, [2, C], before a ReLU). Running statistics move by `momentum` (0: they stay)."""
+    """What batch norm makes of x [R, L]: [4, C] = mean, 1 / std, and a, b with output = x * a + b. Running statistics
+    move by `momentum` (0: they stay)."""
     rows, lanes, channels = x.shape[0], x.shape[1], len(gamma)
     sums, squares = np.zeros((blocks, lanes)), np.zeros((blocks, lanes))
-    lows, highs = np.empty((blocks, lanes), np.float32), np.empty((blocks, lanes), np.float32)
     shift = _lanes(x[0, :channels], lanes)
     size = (rows + blocks - 1) // blocks
     for block in prange(blocks):
-        _sum_rows(
-            x,
-            block * size,
-            min(rows, (block + 1) * size),
-            shift,
-            sums[block],
-            squares[block],
-            lows[block],
-            highs[block],
-        )
-    saved, bounds = np.empty((4, channels), np.float32), np.empty((2, channels), np.float32)
+        _sum_rows(x, block * size, min(rows, (block + 1) * size), shift, sums[block], squares[block])
+    saved = np.empty((4, channels), np.float32)
     count = rows * (lanes // channels)
     for c in range(channels):
-        total, square, low, high = 0.0, 0.0, INFINITY, -INFINITY
+        total, square = 0.0, 0.0
         for block in range(blocks):
             for l in range(c, lanes, channels):
                 total += sums[block, l]
                 square += squares[block, l]
-                low = min(low, lows[block, l])
-                high = max(high, highs[block, l])
         mean = total / count
         variance = square / count - mean * mean
         variance = 0.0 if variance < 0 else variance
@@ -191,10 +150,7 @@ def _measure(x, gamma, beta, running_mean, running_var, momentum, eps, blocks):
         saved[1, c] = 1 / np.sqrt(variance + eps)
         saved[2, c] = saved[1, c] * gamma[c]
         saved[3, c] = beta[c] - saved[0, c] * saved[2, c]
-        first, second = low * saved[2, c] + saved[3, c], high * saved[2, c] + saved[3, c]
-        bounds[0, c] = min(first, second)
-        bounds[1, c] = max(first, second)
-    return saved, bounds
+    return saved
 
 
 def _apply(x, out, saved, relu, blocks):
@@ -204,17 +160,6 @@ def _apply(x, out, saved, relu, blocks):
     size = (rows + blocks - 1) // blocks
     for block in prange(blocks):
         _map_rows(x, out, block * size, min(rows, (block + 1) * size), a, b, relu)
-
-
-def _apply_quantize(x, out, saved, low, high, levels, blocks):
-    """out [R, L] = relu(batch norm of x), fake-quantized to levels + 1 values over low..high [C]."""
-    rows, lanes = x.shape
-    a, b, lows, highs = _lanes(saved[2], lanes), _lanes(saved[3], lanes), _lanes(low, lanes), _lanes(high, lanes)
-    scale = (highs - lows) / levels
-    divisor = np.where(scale > ZERO, scale, ONE).astype(np.float32)
-    size = (rows + blocks - 1) // blocks
-    for block in prange(blocks):
-        _map_quantize_rows(x, out, block * size, min(rows, (block + 1) * size), a, b, lows, divisor, scale, levels)
 
 
 def _add(x, out, saved, weight, blocks):
@@ -262,9 +207,7 @@ def _backward(x, g, dx, saved, weight, relu, blocks):
 FUNCTIONS = {
     "measure": _measure,
     "apply": _apply,
-    "apply_quantize": _apply_quantize,
     "add": _add,
     "backward": _backward,
 }
-serial = SimpleNamespace(**{name: njit(**OPTIONS)(f) for name, f in FUNCTIONS.items()})
-parallel = SimpleNamespace(**{name: njit(parallel=True, **OPTIONS)(f) for name, f in FUNCTIONS.items()})
+serial, parallel = serial_and_parallel(FUNCTIONS)

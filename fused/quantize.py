@@ -6,7 +6,7 @@ Takes float32 tensors whose elements lie in memory without gaps; `usable` says w
 import functools
 import importlib
 import tempfile
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
@@ -33,11 +33,7 @@ def usable(x: Tensor, bits: int, per_channel: bool) -> bool:
 
 def batch_range(x: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
     """(low, high) of x: [C] per channel of x [B, C, H, W], or [1] over the whole tensor."""
-    kernels = load_kernels("fused.quantize_kernels")
-
-    rows = _rows(x, per_channel)
-    blocks = blocks_of(x)
-    low, high = kernels.measure_serial(rows) if blocks == 1 else kernels.measure_parallel(rows, blocks)
+    low, high = run("fused.quantize_kernels", x).measure(_rows(x, per_channel), blocks_of(x))
     if not per_channel:
         low, high = low.min(keepdims=True), high.max(keepdims=True)
     return torch.from_numpy(low), torch.from_numpy(high)
@@ -45,16 +41,10 @@ def batch_range(x: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
 
 def quantize(x: Tensor, low: Tensor, high: Tensor, bits: int, per_channel: bool) -> Tensor:
     """x fake-quantized over low..high ([C] per channel, else [1])."""
-    kernels = load_kernels("fused.quantize_kernels")
-
     out = torch.empty_like(x)
     rows, out_rows = _rows(x, per_channel), _rows(out, per_channel)
     bounds = [np.ascontiguousarray(np.broadcast_to(bound.numpy(), rows.shape[1])) for bound in (low, high)]
-    blocks, levels = blocks_of(x), np.float32(2**bits - 1)
-    if blocks == 1:
-        kernels.quantize_serial(rows, out_rows, *bounds, levels)
-    else:
-        kernels.quantize_parallel(rows, out_rows, *bounds, levels, blocks)
+    run("fused.quantize_kernels", x).quantize(rows, out_rows, *bounds, np.float32(2**bits - 1), blocks_of(x))
     return out
 
 
@@ -84,6 +74,26 @@ def load_kernels(name: str) -> ModuleType:
 
         numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="kernels-")
         return importlib.import_module(name)
+
+
+def run(name: str, x: Tensor) -> SimpleNamespace:
+    """The functions of that module for as many threads as work on x."""
+    module, threads = load_kernels(name), blocks_of(x)
+    if threads == 1:
+        return module.serial
+    _use_threads(threads)
+    return module.parallel
+
+
+def _use_threads(count: int) -> None:
+    """Let numba work on so many threads. When its first are started, it tells OpenMP to use all there are, and torch
+    asks OpenMP too: what was set for torch is set again."""
+    from numba.np.ufunc import parallel
+
+    of_torch = torch.get_num_threads()
+    parallel.set_num_threads(min(count, parallel.get_thread_count()))
+    if torch.get_num_threads() != of_torch:
+        torch.set_num_threads(of_torch)
 
 
 def blocks_of(x: Tensor) -> int:

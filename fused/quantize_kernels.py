@@ -7,24 +7,25 @@ to even, multiply, add), so results are bit-equal to the plain path. Arrays are 
 import numpy as np
 from numba import njit, prange
 
+from fused.compiled import compiled, serial_and_parallel
+
 ROUNDER = np.float32(12582912.0)
 """1.5 * 2^23: adding and subtracting it rounds half to even, exactly for |x| below 2^22."""
 
 ZERO = np.float32(0)
 ONE = np.float32(1)
 INFINITY = np.float32(np.inf)
-OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 @njit(inline="always")
-def _quantized(value, low, divisor, scale, levels):
+def quantized(value, low, divisor, scale, levels):
     code = (value - low) / divisor
     code = ZERO if code < ZERO else code  # written so that NaN passes
     code = levels if code > levels else code
     return ((code + ROUNDER) - ROUNDER) * scale + low
 
 
-@njit(**OPTIONS)
+@compiled
 def _column_ranges(x, first, last, low, high):
     """Min and max of every column over rows first..last-1 of x [M, C], into low, high [C]."""
     low[:] = INFINITY
@@ -36,31 +37,22 @@ def _column_ranges(x, first, last, low, high):
             high[c] = value if value > high[c] else high[c]
 
 
-@njit(**OPTIONS)
+@compiled
 def _quantize_rows(x, out, first, last, low, divisor, scale, levels):
     for row in range(first, last):
         for c in range(x.shape[1]):
-            out[row, c] = _quantized(x[row, c], low[c], divisor[c], scale[c], levels)
+            out[row, c] = quantized(x[row, c], low[c], divisor[c], scale[c], levels)
 
 
-@njit(**OPTIONS)
+@compiled
 def _scales(low, high, levels):
     scale = (high - low) / levels
     divisor = np.where(scale > ZERO, scale, ONE).astype(np.float32)
     return scale, divisor
 
 
-@njit(**OPTIONS)
-def measure_serial(x):
+def _measure(x, blocks):
     """(low, high) [C] of the columns of x [M, C]."""
-    low, high = np.empty(x.shape[1], np.float32), np.empty(x.shape[1], np.float32)
-    _column_ranges(x, 0, x.shape[0], low, high)
-    return low, high
-
-
-@njit(parallel=True, **OPTIONS)
-def measure_parallel(x, blocks):
-    """`measure_serial` on `blocks` threads."""
     lows, highs = np.empty((blocks, x.shape[1]), np.float32), np.empty((blocks, x.shape[1]), np.float32)
     rows = (x.shape[0] + blocks - 1) // blocks
     for block in prange(blocks):
@@ -71,23 +63,15 @@ def measure_parallel(x, blocks):
     return low, high
 
 
-@njit(**OPTIONS)
-def quantize_serial(x, out, low, high, levels):
+def _quantize(x, out, low, high, levels, blocks):
     """out [M, C] = x [M, C] fake-quantized to levels + 1 values over low..high [C]."""
-    scale, divisor = _scales(low, high, levels)
-    _quantize_rows(x, out, 0, x.shape[0], low, divisor, scale, levels)
-
-
-@njit(parallel=True, **OPTIONS)
-def quantize_parallel(x, out, low, high, levels, blocks):
-    """`quantize_serial` on `blocks` threads."""
     scale, divisor = _scales(low, high, levels)
     rows = (x.shape[0] + blocks - 1) // blocks
     for block in prange(blocks):
         _quantize_rows(x, out, block * rows, min(x.shape[0], (block + 1) * rows), low, divisor, scale, levels)
 
 
-@njit(**OPTIONS)
+@compiled
 def quantize_each_row(x, out, levels):
     """out [K, n] = x [K, n], every row fake-quantized over its own min and max."""
     for row in range(x.shape[0]):
@@ -99,4 +83,7 @@ def quantize_each_row(x, out, levels):
         scale = (high - low) / levels
         divisor = scale if scale > ZERO else ONE
         for i in range(x.shape[1]):
-            out[row, i] = _quantized(x[row, i], low, divisor, scale, levels)
+            out[row, i] = quantized(x[row, i], low, divisor, scale, levels)
+
+
+serial, parallel = serial_and_parallel({"measure": _measure, "quantize": _quantize})

@@ -7,14 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fused import depthwise as fused_depthwise
 from fused import norm as fused_norm
 from fused import quantize as fused_quantize
-from fused import stack as fused_stack
 from model_infer import DerivedNetwork
-from model_search import Supernet
-from operations import ConvNorm, Geometry
-from quantize import BatchNorm2d, Precision, fake_quantize, recalibrate
+from model_search import MixedOp, Supernet
+from operations import ConvBlock, ConvNorm, Geometry
+from quantize import BatchNorm2d, Precision, recalibrate
 
 BITS = (4, 8, 16, 32)
 SMALL = Geometry((1, 2, 1), (16, 24, 24), (1, 2, 1), 16, 1, 32, 5, 8, 8, False)
@@ -47,7 +45,7 @@ def test_norm_relu_is_that_of_torch(shape, offset):
     x = (channels_last(*shape) + offset).requires_grad_()
     double = x.detach().double().requires_grad_()
     assert fused_norm.usable(x, norm)
-    y, *_ = fused_norm.norm_relu(x, norm, 0.1)
+    y = fused_norm.norm_relu(x, norm, 0.1)
     expected = F.relu(plain(double))
     assert close(y, expected.float())
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -65,43 +63,19 @@ def test_norm_relu_is_that_of_torch(shape, offset):
     assert norm.num_batches_tracked == 1
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("per_channel", [False, True])
-@pytest.mark.parametrize("bits", [2, 4, 16])
-def test_the_quantizer_behind_it(shape, per_channel, bits):
-    """Over exactly the range of the ReLU's output, and bit-equal to the plain quantizer of it."""
-    norm = random_norm(shape[1])
-    x = channels_last(*shape).requires_grad_()
-    y, *_ = fused_norm.norm_relu(x, norm, 0.0)
-    result, low, high = fused_norm.norm_relu(x, norm, 0.0, bits, per_channel)
-    plain = y.detach()
-    expected = (plain.amin((0, 2, 3)), plain.amax((0, 2, 3))) if per_channel else (plain.min()[None], plain.max()[None])
-    assert torch.equal(low, expected[0])
-    assert torch.equal(high, expected[1])
-    low, high = (bound.view(1, -1, 1, 1) for bound in expected)
-    assert torch.equal(result, fake_quantize(plain, low, high, bits))
-    gradient = channels_last(*shape)
-    (through_quantizer,) = torch.autograd.grad(result, x, gradient)
-    assert torch.equal(through_quantizer, torch.autograd.grad(y, x, gradient)[0])
-    assert norm.num_batches_tracked == 0
-    assert torch.equal(norm.running_mean, torch.zeros(shape[1]))
-
-
-@pytest.mark.parametrize("bits", [None, 4])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_not_swallowed(bits, value):
+def test_what_is_not_finite_is_not_swallowed(value):
     """A ReLU written carelessly makes zeros of it, and a diverged training goes on unnoticed."""
     x = channels_last(4, 16, 4, 4)
     x[1, 2, 3, 0] = value
     x.requires_grad_()
     norm = random_norm(16)
-    y, *_ = fused_norm.norm_relu(x, norm, 0.1, bits)
+    y = fused_norm.norm_relu(x, norm, 0.1)
     assert y[:, 2].isnan().all()
     y.sum().backward()
     assert x.grad[:, 2].isnan().all()
     assert not norm.running_mean[2].isfinite()
-    if bits is None:
-        assert y[:, 3].isfinite().all()
+    assert y[:, 3].isfinite().all()
     assert fused_norm.weighted_norms([x], [norm], torch.ones(1), 0.0)[:, 2].isnan().all()
 
 
@@ -129,45 +103,23 @@ def test_weighted_norms(with_shortcut):
         assert close(ours.running_var, theirs.running_var.float())
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shape", [(2, 24, 9, 7), (3, 5, 4, 4), (2, 16, 1, 2)])
-def test_depthwise(kernel, stride, shape):
-    x, weight = channels_last(*shape).requires_grad_(), torch.randn(shape[1], 1, kernel, kernel, requires_grad=True)
-    doubles = [t.detach().double().requires_grad_() for t in (x, weight)]
-    y = fused_depthwise.convolve(x, weight, stride)
-    expected = F.conv2d(*doubles, None, stride, kernel // 2, 1, shape[1])
-    assert close(y, expected.float())
-    gradient = torch.randn_like(y)
-    for needed in ([x, weight], [x], [weight]):
-        ours = torch.autograd.grad(fused_depthwise.convolve(x, weight, stride), needed, gradient)
-        wanted = [doubles[0] if t is x else doubles[1] for t in needed]
-        theirs = torch.autograd.grad(expected, wanted, gradient.double(), retain_graph=True)
-        for a, b in zip(ours, theirs, strict=True):
-            assert close(a, b.float())
-
-
-@pytest.mark.parametrize("threads", [2, 3, 7, 16])
-def test_threads(threads, monkeypatch):
-    """More threads than images or rows included; sums may differ in their last digits."""
-    norm = random_norm(24)
-    x, weight = channels_last(5, 24, 6, 6).requires_grad_(), torch.randn(24, 1, 5, 5, requires_grad=True)
-    gradient = channels_last(5, 24, 6, 6)
+def test_norms_on_several_threads(monkeypatch):
+    norm, x, gradient = random_norm(24), channels_last(5, 24, 6, 6).requires_grad_(), channels_last(5, 24, 6, 6)
     results = []
-    for blocks in (1, threads):
-        for module in (fused_norm, fused_depthwise):
-            monkeypatch.setattr(module, "blocks_of", lambda _, blocks=blocks: blocks)
-        y, *bounds = fused_norm.norm_relu(x, norm, 0.0, 8, True)
-        z = fused_norm.weighted_norms([fused_depthwise.convolve(y, weight, 1)], [norm], torch.ones(1), 0.0)
-        results.append([y, *bounds, z, *torch.autograd.grad(z, [x, weight, norm.weight], gradient)])
-    for one, many in zip(*results, strict=True):
-        assert close(many, one, 0.01 if one is results[0][0] else 1e-4)
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(fused_norm, "blocks_of", lambda _, threads=threads: threads)
+        monkeypatch.setattr(fused_quantize, "blocks_of", lambda _, threads=threads: threads)
+        y = fused_norm.norm_relu(x, norm, 0.0)
+        z = fused_norm.weighted_norms([y], [norm], torch.ones(1), 0.0)
+        results.append([y, z, *torch.autograd.grad(z, [x, norm.weight], gradient)])
+    for several in results[1:]:
+        assert all(close(a, b) for a, b in zip(several, results[0], strict=True))
 
 
 def test_one_thread_starts_no_others(monkeypatch):
     """`num_threads` = 1 means one: torch's setting decides, not numba's."""
     assert torch.get_num_threads() == 1
-    for name in ("fused.norm_kernels", "fused.depthwise_kernels"):
+    for name in ("fused.norm_kernels", "fused.block_kernels", "fused.quantize_kernels"):
         monkeypatch.setattr(fused_quantize.load_kernels(name), "parallel", None)
     model = compiled_supernet()
     model(channels_last(16, 3, 32, 32), num_bits=4).square().mean().backward()
@@ -240,39 +192,34 @@ def test_compiled_path_runs_and_records_what_the_plain_one_does():
     assert any("input_range" in name for name in changed[0])
 
 
-@pytest.mark.parametrize("bits", [4, 16, 32])
-def test_stacked_candidates_are_what_each_is_by_itself(bits, monkeypatch):
-    """Mixture, every gradient, running statistics and ranges; at 4 bit a few codes differ by one."""
-    together = compiled_supernet()
-    apart = copy.deepcopy(together)
-    images = channels_last(8, 3, 8, 8)
-    stacks = []
-    original = fused_stack.projected
-    monkeypatch.setattr(fused_stack, "projected", lambda blocks, x: stacks.append(blocks) or original(blocks, x))
-    output, gradient = gradients(together, images, bits)
-    assert [len(blocks) for blocks in stacks] == [4, 4] * SMALL.num_layers
-    monkeypatch.setattr(fused_stack, "LARGEST", 0)
-    expected, expected_gradient = gradients(apart, images, bits)
-    assert len(stacks) == 2 * SMALL.num_layers
-    bound = {4: 0.05, 16: 0.02, 32: 1e-4}[bits]
-    assert (output - expected).norm() <= bound * expected.norm()
-    assert (gradient - expected_gradient).norm() <= bound * expected_gradient.norm()
-    for (name, a), b in zip(apart.state_dict().items(), together.state_dict().values(), strict=True):
-        assert torch.allclose(b.double(), a.double(), rtol=bound, atol=bound), name
-
-
-def test_some_candidates_alone_are_not_stacked(monkeypatch):
-    """Two kernels of one size are, one of each is not; frozen weights get no gradient."""
+def test_frozen_weights_get_no_gradient():
+    """Of two candidates alone, too."""
     model = compiled_supernet()
     cell, x, weights = model.cells[2], channels_last(4, 24, 4, 4), torch.rand(9, requires_grad=True)
-    monkeypatch.setattr(fused_stack, "projected", None)
-    cell(x, weights, [0, 5])
-    monkeypatch.undo()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     cell(x, weights, [0, 1]).square().mean().backward()
     assert weights.grad[[0, 1]].all() and not weights.grad[2:].any()
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_candidate_that_cannot_run_so_is_mixed_in_all_the_same():
+    """A kernel of 7, and 24 bits."""
+    torch.manual_seed(0)
+    precision = Precision([24, 32], fused=True, compiled=True)
+    cell = MixedOp(16, 16, 1, precision).to(memory_format=torch.channels_last)
+    x, weights = channels_last(4, 16, 8, 8), torch.rand(9)
+    precision.set(24)
+    expected = sum(w * op(x) for w, op in zip(weights, cell.candidates, strict=True))
+    assert torch.equal(cell(x, weights), expected)
+    precision.set(32)
+    cell.candidates[3] = ConvBlock(16, 16, 1, precision, kernel_size=7, expansion=2).to(
+        memory_format=torch.channels_last
+    )
+    precision.compiled = False
+    expected = sum(w * op(x) for w, op in zip(weights, cell.candidates, strict=True))
+    precision.compiled = True
+    assert close(cell(x, weights), expected)
 
 
 @pytest.mark.parametrize("make", [compiled_supernet, compiled_derived])
