@@ -172,7 +172,7 @@ def timed(path: Path) -> Iterator[None]:
         yield
     finally:
         took = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - begin_cpu}
-        path.write_text(json.dumps({name: round(before[name] + value, 1) for name, value in took.items()}))
+        path.write_text(json.dumps({name: round(before[name] + value, 3) for name, value in took.items()}))
 
 
 def search_result(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class Scale:
     """caption: what every table of the scale says about itself. images_per_class: of training and test that a run
     reads, None = no folder of images is needed. shape: words for both stages; bit_lists: of claim 1, per network.
     minutes: per run of a stage, as long as nothing has been measured. fewer_epochs: a search of half the epochs, down
-    to the same temperature. tried: other ways to train, for `cdt_tried`."""
+    to the same temperature. tried: other ways to train, for `cdt_tried`. by_class: the images lie sorted by class, so
+    that nothing may depend on their own order."""
 
     name: str
     caption: str
@@ -51,6 +52,7 @@ class Scale:
     fewer_epochs: tuple[str, ...]
     images_per_class: tuple[int, int] | None = None
     tried: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    by_class: bool = False
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -136,6 +138,7 @@ CIFAR_CPU = Scale(
     minutes={"search": 1.5, "train": 1.0, "map": 0.7},
     fewer_epochs=_words("--nepochs 3 --temp_decay 0.487"),
     images_per_class=(2000, 500),
+    by_class=True,
     tried={"Gentler": _words("--lr 0.025")},
 )
 
@@ -158,6 +161,7 @@ CIFAR_GPU = Scale(
     minutes={"search": 60.0, "train": 30.0, "map": 0.7},
     fewer_epochs=_words("--nepochs 10 --temp_decay 0.727"),
     images_per_class=(5000, 1000),
+    by_class=True,
     tried={"Longer": _words("--nepochs 90 --eval_epoch 90"), "Gentler": _words("--lr 0.025")},
 )
 
