@@ -20,7 +20,7 @@ from fused.compiled import compiled
 
 _FEATURES = binding.get_host_cpu_features()
 LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx") else 4
-REGISTERS = 16 if LANES == 8 or (_FEATURES.get("sse2") and LANES == 4) else 32
+REGISTERS = 16 if LANES < 16 and _FEATURES.get("sse2") else 32
 SLACK = LANES - 1
 LINE = 16
 """Elements of a cache line."""
@@ -127,7 +127,7 @@ ZEROS = ir.Constant(VECTOR, None)
 
 
 def _intrinsic(arguments: int, write: Callable[[_Code], None]):
-    """A function of so many arguments for njit code, its body written by `write`."""
+    """A function of so many arguments for njit code, its body written by `write`. (numba wants arguments by name.)"""
     names = ", ".join(f"a{i}" for i in range(arguments))
 
     def typer(context, kinds):
