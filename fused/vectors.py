@@ -178,7 +178,7 @@ def _tile(rows: int, vectors: int):
 
 
 _tile_3, _tile_2, _tile_1 = (_tile(TILE_ROWS, vectors) for vectors in (3, 2, 1))
-_line_3, _line_2, _line_1 = (_tile(1, vectors) for vectors in (3, 2, 1))
+_line = _tile(1, 1)
 
 
 @compiled
@@ -200,12 +200,9 @@ def multiply(a, a_at, a_row, a_step, b, b_at, b_step, c, c_at, c_row, rows, colu
                     _tile_1(a, left, a_row, a_step, b, b_at + column, b_step, c, place, c_row, depth, lanes, add)
                 row += TILE_ROWS
             else:
-                if vectors == 3:
-                    _line_3(a, left, a_row, a_step, b, b_at + column, b_step, c, place, c_row, depth, lanes, add)
-                elif vectors == 2:
-                    _line_2(a, left, a_row, a_step, b, b_at + column, b_step, c, place, c_row, depth, lanes, add)
-                else:
-                    _line_1(a, left, a_row, a_step, b, b_at + column, b_step, c, place, c_row, depth, lanes, add)
+                for v in range(0, vectors * LANES, LANES):
+                    some = min(LANES, columns - column - v)
+                    _line(a, left, a_row, a_step, b, b_at + column + v, b_step, c, place + v, c_row, depth, some, add)
                 row += 1
         column += vectors * LANES
 
