@@ -59,7 +59,7 @@ class _Projected(torch.autograd.Function):
         by_input, by_output = weights.matrices(_rows(w1), block.expand.groups, True, levels)
         flat = _flat(x)
         y1 = _memory(pixels * channels)
-        shift = kernels.shift_of_product(flat, by_input, c_in, channels)
+        shift = kernels.shift_of_product(flat, by_input, pixels, c_in, channels)
         totals, bounds = stages.expand(flat, by_input, y1, shift, pixels, c_in, channels, threads)
         known1, low, high = passes.table(
             totals, bounds, shift, pixels, _vectors(norms[0]), block.expand.groups, momentum, norms[0].eps, levels, True
@@ -68,8 +68,7 @@ class _Projected(torch.autograd.Function):
 
         weight = weights.taps_of(_rows(w2), levels)
         y2 = _memory(out_pixels * channels)
-        middle = (height // 2 * width + width // 2) * channels
-        shift = kernels.shift_of_taps(y1, middle, known1, weight, channels)
+        shift = kernels.shift_of_taps(y1, known1, weight, batch, height, width, channels, taps)
         totals, bounds = stages.depthwise(
             y1, known1, levels, weight, y2, shift, batch, height, width, channels, taps, stride, images
         )

@@ -46,6 +46,9 @@ from fused.vectors import (
 CHUNK = 1 << 15
 """Elements of a scratch: with what is read and written along with it, it stays in a core's own cache."""
 
+SAMPLES = 4
+"""Pixels whose mean the sums of a norm are taken around."""
+
 GROUP = 96
 """Channels that a depth-wise stage takes at a time: wider pixels would lie too far apart in the scratch."""
 
@@ -108,24 +111,33 @@ def _chunk_rows(channels):
 
 
 @compiled
-def shift_of_product(x, matrix, c_in, channels):
-    """[padded C] near the means of `_expand`'s y1: its first pixel."""
+def shift_of_product(x, matrix, pixels, c_in, channels):
+    """[padded C] near the means of `_expand`'s y1: the mean of a few of its pixels."""
     shift = zeros(padded(channels))
     for i in range(c_in):
-        shift += x[i] * matrix[i * len(shift) : (i + 1) * len(shift)]
+        value = ZERO
+        for n in range(SAMPLES):
+            value += x[(2 * n + 1) * pixels // (2 * SAMPLES) * c_in + i]
+        shift += value / np.float32(SAMPLES) * matrix[i * len(shift) : (i + 1) * len(shift)]
     return shift
 
 
 @compiled
-def shift_of_taps(y1, at, known, weight, channels):
-    """[padded C] near the means of `_depthwise`'s y2: what it would be if all pixels were as the one at `at`."""
-    stride = padded(channels)
+def shift_of_taps(y1, known, weight, images, height, width, channels, taps):
+    """[padded C] near the means of `_depthwise`'s y2: the mean of a few of its pixels, before a quantizer."""
+    stride, pad = padded(channels), taps // 2
     shift = zeros(stride)
-    for c in range(channels):
-        value = max(ZERO, y1[at + c] * known[A * stride + c] + known[B * stride + c])
-        for tap in range(len(weight) // stride):
-            shift[c] += value * weight[tap * stride + c]
-    return shift
+    for n in range(SAMPLES):
+        image, odd = n * images // SAMPLES, 2 * n + 1
+        middle = odd * height // (2 * SAMPLES), odd * 5 % (2 * SAMPLES) * width // (2 * SAMPLES)
+        for tap in range(taps * taps):
+            y, x = middle[0] + tap // taps - pad, middle[1] + tap % taps - pad
+            if 0 <= y < height and 0 <= x < width:
+                at = ((image * height + y) * width + x) * channels
+                for c in range(channels):
+                    value = y1[at + c] * known[A * stride + c] + known[B * stride + c]
+                    shift[c] += max(ZERO, value) * weight[tap * stride + c]
+    return shift / np.float32(SAMPLES)
 
 
 def _expand(x, matrix, y, shift, rows, c_in, channels, blocks):
