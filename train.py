@@ -23,7 +23,7 @@ from runtime.average import averaged_model
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.distributed import Processes, joined
 from runtime.errors import UserError, exit_status
-from runtime.log import Progress, RunLog, SilentLog, per_bits
+from runtime.log import per_bits
 from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
 from runtime.machine import (
     autocasted,
@@ -36,7 +36,7 @@ from runtime.machine import (
     tune_gpu,
     versions,
 )
-from runtime.resume import Checkpoints, Position, goes_on, load_newest
+from runtime.resume import Position, goes_on, load_newest, recorded
 from runtime.settings import as_text, from_command_line
 from runtime.stages import TrainSettings
 from runtime.stopping import resume_command
@@ -114,15 +114,8 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         return checkpoints.unless_stopped(islice(train_batches, steps))
 
     images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
-    with (
-        RunLog(C.save, saved.get("log_sizes")) if processes.is_main else SilentLog() as log,
-        Checkpoints(C, processes, log, state, start, loaded, command) as checkpoints,
-        Progress(
-            C.nepochs * images_per_epoch,
-            start.epoch * images_per_epoch + start.step * C.batch_size,
-            shown=processes.is_main,
-        ) as progress,
-    ):
+    recording = recorded(C, processes, state, start, loaded, saved.get("log_sizes"), command, images_per_epoch)
+    with recording as (log, checkpoints, progress):
         flops, size = profile(model)
         log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {processes}")
         log.settings(C, "config_train.py", versions(), resumed=saved.get("config"))

@@ -23,7 +23,7 @@ from quantize import Precision
 from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
 from runtime.distributed import Processes, joined, launcher
 from runtime.errors import UserError, exit_status
-from runtime.log import Progress, RunLog, SilentLog, per_bits
+from runtime.log import RunLog, per_bits
 from runtime.loop import (
     Mean,
     accuracy,
@@ -44,7 +44,7 @@ from runtime.machine import (
     tune_gpu,
     versions,
 )
-from runtime.resume import Checkpoints, Position, goes_on, load_newest
+from runtime.resume import Position, goes_on, load_newest, recorded
 from runtime.settings import as_text, from_command_line
 from runtime.stages import SearchSettings
 from runtime.stopping import resume_command
@@ -129,15 +129,8 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
         }
 
     images_per_epoch = min(steps * C.batch_size, weight_batches.num_images)
-    with (
-        RunLog(C.save, saved.get("log_sizes")) if processes.is_main else SilentLog() as log,
-        Checkpoints(C, processes, log, state, start, loaded, command) as checkpoints,
-        Progress(
-            C.nepochs * images_per_epoch,
-            start.epoch * images_per_epoch + start.step * C.batch_size,
-            shown=processes.is_main,
-        ) as progress,
-    ):
+    recording = recorded(C, processes, state, start, loaded, saved.get("log_sizes"), command, images_per_epoch)
+    with recording as (log, checkpoints, progress):
         split = f"{len(for_weights)} images for weights, {len(for_alpha)} for alpha"
         log.line(f"search on {data.name}: {split} ({processes})")
         log.settings(C, "config_search.py", versions(), resumed=saved.get("config"))

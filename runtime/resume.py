@@ -3,13 +3,14 @@ resume."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from runtime.checkpoint import find, load_checkpoint, save_checkpoint
 from runtime.distributed import Processes, launch, was_restarted
 from runtime.errors import Stopped, UserError
-from runtime.log import RunLog, SilentLog
+from runtime.log import Progress, RunLog, SilentLog
 from runtime.loop import finite_weights
 from runtime.stages import NetworkSettings
 from runtime.stopping import StopRequest
@@ -157,3 +158,28 @@ class Checkpoints:
         self.log.line(f"\nstopped by {signal.Signals(number).name}; {self.path} is at {self.position}")
         self.log.line(f"go on: {self.command}")
         raise Stopped(number, together=True)
+
+
+@contextmanager
+def recorded(
+    C: NetworkSettings,
+    processes: Processes,
+    state: Callable[[], dict[str, Any]],
+    start: Position,
+    loaded: Path | None,
+    log_sizes: dict[str, int] | None,
+    command: str,
+    images_per_epoch: int,
+) -> Iterator[tuple[RunLog | SilentLog, Checkpoints, Progress]]:
+    """What a loop over epochs is written down by: (log, checkpoints, progress), of which only the main process's are
+    seen. log_sizes: where the log files of a resumed run stood; the rest as `Checkpoints` has it."""
+    with (
+        RunLog(C.save, log_sizes) if processes.is_main else SilentLog() as log,
+        Checkpoints(C, processes, log, state, start, loaded, command) as checkpoints,
+        Progress(
+            C.nepochs * images_per_epoch,
+            start.epoch * images_per_epoch + start.step * C.batch_size,
+            shown=processes.is_main,
+        ) as progress,
+    ):
+        yield log, checkpoints, progress
