@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fused.quantize import MAX_BITS, blocks_of, load_kernels, run
+from fused.quantize import MAX_BITS, load_kernels, run
 from quantize import FLOAT_BITS
 
 KERNELS = "fused.block_kernels"
 KERNEL_SIZES = (3, 5)
+PARALLEL_FROM = 1 << 24
+"""Multiply-accumulates of a block from which a second thread pays, as `fused.quantize.PARALLEL_FROM`."""
 
 
 def usable(block: nn.Module, x: Tensor) -> bool:
@@ -41,11 +43,20 @@ def projected(block: nn.Module, quantized: Tensor) -> Tensor:
     )  # fmt: skip
 
 
+def threads_of(block: nn.Module, x: Tensor) -> int:
+    """How many threads work on the block: those of `num_threads`, or one where a second would not pay."""
+    inside, outside = block.depthwise.out_channels, block.project.out_channels
+    taps = block.depthwise.weight[0].numel()
+    work = x.numel() // x.shape[1] * inside * (x.shape[1] + (taps + outside) // block.stride**2)
+    return torch.get_num_threads() if work >= PARALLEL_FROM else 1
+
+
 class _Projected(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, block, norms, w1: Tensor, w2: Tensor, w3: Tensor, *affine: Tensor) -> Tensor:
         kernels, passes, weights = load_kernels(KERNELS), load_kernels("fused.passes"), load_kernels("fused.weights")
-        stages = run(KERNELS, x)
+        threads = threads_of(block, x)
+        stages = run(KERNELS, threads)
         precision = block.expand.precision
         bits, momentum = precision.bits, norms[0].momentum if precision.track_statistics else 0.0
         levels = np.float32(0 if bits == FLOAT_BITS else 2**bits - 1)
@@ -53,7 +64,6 @@ class _Projected(torch.autograd.Function):
         channels, taps, stride = len(w2), w2.shape[-1], block.stride
         out_height, out_width = -(-height // stride), -(-width // stride)
         pixels, out_pixels = batch * height * width, batch * out_height * out_width
-        threads = blocks_of(x)
         images = min(threads, batch)
 
         by_input, by_output = weights.matrices(_rows(w1), block.expand.groups, True, levels)

@@ -56,7 +56,7 @@ class _NormRelu(torch.autograd.Function):
     def forward(ctx, x: Tensor, norm: nn.BatchNorm2d, momentum: float, gamma: Tensor, beta: Tensor) -> Tensor:
         out = _empty_like(x)
         ctx.saved = _measured(x, norm, momentum)
-        run(KERNELS, x).apply(_rows(x), _rows(out), ctx.saved, True, blocks_of(x))
+        run(KERNELS, blocks_of(x)).apply(_rows(x), _rows(out), ctx.saved, True, blocks_of(x))
         ctx.save_for_backward(x)
         return out
 
@@ -79,7 +79,7 @@ class _WeightedNorms(torch.autograd.Function):
         ctx.weights = weights.tolist()
         for x, norm, weight in zip(xs, norms, ctx.weights, strict=True):
             saved = _measured(x, norm, momentum)
-            run(KERNELS, x).add(_rows(x), _rows(out), saved, np.float32(weight), blocks_of(x))
+            run(KERNELS, blocks_of(x)).add(_rows(x), _rows(out), saved, np.float32(weight), blocks_of(x))
             ctx.saved.append(saved)
         ctx.has_shortcut = shortcut is not None
         ctx.count = count
@@ -115,7 +115,7 @@ def _measured(x: Tensor, norm: nn.BatchNorm2d, momentum: float) -> np.ndarray:
     if momentum:
         norm.num_batches_tracked.add_(1)
     vectors = [getattr(norm, name).detach().numpy() for name in VECTORS]
-    return run(KERNELS, x).measure(_rows(x), *vectors, np.float32(momentum), norm.eps, blocks_of(x))
+    return run(KERNELS, blocks_of(x)).measure(_rows(x), *vectors, np.float32(momentum), norm.eps, blocks_of(x))
 
 
 def _gradient(x: Tensor, gradient: Tensor, saved: np.ndarray, weight: float, relu: bool) -> tuple[Tensor, np.ndarray]:
@@ -123,7 +123,7 @@ def _gradient(x: Tensor, gradient: Tensor, saved: np.ndarray, weight: float, rel
     dx = _empty_like(x)
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     arrays = _rows(x), _rows(gradient), _rows(dx)
-    return dx, run(KERNELS, x).backward(*arrays, saved, np.float32(weight), relu, blocks_of(x))
+    return dx, run(KERNELS, blocks_of(x)).backward(*arrays, saved, np.float32(weight), relu, blocks_of(x))
 
 
 def _empty_like(x: Tensor) -> Tensor:

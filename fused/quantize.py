@@ -15,8 +15,8 @@ from torch import Tensor
 MAX_BITS = 22
 """Widest bit-width: rounding adds and subtracts 1.5 * 2^23, exact for codes below 2^22."""
 
-PARALLEL_FROM = 1 << 15
-"""Elements from which a second thread pays."""
+PARALLEL_FROM = 1 << 18
+"""Elements from which a second thread pays; where the machine has other work, each wait for it costs a time slice."""
 
 LANES = 64
 """A range over a whole tensor is taken over so many columns first: the compiler makes vector instructions of it."""
@@ -33,7 +33,7 @@ def usable(x: Tensor, bits: int, per_channel: bool) -> bool:
 
 def batch_range(x: Tensor, per_channel: bool) -> tuple[Tensor, Tensor]:
     """(low, high) of x: [C] per channel of x [B, C, H, W], or [1] over the whole tensor."""
-    low, high = run("fused.quantize_kernels", x).measure(_rows(x, per_channel), blocks_of(x))
+    low, high = run("fused.quantize_kernels", blocks_of(x)).measure(_rows(x, per_channel), blocks_of(x))
     if not per_channel:
         low, high = low.min(keepdims=True), high.max(keepdims=True)
     return torch.from_numpy(low), torch.from_numpy(high)
@@ -44,7 +44,7 @@ def quantize(x: Tensor, low: Tensor, high: Tensor, bits: int, per_channel: bool)
     out = torch.empty_like(x)
     rows, out_rows = _rows(x, per_channel), _rows(out, per_channel)
     bounds = [np.ascontiguousarray(np.broadcast_to(bound.numpy(), rows.shape[1])) for bound in (low, high)]
-    run("fused.quantize_kernels", x).quantize(rows, out_rows, *bounds, np.float32(2**bits - 1), blocks_of(x))
+    run("fused.quantize_kernels", blocks_of(x)).quantize(rows, out_rows, *bounds, np.float32(2**bits - 1), blocks_of(x))
     return out
 
 
@@ -76,9 +76,9 @@ def load_kernels(name: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-def run(name: str, x: Tensor) -> SimpleNamespace:
-    """The functions of that module for as many threads as work on x."""
-    module, threads = load_kernels(name), blocks_of(x)
+def run(name: str, threads: int) -> SimpleNamespace:
+    """The functions of that module for so many threads."""
+    module = load_kernels(name)
     if threads == 1:
         return module.serial
     _use_threads(threads)

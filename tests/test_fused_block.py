@@ -165,8 +165,7 @@ def test_threads(name, threads, monkeypatch):
     """More threads than images included; sums may differ in their last digits."""
     block, x = block_and_input(name, 32)
     alone = gradients(fused, copy.deepcopy(block), x)
-    for module in (fused_block, fused_quantize):
-        monkeypatch.setattr(module, "blocks_of", lambda _: threads)
+    monkeypatch.setattr(fused_block, "threads_of", lambda *_: threads)
     y, together = gradients(fused, block, x)
     assert distance(y, alone[0]) < 1e-6
     assert all(distance(gradient, alone[1][key]) < 1e-4 for key, gradient in together.items())
@@ -218,3 +217,12 @@ def test_what_it_cannot_run():
     assert not fused_block.usable(block, x)
     seven = ConvBlock(16, 16, 1, Precision(BITS), kernel_size=7, expansion=1)
     assert not fused_block.usable(seven, x)
+
+
+def test_small_blocks_take_one_thread(monkeypatch):
+    """Waiting for another costs more than it brings, by far where the machine has other work to do."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    small, x = block_and_input("plain", 4)
+    assert fused_block.threads_of(small, x) == 1
+    large, _ = block_and_input("plain", 4, c_in=64, c_out=64)
+    assert fused_block.threads_of(large, torch.empty(16, 64, 32, 32)) == 4

@@ -108,7 +108,6 @@ def test_norms_on_several_threads(monkeypatch):
     results = []
     for threads in (1, 2, 7):
         monkeypatch.setattr(fused_norm, "blocks_of", lambda _, threads=threads: threads)
-        monkeypatch.setattr(fused_quantize, "blocks_of", lambda _, threads=threads: threads)
         y = fused_norm.norm_relu(x, norm, 0.0)
         z = fused_norm.weighted_norms([y], [norm], torch.ones(1), 0.0)
         results.append([y, z, *torch.autograd.grad(z, [x, norm.weight], gradient)])
