@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fused.norm import flat, vectors_of
 from fused.quantize import MAX_BITS, load_kernels, run
 from quantize import FLOAT_BITS
 
@@ -67,13 +68,14 @@ class _Projected(torch.autograd.Function):
         images = min(threads, batch)
 
         by_input, by_output = weights.matrices(_rows(w1), block.expand.groups, True, levels)
-        flat = _flat(x)
+        pixels_of_x = flat(x).numpy()
         y1 = _memory(pixels * channels)
-        shift = kernels.shift_of_product(flat, by_input, pixels, c_in, channels)
-        totals, bounds = stages.expand(flat, by_input, y1, shift, pixels, c_in, channels, threads)
+        shift = kernels.shift_of_product(pixels_of_x, by_input, pixels, c_in, channels)
+        totals, bounds = stages.expand(pixels_of_x, by_input, y1, shift, pixels, c_in, channels, threads)
         known1, low, high = passes.table(
-            totals, bounds, shift, pixels, _vectors(norms[0]), block.expand.groups, momentum, norms[0].eps, levels, True
-        )
+            totals, bounds, shift, pixels, vectors_of(norms[0]), block.expand.groups, momentum, norms[0].eps, levels,
+            True,
+        )  # fmt: skip
         _observe(block.depthwise.input_range, low, high, levels)
 
         weight = weights.taps_of(_rows(w2), levels)
@@ -83,7 +85,7 @@ class _Projected(torch.autograd.Function):
             y1, known1, levels, weight, y2, shift, batch, height, width, channels, taps, stride, images
         )
         known2, low, high = passes.table(
-            totals, bounds, shift, out_pixels, _vectors(norms[1]), 1, momentum, norms[1].eps, levels, False
+            totals, bounds, shift, out_pixels, vectors_of(norms[1]), 1, momentum, norms[1].eps, levels, False
         )
         _observe(block.project.input_range, low, high, levels)
         if momentum:
@@ -110,13 +112,13 @@ class _Projected(torch.autograd.Function):
         batch, c_in, height, width = x.shape
         (channels, _, _, _), (c_out, _, _, _) = kept.shapes[1:]
         pixels, out_pixels = batch * height * width, gradient.numel() // c_out
-        g3 = _flat(gradient.contiguous(memory_format=torch.channels_last))
+        g3 = flat(gradient.contiguous(memory_format=torch.channels_last)).numpy()
 
         g2 = _memory(out_pixels * channels)
         dense, totals = stages.project_back(
             g3, kept.y2, kept.known2, levels, kept.from_out, g2, out_pixels, channels, c_out, needs_w3, threads
         )
-        to_w3 = _own(weights, dense, c_out, kept.shapes[2], kept.groups[1], False) if needs_w3 else None
+        to_w3 = _own(weights, dense, kept.shapes[2], kept.groups[1], False) if needs_w3 else None
         affine2 = passes.table_back(kept.known2, totals, 1, out_pixels)
 
         g1 = _memory(pixels * channels)
@@ -136,18 +138,18 @@ class _Projected(torch.autograd.Function):
         to_w1 = None
         if needs_x or needs_w1:
             dense = stages.expand_back(
-                g1, kept.y1, kept.known1, _flat(x), kept.by_output, to_x.view(-1).numpy(), pixels, c_in, channels,
-                needs_w1, needs_x, threads,
+                g1, kept.y1, kept.known1, flat(x).numpy(), kept.by_output, to_x.view(-1).numpy(), pixels, c_in,
+                channels, needs_w1, needs_x, threads,
             )  # fmt: skip
-            to_w1 = _own(weights, dense, c_in, kept.shapes[0], kept.groups[0], True) if needs_w1 else None
+            to_w1 = _own(weights, dense, kept.shapes[0], kept.groups[0], True) if needs_w1 else None
         to_x = to_x.permute(0, 3, 1, 2) if needs_x else None
         (gamma1, beta1), (gamma2, beta2) = torch.from_numpy(affine1), torch.from_numpy(affine2)
         return to_x, None, None, to_w1, to_w2, to_w3, gamma1, gamma2, beta1, beta2
 
 
-def _own(weights, dense: np.ndarray, rows: int, shape: torch.Size, groups: int, expansion: bool) -> Tensor:
+def _own(weights, dense: np.ndarray, shape: torch.Size, groups: int, expansion: bool) -> Tensor:
     """The gradient of a 1x1 convolution's weight out of that of its dense matrix, [threads, rows * columns]."""
-    own = weights.own_gradients(dense.reshape(len(dense), rows, -1), *shape[:2], groups, expansion, expansion)
+    own = weights.own_gradients(dense, *shape[:2], groups, expansion)
     return torch.from_numpy(own).view(shape)
 
 
@@ -161,15 +163,6 @@ def _observe(activation_range: nn.Module, low: np.ndarray, high: np.ndarray, lev
         activation_range.observe(torch.from_numpy(low), torch.from_numpy(high))
 
 
-def _vectors(norm: nn.BatchNorm2d) -> tuple[np.ndarray, ...]:
-    vectors = norm.weight, norm.bias, norm.running_mean, norm.running_var
-    return tuple(vector.detach().numpy() for vector in vectors)
-
-
 def _rows(weight: Tensor) -> np.ndarray:
     """[K, n], the weights of each output in the order (inputs, rows, columns)."""
     return weight.detach().flatten(1).numpy()
-
-
-def _flat(x: Tensor) -> np.ndarray:
-    return x.detach().permute(0, 2, 3, 1).reshape(-1).numpy()

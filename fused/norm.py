@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from fused.quantize import blocks_of, run
 
 KERNELS = "fused.norm_kernels"
-VECTORS = ("weight", "bias", "running_mean", "running_var")
 
 LANES = 64
 """Narrower rows are widened to at least so many lanes by taking neighbouring pixels together."""
@@ -56,7 +55,7 @@ class _NormRelu(torch.autograd.Function):
     def forward(ctx, x: Tensor, norm: nn.BatchNorm2d, momentum: float, gamma: Tensor, beta: Tensor) -> Tensor:
         out = _empty_like(x)
         ctx.saved = _measured(x, norm, momentum)
-        run(KERNELS, blocks_of(x)).apply(_rows(x), _rows(out), ctx.saved, True, blocks_of(x))
+        run(KERNELS, blocks_of(x)).apply(_rows(x), _rows(out), ctx.saved, blocks_of(x))
         ctx.save_for_backward(x)
         return out
 
@@ -106,7 +105,7 @@ class _WeightedNorms(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 to_shortcut = gradient * shortcut_weight
             if ctx.needs_input_grad[2]:
-                to_shortcut_weight = torch.dot(_flat(gradient), _flat(shortcut)).view_as(shortcut_weight)
+                to_shortcut_weight = torch.dot(flat(gradient), flat(shortcut)).view_as(shortcut_weight)
         return torch.stack(to_weights), to_shortcut, to_shortcut_weight, None, None, *to_xs, *to_gammas, *to_betas
 
 
@@ -114,8 +113,7 @@ def _measured(x: Tensor, norm: nn.BatchNorm2d, momentum: float) -> np.ndarray:
     """What the kernel `measure` returns; the running statistics move by `momentum`."""
     if momentum:
         norm.num_batches_tracked.add_(1)
-    vectors = [getattr(norm, name).detach().numpy() for name in VECTORS]
-    return run(KERNELS, blocks_of(x)).measure(_rows(x), *vectors, np.float32(momentum), norm.eps, blocks_of(x))
+    return run(KERNELS, blocks_of(x)).measure(_rows(x), *vectors_of(norm), np.float32(momentum), norm.eps, blocks_of(x))
 
 
 def _gradient(x: Tensor, gradient: Tensor, saved: np.ndarray, weight: float, relu: bool) -> tuple[Tensor, np.ndarray]:
@@ -132,14 +130,21 @@ def _empty_like(x: Tensor) -> Tensor:
     return x.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _flat(x: Tensor) -> Tensor:
+def vectors_of(norm: nn.BatchNorm2d) -> tuple[np.ndarray, ...]:
+    """Gamma, beta, running mean and running variance [C]: the norm's own memory."""
+    vectors = norm.weight, norm.bias, norm.running_mean, norm.running_var
+    return tuple(vector.detach().numpy() for vector in vectors)
+
+
+def flat(x: Tensor) -> Tensor:
+    """x channels_last as one vector."""
     return x.detach().permute(0, 2, 3, 1).reshape(-1)
 
 
 def _rows(x: Tensor) -> np.ndarray:
     """x as [R, T * C], without a copy: T pixels side by side make a row of at least LANES, as far as they divide."""
-    flat, channels = _flat(x), x.shape[1]
+    channels = x.shape[1]
     pixels, together = x.numel() // channels, 1
     while together * channels < LANES and pixels % (2 * together) == 0:
         together *= 2
-    return flat.view(-1, together * channels).numpy()
+    return flat(x).view(-1, together * channels).numpy()

@@ -9,6 +9,7 @@ import numpy as np
 from numba import prange
 
 from fused.compiled import compiled, serial_and_parallel
+from fused.moments import gradients, normalise
 
 ZERO = np.float32(0)
 CHUNK = 64
@@ -44,17 +45,12 @@ def _sum_rows(x, first, last, shift, sums, squares):
 
 
 @compiled
-def _map_rows(x, out, first, last, a, b, relu):
+def _map_rows(x, out, first, last, a, b):
     """out = relu(x * a + b)."""
-    if relu:
-        for row in range(first, last):
-            for l in range(x.shape[1]):
-                value = x[row, l] * a[l] + b[l]
-                out[row, l] = ZERO if value < ZERO else value  # written so that NaN passes
-    else:
-        for row in range(first, last):
-            for l in range(x.shape[1]):
-                out[row, l] = x[row, l] * a[l] + b[l]
+    for row in range(first, last):
+        for l in range(x.shape[1]):
+            value = x[row, l] * a[l] + b[l]
+            out[row, l] = ZERO if value < ZERO else value  # written so that NaN passes
 
 
 @compiled
@@ -138,28 +134,19 @@ def _measure(x, gamma, beta, running_mean, running_var, momentum, eps, blocks):
             for l in range(c, lanes, channels):
                 total += sums[block, l]
                 square += squares[block, l]
-        mean = total / count
-        variance = square / count - mean * mean
-        variance = 0.0 if variance < 0 else variance
-        mean += shift[c]
-        if momentum > 0:
-            running_mean[c] += momentum * (np.float32(mean) - running_mean[c])
-            unbiased = variance * count / max(count - 1, 1)
-            running_var[c] += momentum * (np.float32(unbiased) - running_var[c])
-        saved[0, c] = mean
-        saved[1, c] = 1 / np.sqrt(variance + eps)
-        saved[2, c] = saved[1, c] * gamma[c]
-        saved[3, c] = beta[c] - saved[0, c] * saved[2, c]
+        saved[0, c], saved[1, c], saved[2, c], saved[3, c] = normalise(
+            total, square, count, shift[c], gamma, beta, running_mean, running_var, c, momentum, eps
+        )
     return saved
 
 
-def _apply(x, out, saved, relu, blocks):
-    """out [R, L] = batch norm of x, with a ReLU or without."""
+def _apply(x, out, saved, blocks):
+    """out [R, L] = relu(batch norm of x)."""
     rows, lanes = x.shape
     a, b = _lanes(saved[2], lanes), _lanes(saved[3], lanes)
     size = (rows + blocks - 1) // blocks
     for block in prange(blocks):
-        _map_rows(x, out, block * size, min(rows, (block + 1) * size), a, b, relu)
+        _map_rows(x, out, block * size, min(rows, (block + 1) * size), a, b)
 
 
 def _add(x, out, saved, weight, blocks):
@@ -182,7 +169,7 @@ def _backward(x, g, dx, saved, weight, relu, blocks):
     for block in prange(blocks):
         first, last = block * size, min(rows, (block + 1) * size)
         _sum_gradient_rows(x, g, first, last, a, b, mean, relu, sums[block], products[block])
-    gradients = np.empty((2, channels), np.float32)
+    affine = np.empty((2, channels), np.float32)
     p, q, r = np.empty(channels, np.float32), np.empty(channels, np.float32), np.empty(channels, np.float32)
     count = rows * (lanes // channels)
     for c in range(channels):
@@ -191,17 +178,14 @@ def _backward(x, g, dx, saved, weight, relu, blocks):
             for l in range(c, lanes, channels):
                 total += sums[block, l]
                 product += products[block, l]
-        product *= saved[1, c]
-        gradients[0, c] = product
-        gradients[1, c] = total
-        p[c] = weight * saved[2, c]
-        slope = -weight * saved[2, c] * saved[1, c] * product / count
-        q[c] = slope
-        r[c] = -weight * saved[2, c] * total / count - slope * saved[0, c]
+        affine[0, c], p[c], q[c], r[c] = gradients(
+            total, product, count, saved[0, c], saved[1, c], weight * saved[2, c]
+        )
+        affine[1, c] = total
     p, q, r = _lanes(p, lanes), _lanes(q, lanes), _lanes(r, lanes)
     for block in prange(blocks):
         _map_gradient_rows(x, g, dx, block * size, min(rows, (block + 1) * size), a, b, relu, p, q, r)
-    return gradients
+    return affine
 
 
 FUNCTIONS = {

@@ -8,13 +8,14 @@ import numpy as np
 from llvmlite import ir
 
 from fused.compiled import compiled
-from fused.vectors import LANES, VECTOR, ZEROS, each_pixel, padded, zeros
+from fused.moments import gradients, normalise
+from fused.quantize_kernels import ROUNDER
+from fused.vectors import FLOAT, LANES, VECTOR, ZEROS, each_pixel, padded, zeros
 from fused.weights import before_shuffle
 
 ZERO, ONE, INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 
-ROUNDER = ir.Constant(VECTOR, [ir.Constant(ir.FloatType(), 12582912.0)] * LANES)
-"""1.5 * 2^23: adding and subtracting it rounds half to even, exactly for |x| below 2^22."""
+ROUNDERS = ir.Constant(VECTOR, [ir.Constant(FLOAT, float(ROUNDER))] * LANES)
 
 # Rows of the table that a norm and the quantizer behind it are given by, each a vector of channels:
 SLOPE, OFFSET, LEVELS, SCALE, LOW, A, B, MEAN, P, Q, R, DEVIATION = range(12)
@@ -25,7 +26,7 @@ ROWS = 12
 
 def _code(code, y, slope, offset, levels):
     value = code.least(levels, code.largest(ZEROS, code.fma(y, slope, offset)))
-    return code.builder.fsub(code.builder.fadd(value, ROUNDER), ROUNDER)
+    return code.builder.fsub(code.builder.fadd(value, ROUNDERS), ROUNDERS)
 
 
 def _quantized(code, y, known):
@@ -95,17 +96,9 @@ def table(totals, bounds, shift, count, vectors, groups, momentum, eps, levels, 
             square += totals[block, 1, c]
             least = min(least, bounds[block, 0, c])
             largest = max(largest, bounds[block, 1, c])
-        mean = total / count
-        variance = square / count - mean * mean
-        variance = 0.0 if variance < 0 else variance
-        mean += shift[c]
-        if momentum > 0:
-            running_mean[own] += momentum * (np.float32(mean) - running_mean[own])
-            unbiased = variance * count / max(count - 1, 1)
-            running_var[own] += momentum * (np.float32(unbiased) - running_var[own])
-        deviation = np.float32(1 / np.sqrt(variance + eps))
-        a = deviation * gamma[own]
-        b = beta[own] - np.float32(mean) * a
+        mean, deviation, a, b = normalise(
+            total, square, count, shift[c], gamma, beta, running_mean, running_var, own, momentum, eps
+        )
         known[A, c], known[B, c], known[MEAN, c], known[DEVIATION, c] = a, b, mean, deviation
         first, second = least * a + b, largest * a + b
         low[c], high[c] = max(min(first, second), ZERO), max(max(first, second), ZERO)
@@ -127,16 +120,15 @@ def table_back(known, totals, groups, count):
     [blocks, 2, C]: sums of the gradient and of its product with y - mean."""
     channels = totals.shape[2]
     known = known.reshape(ROWS, -1)
-    gradients = np.empty((2, channels), np.float32)
+    affine = np.empty((2, channels), np.float32)
     for c in range(channels):
         total, product = 0.0, 0.0
         for block in range(len(totals)):
             total += totals[block, 0, c]
             product += totals[block, 1, c]
-        product *= known[DEVIATION, c]
+        to_gamma, known[P, c], known[Q, c], known[R, c] = gradients(
+            total, product, count, known[MEAN, c], known[DEVIATION, c], known[A, c]
+        )
         own = before_shuffle(c, channels, groups)
-        gradients[0, own], gradients[1, own] = product, total
-        slope = -known[A, c] * known[DEVIATION, c] * product / count
-        known[P, c], known[Q, c] = known[A, c], slope
-        known[R, c] = -known[A, c] * total / count - slope * known[MEAN, c]
-    return gradients
+        affine[0, own], affine[1, own] = to_gamma, total
+    return affine

@@ -72,18 +72,23 @@ def _quantize(x, out, low, high, levels, blocks):
 
 
 @compiled
+def quantize_row(x, out, levels):
+    """out [n] = x [n], fake-quantized over its own min and max."""
+    low, high = INFINITY, -INFINITY
+    for i in range(len(x)):
+        low = x[i] if x[i] < low else low
+        high = x[i] if x[i] > high else high
+    scale = (high - low) / levels
+    divisor = scale if scale > ZERO else ONE
+    for i in range(len(x)):
+        out[i] = quantized(x[i], low, divisor, scale, levels)
+
+
+@compiled
 def quantize_each_row(x, out, levels):
     """out [K, n] = x [K, n], every row fake-quantized over its own min and max."""
     for row in range(x.shape[0]):
-        low, high = INFINITY, -INFINITY
-        for i in range(x.shape[1]):
-            value = x[row, i]
-            low = value if value < low else low
-            high = value if value > high else high
-        scale = (high - low) / levels
-        divisor = scale if scale > ZERO else ONE
-        for i in range(x.shape[1]):
-            out[row, i] = quantized(x[row, i], low, divisor, scale, levels)
+        quantize_row(x[row], out[row], levels)
 
 
 serial, parallel = serial_and_parallel({"measure": _measure, "quantize": _quantize})

@@ -9,10 +9,10 @@ import numpy as np
 from numba import njit
 
 from fused.compiled import compiled
-from fused.quantize_kernels import quantized
+from fused.quantize_kernels import quantize_row
 from fused.vectors import padded, zeros
 
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO = np.float32(0)
 SQUARE = 16
 """Side of the pieces a matrix is transposed by: their rows and columns are few cache lines."""
 
@@ -54,22 +54,23 @@ def _transpose(matrix, out, rows, columns):
 
 
 @compiled
-def own_gradients(dense, outputs, width, groups, shuffled, by_input):
-    """[K, C_in / groups] out of the gradient of a dense matrix, [threads, size], by input or by output: summed."""
+def own_gradients(dense, outputs, width, groups, expansion):
+    """[K, C_in / groups] out of the gradient of a dense matrix, [threads, size]: summed. expansion: of the matrix by
+    input, its outputs shuffled; else by output, in their order."""
     inputs = width * groups
     total = dense[0].copy()
     for block in range(1, len(dense)):
         total += dense[block]
-    if by_input:
-        turned = np.empty((outputs, inputs), np.float32)
-        _transpose(total.reshape(inputs, -1), turned, inputs, outputs)
+    if expansion:
+        by_output = np.empty((outputs, inputs), np.float32)
+        _transpose(total.reshape(inputs, -1), by_output, inputs, outputs)
     else:
-        turned = total.reshape(outputs, -1)
+        by_output = total.reshape(outputs, -1)
     out = np.empty((outputs, width), np.float32)
     for k in range(outputs):
-        place = after_shuffle(k, outputs, groups) if shuffled else k
+        place = after_shuffle(k, outputs, groups) if expansion else k
         first = k // (outputs // groups) * width
-        out[k] = turned[place, first : first + width]
+        out[k] = by_output[place, first : first + width]
     return out
 
 
@@ -99,9 +100,5 @@ def turned(weight, step):
 def _quantize(weights, levels, out):
     if levels == ZERO:
         out[:] = weights
-        return
-    low, high = weights.min(), weights.max()
-    scale = (high - low) / levels
-    divisor = scale if scale > ZERO else ONE
-    for i in range(len(weights)):
-        out[i] = quantized(weights[i], low, divisor, scale, levels)
+    else:
+        quantize_row(weights, out, levels)
