@@ -115,7 +115,7 @@ def listing(out: Path) -> str:
             seconds = sum(expected_seconds(run, scale, store) for run in planned)
             stored = sum(store.result(run) is not None for run in planned)
             lines.append(
-                f"  --scale {scale.name:10} {len(planned):3} runs, {stored:3} stored, about {duration(seconds)} in all"
+                f"  --scale {scale.name:14} {len(planned):3} runs, {stored:3} stored, about {duration(seconds)} in all"
             )
     lines.append("\npython -m experiments CLAIM --scale SCALE [--data DIR]   measures (a stored run is not repeated)")
     lines.append("python -m experiments report                             docs/results.md out of what is stored")

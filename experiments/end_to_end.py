@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.plan import map_run, train_run
+from experiments.plan import join, map_run, train_run
 from experiments.published import CIFAR10, SYSTEMS
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
@@ -29,57 +29,65 @@ BASELINES = {
 }
 
 
-def bits_of(scale: Scale) -> tuple[int, ...]:
-    """The paper's bit-widths, or what the scale trains MobileNetV2 at."""
-    return scale.bit_lists["mobilenet_v2"][0]
+def lists_of(scale: Scale) -> list[tuple[int, ...]]:
+    """The lists of bit-widths that the paper has systems at, or what the scale trains MobileNetV2 at."""
+    lists = scale.bit_lists["mobilenet_v2"]
+    return [bits for bits in lists if bits in CIFAR10] or [lists[0]]
 
 
-def training(scale: Scale, seed: int) -> dict[str, Run]:
-    bits = bits_of(scale)
+def training(scale: Scale, bits: tuple[int, ...], seed: int) -> dict[str, Run]:
     rows = {INSTANTNET: train_run(scale, seed, bits)}
     for label, teachers in BASELINES.items():
         rows[label] = train_run(scale, seed, bits, teachers, "mobilenet_v2")
     return rows
 
 
-def mapping(scale: Scale, seed: int) -> dict[str, Run]:
+def mapping(scale: Scale, bits: tuple[int, ...], seed: int) -> dict[str, Run]:
     """Which weights a network has changes nothing about its mapping: one run for both baselines."""
-    done = training(scale, seed)
-    suffix = "" if bits_of(scale) == PAPER_BITS else "_" + "-".join(map(str, bits_of(scale)))
+    done = training(scale, bits, seed)
+    suffix = "" if bits == PAPER_BITS else "_" + join(bits, "-")
     baseline = map_run(scale, "mobilenet_v2" + suffix, done[next(iter(BASELINES))])
     return {INSTANTNET: map_run(scale, "derived" + suffix, done[INSTANTNET])} | dict.fromkeys(BASELINES, baseline)
 
 
 def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
-    return [run for seed in seeds for run in training(scale, seed).values()] + [*mapping(scale, seeds[0]).values()]
+    return [
+        run
+        for bits in lists_of(scale)
+        for rows in (*(training(scale, bits, seed) for seed in seeds), mapping(scale, bits, seeds[0]))
+        for run in rows.values()
+    ]
 
 
 Points = dict[str, tuple[dict[int, list[float]], list[float]]]
 
 
-def points(scale: Scale, seeds: Sequence[int], results: Results) -> Points:
-    """System -> (accuracies per bit-width and seed, EDP in J*s per bit-width); empty where something is missing."""
-    bits = bits_of(scale)
+def points(scale: Scale, bits: tuple[int, ...], seeds: Sequence[int], results: Results) -> Points:
+    """System -> (accuracies per bit-width and seed, EDP in J*s per bit-width); empty where there is nothing to compare
+    InstantNet with."""
     found = {}
-    maps = mapping(scale, seeds[0])
+    maps = mapping(scale, bits, seeds[0])
     for label in (INSTANTNET, *BASELINES):
-        accuracies = results.accuracies([training(scale, seed)[label]] for seed in seeds)
+        accuracies = results.accuracies([training(scale, bits, seed)[label]] for seed in seeds)
         mapped = results.of(maps[label])
         if not accuracies or mapped is None:
             continue
         rows = [mapped["bits"][str(b)] for b in bits]
         if label != INSTANTNET:
             rows = [row["baselines"]["row_stationary"] for row in rows]
-        found[label] = accuracies, [row["edp_js"] for row in rows]
-    return found
+        found[label] = {b: accuracies[b] for b in bits}, [row["edp_js"] for row in rows]
+    return found if INSTANTNET in found and len(found) > 1 else {}
 
 
-def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
+def measured(scale: Scale, seeds: Sequence[int], results: Results) -> dict[tuple[int, ...], Points]:
+    """Bit-widths -> their points, where there are any."""
+    found = {bits: points(scale, bits, seeds, results) for bits in lists_of(scale)}
+    return {bits: systems for bits, systems in found.items() if systems}
+
+
+def judged(bits: tuple[int, ...], found: Points) -> Verdict:
     """Both axes: accuracy above every baseline's beyond the spread, and EDP below."""
-    found = points(scale, seeds, results)
-    if INSTANTNET not in found or len(found) < 2:
-        return {}
-    accuracy = is_highest({label: accuracies for label, (accuracies, _) in found.items()}, bits_of(scale))
+    accuracy = is_highest({label: accuracies for label, (accuracies, _) in found.items()}, bits)
     own = found[INSTANTNET][1]
     gains = {
         label: [100 * (1 - mine / theirs) for mine, theirs in zip(own, edps, strict=True)]
@@ -89,24 +97,37 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
     worse = [label for label, values in gains.items() if min(values) <= 0]
     every = [value for values in gains.values() for value in values]
     edp = f"its EDP is not below that of {listed(worse)}" if worse else f"its EDP is {ranged(every)} lower"
-    return {"accuracy and EDP": Verdict(FAILS if worse else accuracy.word, f"{accuracy.because}; {edp}")}
+    return Verdict(FAILS if worse else accuracy.word, f"{accuracy.because}; {edp}")
+
+
+def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
+    return {f"[{join(bits)}]": judged(bits, found) for bits, found in measured(scale, seeds, results).items()}
 
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
-    bits = bits_of(scale)
-    found = points(scale, seeds, results)
-    if INSTANTNET not in found or len(found) < 2:
-        return ""
-    rows = {label: accuracies for label, (accuracies, _) in found.items()}
-    parts = [accuracy_table("system", rows, bits), compared(rows, bits)]
-    lines = []
-    for label, (_, edps) in found.items():
-        runs_of = [training(scale, seed)[label] for seed in seeds]
-        size = [
-            f"{results.values(runs_of, name)[0] / 1e6:.{digits}f}" for name, digits in (("flops", 2), ("parameters", 3))
-        ]
-        lines.append([label, *size, *(f"{edp:.3e}" for edp in edps)])
-    parts.append(table(["EDP, J·s", "MFLOPs", "M parameters", *(f"{b} bit" for b in bits)], lines))
+    parts = []
+    for bits, found in measured(scale, seeds, results).items():
+        rows = {label: accuracies for label, (accuracies, _) in found.items()}
+        parts += [f"**At [{join(bits)}]**", accuracy_table("system", rows, bits), compared(rows, bits)]
+        sizes = {label: size([training(scale, bits, seed)[label] for seed in seeds], results) for label in found}
+        parts += [costs(bits, found, sizes), distances(bits, found), str(judged(bits, found))]
+    return "\n\n".join(parts)
+
+
+def size(runs_of: list[Run], results: Results) -> list[str]:
+    """MFLOPs and million parameters of a row's network, the same with every seed."""
+    return [
+        f"{results.values(runs_of, name)[0] / 1e6:.{digits}f}" for name, digits in (("flops", 2), ("parameters", 3))
+    ]
+
+
+def costs(bits: tuple[int, ...], found: Points, sizes: dict[str, list[str]]) -> str:
+    lines = [[label, *sizes[label], *(f"{edp:.3e}" for edp in edps)] for label, (_, edps) in found.items()]
+    return table(["EDP, J·s", "MFLOPs", "M parameters", *(f"{b} bit" for b in bits)], lines)
+
+
+def distances(bits: tuple[int, ...], found: Points) -> str:
+    """What InstantNet gains over every other system, here and in the paper."""
     ours, ours_edp = found[INSTANTNET]
     lines = []
     for label, (theirs, theirs_edp) in found.items():
@@ -124,25 +145,22 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
             gaps = zip(*ours_paper, *published[system], strict=True)
             cells = [f"{a - c:+.2f} points, EDP {b / d - 1:+.0%}" for a, b, c, d in gaps]
             lines.append([f"published: over {system}", *cells])
-    parts.append(table(["InstantNet", *(f"{b} bit" for b in bits)], lines))
-    parts += map(str, verdicts(scale, seeds, results).values())
-    return "\n\n".join(parts)
+    return table(["InstantNet", *(f"{b} bit" for b in bits)], lines)
 
 
 def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:
-    """Accuracy against EDP: measured here, and published."""
+    """Accuracy against EDP: a row per list of bit-widths, measured here and published."""
     from experiments.figures import accuracy_against_edp, save
 
-    bits = bits_of(scale)
-    found = points(scale, seeds, results)
-    if INSTANTNET not in found or len(found) < 2:
-        return []
-    panels = {"measured here": found}
-    if bits in CIFAR10:
-        published = CIFAR10[bits]
-        panels["published (CIFAR-10, full size)"] = {
-            system: ({b: [value] for b, value in zip(bits, published[system][0], strict=True)},
-                     [1e-6 * edp for edp in published[system][1]])
-            for system in SYSTEMS
-        }  # fmt: skip
-    return save(accuracy_against_edp(panels, bits), folder / f"end_to_end_{scale.name}")
+    rows = []
+    for bits, found in measured(scale, seeds, results).items():
+        panels = {f"measured here, [{join(bits)}]": found}
+        if bits in CIFAR10:
+            published = CIFAR10[bits]
+            panels[f"published (CIFAR-10, full size), [{join(bits)}]"] = {
+                system: ({b: [value] for b, value in zip(bits, published[system][0], strict=True)},
+                         [1e-6 * edp for edp in published[system][1]])
+                for system in SYSTEMS
+            }  # fmt: skip
+        rows.append(panels)
+    return save(accuracy_against_edp(rows), folder / f"end_to_end_{scale.name}") if rows else []

@@ -36,32 +36,40 @@ def save(figure: plt.Figure, path: Path) -> list[Path]:
 
 
 def accuracy_against_edp(
-    panels: Mapping[str, Mapping[str, tuple[Mapping[int, Sequence[float]], Sequence[float]]]], bits: Sequence[int]
+    rows: Sequence[Mapping[str, Mapping[str, tuple[Mapping[int, Sequence[float]], Sequence[float]]]]],
 ) -> plt.Figure:
-    """Per panel and system: a point per bit-width at (EDP in J*s, accuracy), with the spread over seeds as a bar."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False)
-    for axis, (title, systems) in zip(axes[0], panels.items(), strict=True):
-        for index, (name, (accuracies, edps)) in enumerate(systems.items()):
-            micro = [1e6 * edp for edp in edps]
-            means = [mean(accuracies[b]) for b in bits]
-            spreads = [spread(accuracies[b]) for b in bits]
-            options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linewidth": 1.2}
-            bars = spreads if all(s == s for s in spreads) else None
-            axis.errorbar(micro, means, yerr=bars, capsize=2, label=name, **options)
-            for b, x, y in zip(bits, micro, means, strict=True):
-                offset = ((4, 6), (4, -10), (-11, 5))[index]  # each system's on its own side of the point
-                place = {"textcoords": "offset points", "xytext": offset, "fontsize": 7}
-                axis.annotate(f"{b}", (x, y), color=COLOURS[index], **place)
-        axis.set(
-            xscale="log", xlabel="EDP per image, 1e-6 J·s (at each point: bit-width)", ylabel="accuracy, %", title=title
-        )
-        axis.margins(0.08, 0.1)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+    """Rows of panels; per panel and system: a point per bit-width at (EDP in J*s, accuracy), with the spread over seeds
+    as a bar. The systems of a column are those of its first panel."""
+    columns = max(map(len, rows))
+    shape = {"figsize": (5.2 * columns, 3.4 * len(rows) + 0.9), "squeeze": False}
+    figure, axes = plt.subplots(len(rows), columns, **shape)
+    for row, panels in zip(axes, rows, strict=True):
+        for axis, (title, systems) in zip(row, panels.items(), strict=True):
+            for index, (name, (accuracies, edps)) in enumerate(systems.items()):
+                trade_off(axis, index, name, accuracies, [1e6 * edp for edp in edps])
+            axis.set(xscale="log", ylabel="accuracy, %", title=title)
+            axis.margins(0.08, 0.1)
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+    for axis in axes[-1]:
+        axis.set_xlabel("EDP per image, 1e-6 J·s (at each point: bit-width)")
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     figure.tight_layout()
     return figure
+
+
+def trade_off(axis: plt.Axes, index: int, name: str, accuracies: Mapping[int, Sequence[float]], edps: list[float]):
+    """One system's points, joined: accuracies per bit-width, an EDP for each."""
+    means = [mean(values) for values in accuracies.values()]
+    spreads = [spread(values) for values in accuracies.values()]
+    options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linewidth": 1.2}
+    bars = spreads if all(s == s for s in spreads) else None
+    axis.errorbar(edps, means, yerr=bars, capsize=2, label=name, **options)
+    for b, x, y in zip(accuracies, edps, means, strict=True):
+        offset = ((4, 6), (4, -10), (-11, 5))[index]  # each system's on its own side of the point
+        place = {"textcoords": "offset points", "xytext": offset, "fontsize": 7}
+        axis.annotate(f"{b}", (x, y), color=COLOURS[index], **place)
 
 
 def grouped_bars(groups: Mapping[str, Sequence[float]], names: Sequence[str], label: str) -> plt.Figure:

@@ -45,7 +45,7 @@ def between_markers(page: Path, body: str) -> None:
 
 
 def claims_table(results: Path) -> str:
-    """A line per claim: what the paper says, linked to its section, and what was found per scale."""
+    """A line per claim, linked to its section: what the paper says, and what was found per scale."""
     lines = []
     for number, claim in enumerate(CLAIMS.values(), start=1):
         if not hasattr(claim, "verdicts"):
@@ -57,8 +57,9 @@ def claims_table(results: Path) -> str:
             if found:
                 more = f"; {claim.summary(*stored)}" if hasattr(claim, "summary") else ""
                 cells.append(f"`{scale.name}`: {in_brief(found)}{more}")
-        lines.append([f"[{claim.TITLE}](docs/results.md#{anchor(heading(number, claim))})", "<br>".join(cells) or "–"])
-    return table(["claim", "what was found, per scale"], lines)
+        link = f"[{claim.TITLE}](docs/results.md#{anchor(heading(number, claim))})"
+        lines.append([link, sentence(claim.CLAIM.removeprefix("The paper: ")), "<br>".join(cells) or "–"])
+    return table(["claim", "published", "measured here, per scale"], lines)
 
 
 def in_brief(found: Mapping[str, Verdict]) -> str:
