@@ -1,6 +1,6 @@
 """The claims by name, in the order of docs/results.md."""
 
-from experiments import cdt, cdt_tried, end_to_end, ends, mapper, paper_size, pretrained, released, search
+from experiments import cdt, cdt_tried, demo, end_to_end, ends, mapper, paper_size, pretrained, released, search
 
 CLAIMS = {
     "cdt": cdt,
@@ -12,4 +12,5 @@ CLAIMS = {
     "paper_size": paper_size,
     "cdt_tried": cdt_tried,
     "pretrained": pretrained,
+    "demo": demo,
 }

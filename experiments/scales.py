@@ -94,6 +94,16 @@ DIGITS = Scale(
     tried={"Longer": _words("--nepochs 20 --eval_epoch 20"), "Gentler": _words("--lr 0.025")},
 )
 
+DEMO = replace(
+    DIGITS,
+    name="demo",
+    caption="handwritten digits (scikit-learn, 8x8 pixels, 1437 to train, 360 to test: one image is 0.28 points), "
+    "`python train_search.py --preset digits --seed S`, then `python train.py --preset digits --seed S` on what it "
+    "found: 20 epochs of cascade distillation",
+    train=(),
+    tried={},
+)
+
 CIFAR_CPU = Scale(
     name="cifar_cpu",
     caption="CIFAR-10 scaled down for one CPU core: the first 2000 training and 500 test images of each class (JPEG "
@@ -203,4 +213,4 @@ FULL = Scale(
     images_per_class=(100, 100),
 )
 
-SCALES = {scale.name: scale for scale in (SMOKE, DIGITS, CIFAR_CPU, CIFAR_CPU_LONG, CIFAR_GPU, FULL)}
+SCALES = {scale.name: scale for scale in (SMOKE, DIGITS, DEMO, CIFAR_CPU, CIFAR_CPU_LONG, CIFAR_GPU, FULL)}
