@@ -97,7 +97,10 @@ def judged(bits: tuple[int, ...], found: Points) -> Verdict:
     worse = [label for label, values in gains.items() if min(values) <= 0]
     every = [value for values in gains.values() for value in values]
     edp = f"its EDP is not below that of {listed(worse)}" if worse else f"its EDP is {ranged(every)} lower"
-    return Verdict(FAILS if worse else accuracy.word, f"{accuracy.because}; {edp}")
+    low = min(bits)
+    ahead = [mean(found[INSTANTNET][0][low]) - mean(found[label][0][low]) for label in gains]
+    at_lowest = f"{ranged(ahead, '+.1f', '')} points at {low} bit"
+    return Verdict(FAILS if worse else accuracy.word, f"{accuracy.because} ({at_lowest}); {edp}")
 
 
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:

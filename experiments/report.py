@@ -45,21 +45,23 @@ def between_markers(page: Path, body: str) -> None:
 
 
 def claims_table(results: Path) -> str:
-    """A line per claim, linked to its section: what the paper says, and what was found per scale."""
+    """A line per claim and scale: what the paper says, linked to its section, and what was found."""
     lines = []
     for number, claim in enumerate(CLAIMS.values(), start=1):
         if not hasattr(claim, "verdicts"):
             continue  # evidence for another claim
-        cells = []
+        link = f"[{claim.TITLE}](docs/results.md#{anchor(heading(number, claim))})"
+        head = link, sentence(claim.CLAIM.removeprefix("The paper: "))
+        found = []
         for scale in claim.LEGAL:
             stored = scale, scale.seeds, Results(Store(scale.name, results))
-            found = claim.verdicts(*stored) if scale.name != "smoke" else {}
-            if found:
+            verdicts = claim.verdicts(*stored) if scale.name != "smoke" else {}
+            if verdicts:
                 more = f"; {claim.summary(*stored)}" if hasattr(claim, "summary") else ""
-                cells.append(f"`{scale.name}`: {in_brief(found)}{more}")
-        link = f"[{claim.TITLE}](docs/results.md#{anchor(heading(number, claim))})"
-        lines.append([link, sentence(claim.CLAIM.removeprefix("The paper: ")), "<br>".join(cells) or "–"])
-    return table(["claim", "published", "measured here, per scale"], lines)
+                found.append([f"`{scale.name}`", f"{in_brief(verdicts)}{more}"])
+        for index, line in enumerate(found or [["–", "not measured yet"]]):
+            lines.append([*(head if index == 0 else ("", "")), *line])
+    return table(["claim", "published", "scale", "measured here"], lines)
 
 
 def in_brief(found: Mapping[str, Verdict]) -> str:

@@ -6,7 +6,7 @@ from experiments.plan import METHODS, search_run, train_run
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale, Window
 from experiments.tables import PerSeed, Results, accuracy_table, compared, table, with_spread
-from experiments.verdicts import UNDECIDED, Verdict, is_highest, listed
+from experiments.verdicts import UNDECIDED, Verdict, at_lowest, is_highest, listed
 
 TITLE = "Searching at the lowest bit-width against searching at one bit-width"
 CLAIM = "The paper: the network that SP-NAS finds is more accurate than those of FP-NAS and LP-NAS at the same FLOPs"
@@ -70,7 +70,9 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
         if lacking:
             verdict = Verdict(UNDECIDED, f"fewer than two searches of {listed(lacking)} ended at the FLOPs asked for")
         else:
-            verdict = is_highest({first: rows.pop(first), **rows}, PAPER_BITS)
+            rows = {first: rows.pop(first), **rows}
+            judged = is_highest(rows, PAPER_BITS)
+            verdict = Verdict(judged.word, f"{judged.because}; {at_lowest(rows, PAPER_BITS)}")
         found[window_title(window)] = verdict
     return found
 

@@ -87,6 +87,13 @@ def places(found: Collection[tuple[str, int]], among: Iterable[tuple[str, int]])
     return "; ".join(f"{listed(of)} at {text}" for text, of in names.items())
 
 
+def at_lowest(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> str:
+    """`in % at 4 bit: cascade (CDT) 41.4 and none (AdaBits) 42.3`: the means of the rows."""
+    low = min(bits)
+    means = listed(f"{label} {mean(row[low]):.1f}" for label, row in rows.items() if row.get(low))
+    return f"in % at {low} bit: {means}"
+
+
 def listed(words: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *rest, last = words
