@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"--only {arguments.only}: no run of {arguments.claim} at scale {scale.name} has such a name"
             )
     for number, run in enumerate(planned, start=1):
-        done = store.result(run) is not None
-        result = store.perform(run)
-        said = "stored" if done else duration(result["seconds"])
+        before = store.result(run)
+        result = store.perform(run, arguments.redo)
+        said = "stored" if result == before else duration(result["seconds"])
         print(f"[{number}/{len(planned)}] {run.name}: {brief(run, result['result'])} ({said})", flush=True)
     if hasattr(claim, "publish") and not arguments.only and scale.name != "smoke":
         print(f"wrote {', '.join(map(str, claim.publish(store, scale)))}")
@@ -78,6 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="the same as --scale smoke: under a minute")
     parser.add_argument("--seeds", type=numbers, help="comma-separated, instead of the scale's")
     parser.add_argument("--only", metavar="PATTERN", help="only the runs of such a name, as '*resnet38*none*'")
+    parser.add_argument("--redo", action="store_true", help="do again what another commit of the code did")
     parser.add_argument("--data", type=folder, help="folder of CIFAR-10 as images: train/<class>/, test/<class>/")
     parser.add_argument("--out", type=folder, default=RESULTS, help="folder of the results; default: %(default)s")
     parser.add_argument("--work", type=folder, default=WORK, help="folder of what the runs write; default: %(default)s")

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -88,16 +89,25 @@ class Store:
                     return content
         return None
 
-    def perform(self, run: Run) -> dict[str, Any]:
-        """Do `run`, and before it what it needs, unless they are done; returns what is kept of it."""
-        done = self.result(run)
-        if done is not None:
-            return done
+    def perform(self, run: Run, redo: bool = False) -> dict[str, Any]:
+        """Do `run`, and before it what it needs, unless they are done; returns what is kept of it.
+
+        redo: do `run` again, from its beginning, where another commit did it.
+        """
+        if self._stands(run, redo):
+            return self.result(run)
         for need in run.needs:
             self.provide(need)
         with self._locked(run):
-            done = self.result(run)  # another process may have done it meanwhile
-            return self._run(run) if done is None else done
+            if self._stands(run, redo):  # another process may have done it meanwhile
+                return self.result(run)
+            if self.result(run) is not None:
+                shutil.rmtree(self.work / run.name, ignore_errors=True)
+            return self._run(run)
+
+    def _stands(self, run: Run, redo: bool) -> bool:
+        done = self.result(run)
+        return done is not None and not (redo and done["commit"] != commit_of_code()[0])
 
     def provide(self, run: Run) -> None:
         """See to it that what `run` wrote is there for the runs that read it."""

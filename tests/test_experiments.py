@@ -67,6 +67,19 @@ def test_a_finished_run_is_not_repeated(folders, monkeypatch):
     assert store.perform(run) == before
 
 
+def test_what_another_commit_did_is_done_again_where_asked_for(tmp_path):
+    store = Store("smoke", tmp_path / "results", tmp_path / "work")
+    run = train_run(SMOKE, 1, (4,))
+    kept = store.perform(run)
+    assert store.perform(run, redo=True) == kept, "it is of this commit"
+    path = store.results / f"{run.name}.json"
+    path.write_text(json.dumps({**kept, "commit": "0" * 40, "result": {"accuracy": {"4": -1.0}}}))
+    assert store.perform(run)["result"]["accuracy"] == {"4": -1.0}
+    again = store.perform(run, redo=True)
+    assert (again["result"], again["commit"], again["resumed"]) == (kept["result"], kept["commit"], False)
+    assert store.result(run) == again
+
+
 def test_another_command_line_under_the_same_name_is_another_run(folders):
     store = Store("smoke", *folders)
     run = train_run(SMOKE, 1, (2, 8, 32))
