@@ -4,6 +4,7 @@ prints its table; `python -m experiments report` writes all tables that have res
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +17,11 @@ from experiments.scales import SCALES, Scale
 from experiments.tables import Results, duration
 from runtime.errors import UserError, exit_status
 
+NOTHING_TO_PUBLISH = (
+    "nothing to publish: the results are stored, but not the weights, which lie in --work where they were trained; "
+    "--redo trains them again"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
@@ -23,6 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(listing(arguments.out))
         return
     if arguments.claim == "report":
+        ignored = [name for name in ("scale", "seeds", "only", "data", "redo", "smoke") if getattr(arguments, name)]
+        if ignored:
+            raise UserError(
+                f"report: --{ignored[0]} has no effect: it writes what is stored for the seeds of every scale"
+            )
         from experiments.report import write  # here: it draws figures, which takes seconds to load
 
         for path in write(arguments.out):
@@ -34,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = None
     if scale.images_per_class and arguments.data:
         data = subset(arguments.data, arguments.work / "images", *scale.images_per_class)
-    store = Store(scale.name, arguments.out, arguments.work, data)
+    store = Store(scale.name, writable("out", arguments.out), writable("work", arguments.work), data)
     planned = claim.runs(scale, seeds)
     if arguments.only:
         planned = [run for run in planned if fnmatch(run.name, arguments.only)]
@@ -44,13 +55,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
     for number, run in enumerate(planned, start=1):
         before = store.result(run)
-        result = store.perform(run, arguments.redo)
+        try:
+            result = store.perform(run, arguments.redo)
+        except KeyboardInterrupt:
+            print(f"stopped in {run.name}: the same command goes on", file=sys.stderr)
+            raise
         said = "stored" if result == before else duration(result["seconds"])
         print(f"[{number}/{len(planned)}] {run.name}: {brief(run, result['result'])} ({said})", flush=True)
     if hasattr(claim, "publish") and not arguments.only and scale.name != "smoke":
-        print(f"wrote {', '.join(map(str, claim.publish(store, scale)))}")
+        written = claim.publish(store, scale)
+        print(f"wrote {', '.join(map(str, written))}" if written else NOTHING_TO_PUBLISH)
     results = Results(store)
-    print(f"\n{claim.section(scale, seeds, results)}\n\n{results.provenance()}")
+    table = claim.section(scale, seeds, results)
+    print(f"\nScale {scale.name}: {getattr(claim, 'CAPTION', scale.caption)}.\n\n{table}\n\n{results.provenance()}")
 
 
 def chosen_scale(arguments: argparse.Namespace, legal: Sequence[Scale]) -> Scale:
@@ -87,9 +104,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def numbers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(word) for word in text.split(","))
+        found = tuple(int(word) for word in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, as 1,2,3") from None
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
+    return found
+
+
+def writable(option: str, path: Path) -> Path:
+    """The folder, made where it is missing. Raises UserError where nothing can be written into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise UserError(f"--{option} {path}: {error.strerror or error}") from error
 
 
 def folder(text: str) -> Path:

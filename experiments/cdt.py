@@ -19,6 +19,7 @@ REMARKS = {
     "themselves poor, and with 2 bit in the list what they ask of the 2-bit pass outweighs the cross-entropy. Why, and "
     "what was tried: [8](#8-cascade-distillation-what-was-tried).",
 }
+BARS = "Points: means over the seeds; bars: sample standard deviation."
 ROWS = {  # setting `teachers` -> what it is known as
     "cascade": "cascade (CDT)",
     "highest": "highest (SP-Nets)",
@@ -97,12 +98,16 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
 
 
 def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:
-    """Accuracy of every row at the bit-widths of every list, of the searched network."""
+    """Accuracy of every row at the bit-widths of every list; a row of panels per network."""
     from experiments.figures import points_with_spread, save
 
-    panels = {}
-    for bits in scale.bit_lists["derived"]:
-        rows = table_rows(scale, seeds, results, "derived", bits)
-        if all(rows.values()):
-            panels[f"[{join(bits)}]"] = rows
-    return save(points_with_spread(panels, "accuracy, %"), folder / f"cdt_{scale.name}") if panels else []
+    grid = []
+    for network, lists in scale.bit_lists.items():
+        panels = {}
+        for bits in lists:
+            rows = table_rows(scale, seeds, results, network, bits)
+            if all(rows.values()):
+                panels[f"{NETWORKS[network]}, [{join(bits)}]"] = rows
+        if panels:
+            grid.append(panels)
+    return save(points_with_spread(grid, "accuracy, %"), folder / f"cdt_{scale.name}") if grid else []

@@ -23,6 +23,7 @@ REMARKS = {
 }
 LEGAL = (SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 INSTANTNET = "InstantNet: searched, cascade, AutoMapper"
+BARS = "Bars: sample standard deviation over the seeds; the published points have none."
 BASELINES = {
     "MobileNetV2, highest (SP-Nets), row-stationary": "highest",
     "MobileNetV2, none (AdaBits), row-stationary": "none",
@@ -42,6 +43,11 @@ def training(scale: Scale, bits: tuple[int, ...], seed: int) -> dict[str, Run]:
     return rows
 
 
+def untaught(scale: Scale, bits: tuple[int, ...], seed: int) -> Run:
+    """The searched network without teachers: what of a distance is cascade distillation's."""
+    return train_run(scale, seed, bits, "none")
+
+
 def mapping(scale: Scale, bits: tuple[int, ...], seed: int) -> dict[str, Run]:
     """Which weights a network has changes nothing about its mapping: one run for both baselines."""
     done = training(scale, bits, seed)
@@ -54,8 +60,11 @@ def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
     return [
         run
         for bits in lists_of(scale)
-        for rows in (*(training(scale, bits, seed) for seed in seeds), mapping(scale, bits, seeds[0]))
-        for run in rows.values()
+        for of_list in (
+            *([*training(scale, bits, seed).values(), untaught(scale, bits, seed)] for seed in seeds),
+            mapping(scale, bits, seeds[0]).values(),
+        )
+        for run in of_list
     ]
 
 
@@ -85,8 +94,8 @@ def measured(scale: Scale, seeds: Sequence[int], results: Results) -> dict[tuple
     return {bits: systems for bits, systems in found.items() if systems}
 
 
-def judged(bits: tuple[int, ...], found: Points) -> Verdict:
-    """Both axes: accuracy above every baseline's beyond the spread, and EDP below."""
+def judged(bits: tuple[int, ...], found: Points, size_ratio: float) -> Verdict:
+    """Both axes: accuracy above every baseline's beyond the spread, and EDP below; size_ratio: of the FLOPs."""
     accuracy = is_highest({label: accuracies for label, (accuracies, _) in found.items()}, bits)
     own = found[INSTANTNET][1]
     gains = {
@@ -100,11 +109,24 @@ def judged(bits: tuple[int, ...], found: Points) -> Verdict:
     low = min(bits)
     ahead = [mean(found[INSTANTNET][0][low]) - mean(found[label][0][low]) for label in gains]
     at_lowest = f"{ranged(ahead, '+.1f', '')} points at {low} bit"
-    return Verdict(FAILS if worse else accuracy.word, f"{accuracy.because} ({at_lowest}); {edp}")
+    because = f"{accuracy.because} ({at_lowest}); {edp}; its network has {size_ratio:.2f} times their FLOPs"
+    return Verdict(FAILS if worse else accuracy.word, because)
 
 
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
-    return {f"[{join(bits)}]": judged(bits, found) for bits, found in measured(scale, seeds, results).items()}
+    return {
+        f"[{join(bits)}]": judged(bits, found, size_ratio(scale, bits, seeds, results))
+        for bits, found in measured(scale, seeds, results).items()
+    }
+
+
+def size_ratio(scale: Scale, bits: tuple[int, ...], seeds: Sequence[int], results: Results) -> float:
+    """FLOPs of the searched network over those of the baselines'."""
+    rows = [training(scale, bits, seed) for seed in seeds]
+    own, theirs = (
+        results.values((row[label] for row in rows), "flops") for label in (INSTANTNET, next(iter(BASELINES)))
+    )
+    return own[0] / theirs[0]
 
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
@@ -113,7 +135,8 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
         rows = {label: accuracies for label, (accuracies, _) in found.items()}
         parts += [f"**At [{join(bits)}]**", accuracy_table("system", rows, bits), compared(rows, bits)]
         sizes = {label: size([training(scale, bits, seed)[label] for seed in seeds], results) for label in found}
-        parts += [costs(bits, found, sizes), distances(bits, found), str(judged(bits, found))]
+        parts += [costs(bits, found, sizes), distances(bits, found)]
+        parts += [apart(scale, bits, seeds, results, found), str(verdicts(scale, seeds, results)[f"[{join(bits)}]"])]
     return "\n\n".join(parts)
 
 
@@ -149,6 +172,21 @@ def distances(bits: tuple[int, ...], found: Points) -> str:
             cells = [f"{a - c:+.2f} points, EDP {b / d - 1:+.0%}" for a, b, c, d in gaps]
             lines.append([f"published: over {system}", *cells])
     return table(["InstantNet", *(f"{b} bit" for b in bits)], lines)
+
+
+def apart(scale: Scale, bits: tuple[int, ...], seeds: Sequence[int], results: Results, found: Points) -> str:
+    """What of the distance is the mapping's, and what the teachers'; the rest is the network's."""
+    mapped = results.of(mapping(scale, bits, seeds[0])[INSTANTNET])
+    stationary = [mapped["bits"][str(b)]["baselines"]["row_stationary"]["edp_js"] for b in bits]
+    gains = [100 * (1 - own / other) for own, other in zip(found[INSTANTNET][1], stationary, strict=True)]
+    text = f"Of this, AutoMapper makes {ranged(gains, '.1f')} of EDP, against the best row-stationary mapping of"
+    text += " its network"
+    plain = results.accuracies([untaught(scale, bits, seed)] for seed in seeds)
+    if plain:
+        low = min(bits)
+        ahead = mean(found[INSTANTNET][0][low]) - mean(plain[low])
+        text += f"; cascade distillation makes {ahead:+.2f} points at {low} bit, against `none` on its network"
+    return f"{text}; the networks make the rest."
 
 
 def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
 from experiments.statistics import mean, p_value, significant
 from experiments.tables import PerSeed, Results, accuracy_table, compared, table
-from experiments.verdicts import Verdict, ranged
+from experiments.verdicts import NO_SPREAD, Verdict, ranged
 
 TITLE = "Quantizing the ends"
 CLAIM = "Nothing is claimed: the released code leaves the ends at 32 bit, the paper is silent"
@@ -50,9 +50,10 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
     if not all(rows.values()):
         return {}
     tests = {b: p_value(rows[AT_32][b], rows[QUANTIZED][b]) for b in PAPER_BITS}
-    differ = significant(tests) if all(p == p for p in tests.values()) else set()
+    known = all(p == p for p in tests.values())
+    differ = significant(tests) if known else set()
     change = [mean(rows[QUANTIZED][b]) - mean(rows[AT_32][b]) for b in PAPER_BITS]
-    word = "accuracy changes" if differ else "accuracy within the spread"
+    word = "accuracy changes" if differ else "accuracy within the spread" if known else NO_SPREAD
     because = f"{ranged(change, '+.2f', ' points')} when quantized"
     if gains:
         below_32 = [gain for b, gain in gains.items() if b < 32]

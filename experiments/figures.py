@@ -72,14 +72,16 @@ def trade_off(axis: plt.Axes, index: int, name: str, accuracies: Mapping[int, Se
         axis.annotate(f"{b}", (x, y), color=COLOURS[index], **place)
 
 
-def grouped_bars(groups: Mapping[str, Sequence[float]], names: Sequence[str], label: str) -> plt.Figure:
-    """A group of bars per entry, one bar per name."""
+def grouped_bars(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], label: str) -> plt.Figure:
+    """A group of bars per entry, one bar per name: the mean of its values, with their spread."""
     figure, axis = plt.subplots(figsize=(6.4, 3.2))
     width = 0.8 / len(names)
     for index, name in enumerate(names):
         places = [group + (index - (len(names) - 1) / 2) * width for group in range(len(groups))]
-        heights = [values[index] for values in groups.values()]
-        axis.bar(places, heights, width * 0.92, label=name, color=SHADES[index])
+        heights = [mean(values[index]) for values in groups.values()]
+        bars = [spread(values[index]) if len(values[index]) > 1 else 0.0 for values in groups.values()]
+        shown = {"capsize": 1.5, "error_kw": {"elinewidth": 0.8, "ecolor": "#404040"}}
+        axis.bar(places, heights, width * 0.92, yerr=bars, label=name, color=SHADES[index], **shown)
     axis.set_xticks(range(len(groups)), list(groups))
     axis.grid(axis="x", visible=False)
     axis.set_ylabel(label)
@@ -88,25 +90,32 @@ def grouped_bars(groups: Mapping[str, Sequence[float]], names: Sequence[str], la
     return figure
 
 
-def points_with_spread(panels: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]], label: str) -> plt.Figure:
-    """Per panel: bit-widths in groups, a point per row with its spread over seeds. Values are percentages."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.4 * len(panels), 3.4), squeeze=False)
-    for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
-        bits = sorted({b for row in rows.values() for b in row})
-        for index, (name, row) in enumerate(rows.items()):
-            shown = [
-                (place + 0.14 * (index - (len(rows) - 1) / 2), row[b]) for place, b in enumerate(bits) if row.get(b)
-            ]
-            bars = [spread(values) if len(values) > 1 else 0.0 for _, values in shown]
-            options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linestyle": "none"}
-            places, heights = [place for place, _ in shown], [mean(values) for _, values in shown]
-            axis.errorbar(places, heights, yerr=bars, capsize=2, linewidth=1, label=name, **options)
-        axis.set_ylim(top=min(100.0, axis.get_ylim()[1]))
-        axis.set_xticks(range(len(bits)), [f"{b} bit" for b in bits])
-        axis.grid(axis="x", visible=False)
-        axis.set(ylabel=label, title=title)
+def points_with_spread(
+    grid: Sequence[Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]]], label: str
+) -> plt.Figure:
+    """Rows of panels; per panel: bit-widths in groups, a point per row with its spread over seeds. Values are
+    percentages."""
+    columns = max(map(len, grid))
+    size = (max(4.4 * columns, 5.6), 3.0 * len(grid) + 0.5)
+    figure, axes = plt.subplots(len(grid), columns, figsize=size, squeeze=False)
+    for line, panels in zip(axes, grid, strict=True):
+        for axis in line[len(panels) :]:
+            axis.set_axis_off()
+        for axis, (title, rows) in zip(line, panels.items(), strict=False):
+            bits = sorted({b for row in rows.values() for b in row})
+            for index, (name, row) in enumerate(rows.items()):
+                shown = [
+                    (place + 0.14 * (index - (len(rows) - 1) / 2), row[b]) for place, b in enumerate(bits) if row.get(b)
+                ]
+                bars = [spread(values) if len(values) > 1 else 0.0 for _, values in shown]
+                options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linestyle": "none"}
+                places, heights = [place for place, _ in shown], [mean(values) for _, values in shown]
+                axis.errorbar(places, heights, yerr=bars, capsize=2, linewidth=1, label=name, **options)
+            axis.set_ylim(top=min(100.0, axis.get_ylim()[1]))
+            axis.set_xticks(range(len(bits)), [f"{b} bit" for b in bits])
+            axis.grid(axis="x", visible=False)
+            axis.set(ylabel=label, title=title)
     handles, names = axes[0][0].get_legend_handles_labels()
-    columns = len(names) if len(panels) > 1 else 3
-    figure.legend(handles, names, loc="lower center", ncol=columns, fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.06 if len(panels) > 1 else 0.1, 1, 1))
+    figure.legend(handles, names, loc="lower center", ncol=len(names) if columns > 1 else 3, fontsize=7, frameon=False)
+    figure.tight_layout(rect=(0, (0.25 if columns > 1 else 0.45) / size[1], 1, 1))
     return figure

@@ -1,11 +1,11 @@
 """Claim 4: each point where the authors' released code differs from the paper, alone, against the default."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from experiments.plan import search_run, train_run
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
-from experiments.tables import PerSeed, Results, accuracy_table, compared
+from experiments.tables import PerSeed, Results, accuracy_table, compared, table, with_spread
 from experiments.verdicts import Verdict, differing
 
 TITLE = "The released code's differences from the paper"
@@ -43,6 +43,7 @@ REMARKS = {
     "costs little.",
 }
 DEFAULT, ALL = "default", "all of them (`--preset released`)"
+ALL_OF_SEARCH = "`--preset released`, with the default's epochs"  # which the scale sets
 FEWER = "half the epochs, down to the same temperature"  # the row whose words depend on the scale: `Scale.fewer_epochs`
 HOW = {
     "final training": "one architecture for all rows",
@@ -76,7 +77,9 @@ def search_rows(scale: Scale, seed: int) -> dict[str, list[Run]]:
     for label, (number, words) in points(scale, SEARCH).items():
         searches[label] = search_run(scale, seed, name=f"released{number}", extra=tuple(words.split()))
     searches[FEWER] = search_run(scale, seed, name=f"released{len(SEARCH) + 1}", extra=scale.fewer_epochs)
-    searches[ALL] = search_run(scale, seed, name="released", presets=("released",), extra=mixed(scale, SEARCH))
+    searches[ALL_OF_SEARCH] = search_run(
+        scale, seed, name="released", presets=("released",), extra=mixed(scale, SEARCH)
+    )
     return {label: [train_run(scale, seed, architecture=found)] for label, found in searches.items()}
 
 
@@ -110,5 +113,21 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     parts = []
     for part, rows in measured(scale, seeds, results).items():
         parts += [f"**Differences in the {part}** ({HOW[part]})", accuracy_table("row", rows, PAPER_BITS)]
-        parts += [compared(rows, PAPER_BITS), str(differing(rows, PAPER_BITS))]
+        parts.append(compared(rows, PAPER_BITS))
+        if part == "search":
+            parts.append(sizes(scale, seeds, results, rows))
+        parts.append(str(differing(rows, PAPER_BITS)))
     return "\n\n".join(parts)
+
+
+def sizes(scale: Scale, seeds: Sequence[int], results: Results, labels: Iterable[str]) -> str:
+    """The FLOPs of what every row's searches found: a part of what accuracies differ by."""
+    per_seed = [search_rows(scale, seed) for seed in seeds]
+    window = scale.windows[0]
+    lines = []
+    for label in labels:
+        flops = results.values((run for rows in per_seed for run in rows[label]), "flops")
+        inside = sum(window.low <= value <= window.high for value in flops)
+        lines.append([label, with_spread([value / 1e6 for value in flops]), f"{inside} of {len(flops)}"])
+    asked = f"inside {window.low / 1e6:g} to {window.high / 1e6:g}"
+    return table(["row", "MFLOPs found", asked], lines)

@@ -18,7 +18,10 @@ README = ROOT / "README.md"
 INTRODUCTION = (
     "## The paper's claims\n\nWritten by `python -m experiments report` out of `experiments/results/`; "
     "`python -m experiments CLAIM --scale SCALE` measures one. Accuracies are in %, recalibrated per bit-width, of one "
-    f"set of weights switched (but for independent networks); {HOW}."
+    f"set of weights switched (but for independent networks); {HOW}. CIFAR-10 is read from JPEG copies of quality 75: "
+    "accuracies sit slightly below those on the original images. A run repeats to the last bit at its commit on a "
+    "processor of its kind; other kernels round differently, which moves a single result as another seed does, and a "
+    "table whose runs are of several commits names them all (`--redo` measures it at one)."
 )
 
 
@@ -101,6 +104,7 @@ def sections(results: Path, folder: Path | None = None, figures: list[Path] | No
             if hasattr(claim, "figures"):
                 drawn = [path.name for path in figure_files(claim, scale, stored, folder, figures)]
                 found += [f"![{claim.TITLE}](figures/{file})" for file in drawn if file.endswith(".svg")]
+                found += [f"<sub>{claim.BARS}</sub>"] if drawn else []
             found += [remark for remark in [getattr(claim, "REMARKS", {}).get(scale.name)] if remark]
             found.append(stored.provenance())
         parts.append(f"### {heading(number, claim)}\n\n{claim.CLAIM}. `python -m experiments {name}`")

@@ -68,15 +68,14 @@ class Store:
 
     def result(self, run: Run) -> dict[str, Any] | None:
         """What is kept of `run`; None where it is not finished, or was made by another command line."""
+        path = self.results / f"{run.name}.json"
         try:
-            content = json.loads((self.results / f"{run.name}.json").read_text())
-        except FileNotFoundError:
+            content = json.loads(path.read_text())
+            return content if content["command"] == run.command else None
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
-            raise UserError(
-                f"{self.results / run.name}.json is damaged ({error}): remove it to run it again"
-            ) from error
-        return content if content["command"] == run.command else None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({error!r}): remove it to run it again") from error
 
     def other_seed(self, run: Run) -> dict[str, Any] | None:
         """What is kept of a run that differs from `run` in its seed alone, if any is."""
@@ -209,7 +208,8 @@ def map_result(folder: Path) -> dict[str, Any]:
     rows = {}
     for row in report["bit_widths"]:
         baselines = {name: of_baseline(values) for name, values in row["baselines"].items()}
-        rows[row["bits"]] = {**{cost: row[cost] for cost in COSTS}, "mode": row["mode"], "baselines": baselines}
+        own = {name: row[name] for name in (*COSTS, "mode", "utilisation")}
+        rows[row["bits"]] = own | {"baselines": baselines}
     search = {name: report["search"][name] for name in ("engine", "mappings", "seconds", "seed")}
     return {"device": report["device"], "layers": len(report["bit_widths"][0]["layers"]), "bits": rows, **search}
 

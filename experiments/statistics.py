@@ -21,14 +21,15 @@ def spread(values: Sequence[float]) -> float:
 def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
     """(mean(first) - mean(second), its standard error, degrees of freedom) after Welch 1947: unequal variances.
 
-    Both are NaN where one side has fewer than two values; without any spread the error is 0.
+    Both are NaN where one side has fewer than two values, or where the means differ and neither side has any spread: an
+    accuracy on a few hundred images repeats by chance, and nothing is then known of its error.
     """
     gap = mean(first) - mean(second) if first and second else math.nan
     if min(len(first), len(second)) < 2:
         return gap, math.nan, math.nan
     a, b = (spread(values) ** 2 / len(values) for values in (first, second))
     if a + b == 0:
-        return gap, 0.0, math.inf
+        return (gap, 0.0, math.inf) if gap == 0 else (gap, math.nan, math.nan)
     return gap, math.sqrt(a + b), (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
 
 
@@ -39,10 +40,10 @@ def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, 
 
 
 def p_value(first: Sequence[float], second: Sequence[float]) -> float:
-    """Of Welch's test that the two means differ; NaN where one side has fewer than two values."""
+    """Of Welch's test that the two means differ; NaN where `welch`'s error is."""
     gap, error, freedom = welch(first, second)
     if error == 0:
-        return float(gap == 0)
+        return 1.0
     return 2 * float(stats.t.sf(abs(gap) / error, freedom))
 
 
@@ -57,11 +58,22 @@ def significant(p_values: Mapping[Hashable, float]) -> set[Hashable]:
     return found
 
 
+def detectable(groups: Sequence[Sequence[float]], tests: int) -> float:
+    """How far two means have to lie apart to stand out among so many tests (the first step of Holm's), at the pooled
+    spread of the groups and the size of the smallest; NaN where a group has fewer than two values."""
+    size = min(map(len, groups), default=0)
+    if size < 2:
+        return math.nan
+    pooled = math.sqrt(mean([spread(values) ** 2 for values in groups]))
+    return float(stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * tests), 2 * (size - 1))) * pooled * math.sqrt(2 / size)
+
+
 def verdict(first: Sequence[float], second: Sequence[float]) -> str:
-    """`higher`, `lower` or `within the spread`: where the interval of the difference excludes zero, or does not."""
+    """`higher`, `lower` or `within the spread`: where the interval of the difference excludes zero, or does not;
+    `without a spread`: there is no interval."""
     gap, half = difference(first, second)
     if math.isnan(half):
-        return "one seed"
+        return "without a spread"
     if abs(gap) <= half:
         return "within the spread"
     return "higher" if gap > 0 else "lower"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.runs import Run, Store
-from experiments.statistics import difference, mean, spread, verdict
+from experiments.statistics import detectable, difference, mean, spread, verdict
 
 PerSeed = Mapping[int, Sequence[float]]  # bit-width -> accuracy in % of every seed
 HOW = (
@@ -124,7 +124,7 @@ def accuracy_table(name: str, rows: Mapping[str, PerSeed], bits: Sequence[int], 
 def compared(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> str:
     """The first row against every other, per bit-width: difference and its interval, in bold where it excludes zero."""
     first, *others = rows
-    lines, counts = [], {"higher": 0, "lower": 0, "within the spread": 0, "one seed": 0}
+    lines, counts = [], {"higher": 0, "lower": 0, "within the spread": 0, "without a spread": 0}
     for other in others:
         cells = []
         for b in bits:
@@ -141,4 +141,10 @@ def compared(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> str:
     total = sum(counts.values())
     summary = ", ".join(f"{said} in {count}" for said, count in counts.items() if count)
     text = table([f"{first} minus", *(f"{b} bit" for b in bits)], lines)
-    return f"{text}\n\nOf {total} comparisons: {summary}." if total else text
+    if not total:
+        return text
+    needed = detectable([row[b] for row in rows.values() for b in bits if row.get(b)], total)
+    power = (
+        "" if math.isnan(needed) else f" To stand out among all of them, one has to be of about {needed:.1f} points."
+    )
+    return f"{text}\n\nOf {total} comparisons: {summary}.{power}"

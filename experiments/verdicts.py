@@ -45,7 +45,16 @@ def is_highest(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
         return Verdict(HOLDS, f"{first} is above every other row at every bit-width")
     if above:
         return Verdict(IN_PART, f"{first} is above {places(above, tests)}; no other difference is significant; {top}")
-    return Verdict(UNDECIDED, f"none of {len(tests)} differences, taken together, is significant; {top}")
+    low = min(bits)
+    at_low = significant({key: p for key, p in tests.items() if key[1] == low})
+    ahead = {name: mean(rows[first][low]) > mean(rows[name][low]) for name, _ in at_low}
+    sides = [
+        (word, [name for name in others if ahead.get(name) is side])
+        for word, side in (("above", True), ("below", False))
+    ]
+    said = [f"{word} {listed(names)}" for word, names in sides if names]
+    alone = f" (of those at {low} bit alone: {', '.join(said)})" if said else ""
+    return Verdict(UNDECIDED, f"none of {len(tests)} differences, taken together, is significant{alone}; {top}")
 
 
 def differing(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:

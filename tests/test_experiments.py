@@ -20,7 +20,7 @@ from experiments.images import subset
 from experiments.plan import derived_network, search_run, train_run
 from experiments.runs import Run, Store
 from experiments.scales import PAPER_BITS, SCALES, SMOKE
-from experiments.statistics import difference, mean, p_value, significant, spread, verdict
+from experiments.statistics import detectable, difference, mean, p_value, significant, spread, verdict
 from experiments.tables import Results, accuracy_table, compared
 from experiments.verdicts import differing, is_highest
 from runtime.errors import UserError, exit_status
@@ -149,9 +149,10 @@ def test_a_damaged_result_is_named(folders):
     run = train_run(SMOKE, 1, (4,))
     path = store.results / f"{run.name}.json"
     path.parent.mkdir(parents=True)
-    path.write_text("{")
-    with pytest.raises(UserError, match="damaged"):
-        store.result(run)
+    for damaged in ("{", "{}", "[]", "1"):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            store.result(run)
 
 
 def test_runs_of_one_name_are_one_run():
@@ -212,8 +213,9 @@ def test_the_interval_of_a_difference_is_welchs():
         ([50.0, 50.1, 50.2], [40.0, 40.1, 40.2], "higher"),
         ([40.0, 40.1, 40.2], [50.0, 50.1, 50.2], "lower"),
         ([50.0, 52.0, 54.0], [51.0, 53.0, 52.0], "within the spread"),
-        ([50.0], [40.0, 41.0], "one seed"),
+        ([50.0], [40.0, 41.0], "without a spread"),
         ([50.0, 50.0], [50.0, 50.0], "within the spread"),
+        ([50.0, 50.0], [40.0, 40.0], "without a spread"),
     ],
 )
 def test_verdicts(first, second, said):
@@ -228,7 +230,8 @@ def test_tables_mark_the_best_and_count_verdicts():
         "| c | 0 | – |",
     ]
     text = compared(rows, [4])
-    assert "**+10.00 ± 0.61**" in text and text.endswith("Of 1 comparisons: higher in 1.")
+    assert "**+10.00 ± 0.61**" in text and "Of 1 comparisons: higher in 1. To stand out" in text
+    assert text.endswith("one has to be of about 0.6 points.")
 
 
 def test_tests_taken_together_are_holms():
@@ -236,8 +239,17 @@ def test_tests_taken_together_are_holms():
     assert significant({"a": 0.01, "b": 0.015, "c": 0.03, "d": 0.04}) == {"a", "b"}
     assert significant({"a": 0.013, "b": 0.001, "c": 0.9}) == {"a", "b"}
     assert significant({"a": 0.02, "b": 0.02, "c": 0.02}) == set()
-    assert p_value([1.0, 1.0], [1.0, 1.0]) == 1 and p_value([1.0, 1.0], [2.0, 2.0]) == 0
+    assert p_value([1.0, 1.0], [1.0, 1.0]) == 1
     assert math.isnan(p_value([1.0], [2.0, 2.0]))
+    assert math.isnan(p_value([1.0, 1.0], [2.0, 2.0])), "equal by chance: no spread is known, not that there is none"
+
+
+def test_what_could_stand_out_is_said():
+    """Two groups that far apart have the p-value of the first step of Holm's."""
+    first = [1.0, 2.0, 4.0]
+    gap = detectable([first, first], tests=20)
+    assert p_value(first, [value + gap for value in first]) == pytest.approx(0.05 / 20)
+    assert math.isnan(detectable([first, [1.0]], tests=20)) and math.isnan(detectable([], tests=1))
 
 
 ABOVE, SAME, BELOW = [60.0, 60.1, 60.2], [50.0, 50.2, 49.9], [40.0, 40.1, 40.2]
@@ -287,7 +299,7 @@ def test_a_search_is_judged_at_equal_flops(tmp_path):
         for seed in scale.seeds:
             outside = method == "lp_nas" and seed > 1
             result = {"flops": window.low * (2 if outside else 1), "ops": ["skip"], "parameters": 1}
-            result["flops_per_epoch"] = [1e6, 2e6]
+            result |= {"flops_per_epoch": [1e6, 2e6], "epoch": 1, "supernet_accuracy": {"4": 30.0}}
             result["accuracy"] = {str(b): (99.0 if outside else accuracy) + 0.1 * seed for b in PAPER_BITS}
             for run in claim.pair(scale, window, method, seed):
                 content = {"command": run.command, "stage": run.stage, "result": result, **ORIGIN}
@@ -298,7 +310,7 @@ def test_a_search_is_judged_at_equal_flops(tmp_path):
     (said,) = claim.verdicts(scale, scale.seeds, results).values()
     assert said.word == "undecided" and "LP-NAS" in said.because and "SP-NAS" not in said.because
     text = claim.section(scale, scale.seeds, results)
-    assert "| 1.00 2.00<br>1.00 2.00<br>1.00 2.00 |" in text
+    assert "| 1.00 2.00<br>1.00 2.00<br>1.00 2.00 | 2: 30.0<br>2: 30.0<br>2: 30.0 |" in text
     assert "the networks inside the window alone" in text and "| LP-NAS | 1 | 40.10 |" in text
 
 
@@ -324,6 +336,10 @@ def test_a_part_of_a_claim_is_measured_by_itself(folders, capsys):
     "words, named",
     [
         (["cdt", "--seeds", "1,a"], "'1,a' is no list of whole numbers"),
+        (["cdt", "--seeds", "1,2,1"], "'1,2,1' names a seed twice"),
+        (["report", "--seeds", "1,2"], "--seeds has no effect"),
+        (["cdt", "--smoke", "--out", "/proc/nothing"], "--out /proc/nothing"),
+        (["cdt", "--smoke", "--out", __file__], "--out"),
         (["cdt", "--scale", "huge"], "'huge'"),
         (["nothing"], "'nothing'"),
         (["cdt", "--quick"], "--quick"),
@@ -392,7 +408,7 @@ def stored(tmp_path):
     scale = SCALES["cifar_cpu"]
     best = {"cascade": 60.0, "highest": 55.0}
     for claim in ("cdt", "end_to_end"):
-        for run in CLAIMS[claim].runs(scale, scale.seeds):
+        for run in unique(CLAIMS[claim].runs(scale, scale.seeds)):
             seed = float(run.name[-1]) if "seed" in run.name else 0.0
             bits = run.command[run.command.index("--num_bits_list") + 1].split(",") if run.stage == "train" else []
             teachers = next((name for name in best if f"/{name}/" in run.name), "")
@@ -439,7 +455,7 @@ def test_the_report_puts_tables_between_the_markers_and_keeps_the_rest(stored, t
 def test_missing_runs_are_counted(stored, tmp_path):
     (stored / "cifar_cpu/train/derived/4-8-12-16-32/none/seed2.json").unlink()
     text = report.sections(stored)
-    assert "| none (AdaBits) | 2 |" in text and "1 of the runs planned are not done" in text
+    assert "| none (AdaBits) | 2 |" in text and text.count("1 of the runs planned are not done") == 2, "claims 1 and 3"
 
 
 def test_a_page_without_markers_is_refused(tmp_path):
