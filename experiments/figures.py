@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
+from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -68,8 +69,9 @@ def trade_off(axis: plt.Axes, index: int, name: str, accuracies: Mapping[int, Se
     axis.errorbar(edps, means, yerr=bars, capsize=2, label=name, **options)
     for b, x, y in zip(accuracies, edps, means, strict=True):
         offset = ((4, 6), (4, -10), (-11, 5))[index]  # each system's on its own side of the point
-        place = {"textcoords": "offset points", "xytext": offset, "fontsize": 7}
-        axis.annotate(f"{b}", (x, y), color=COLOURS[index], **place)
+        place = {"textcoords": "offset points", "xytext": offset, "fontsize": 7, "zorder": 5}
+        outline = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible on another system's line
+        axis.annotate(f"{b}", (x, y), color=COLOURS[index], path_effects=outline, **place)
 
 
 def grouped_bars(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], label: str) -> plt.Figure:

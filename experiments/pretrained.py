@@ -1,57 +1,69 @@
-"""The network in pretrained/: the searched network of claim 1, trained longer."""
+"""The network in pretrained/: of all that were trained at one scale, the most accurate at the lowest bit-width."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.plan import derived_network, train_run
+from experiments import cdt, cdt_tried
+from experiments.plan import derived_network, join
 from experiments.runs import ROOT, Run, Store
-from experiments.scales import PAPER_BITS, SCALES, Scale
+from experiments.scales import SCALES, Scale
 from experiments.tables import Results, accuracy_table
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 
 TITLE = "The network in pretrained/"
-CLAIM = "`pretrained/arch.pt` and `pretrained/weights.pt` are what this command wrote"
-CAPTION = (
-    "CIFAR-10 scaled down as in claim 1 (16x16 pixels, 2000 training and 500 test images of each class), but 20 epochs "
-    "of 100 steps at batch 64 (128,000 images in all) by cascade distillation"
+CLAIM = (
+    "`pretrained/arch.pt` and `pretrained/weights.pt`: the most accurate at the lowest bit-width of all the runs of "
+    "claims 1 and 8 at the scale, whatever its teachers"
 )
-LEGAL = (SCALES["cifar_cpu"], SCALES["smoke"])
+LEGAL = (SCALES["cifar_cpu_long"], SCALES["smoke"])
 DEFAULT = {
     "dataset_path": "data",
     "save": "ckpt/finetune",
     "load_path": "ckpt/search",
 }  # instead of this machine's folders
 FOLDER = ROOT / "pretrained"
-LONGER = {"cifar_cpu": ("--nepochs", "20", "--eval_epoch", "10"), "smoke": ()}
 
 
-def training(scale: Scale) -> Run:
-    return train_run(scale, scale.seeds[0], PAPER_BITS, "cascade", name="pretrained", extra=LONGER[scale.name])
+def bits_of(scale: Scale) -> tuple[int, ...]:
+    return scale.bit_lists["derived"][0]
 
 
 def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
-    return [training(scale)]
+    """The networks to choose from: every one that switches between all bit-widths."""
+    names = f"train/derived/{join(bits_of(scale), '-')}/"
+    found = {run.name: run for claim in (cdt, cdt_tried) for run in claim.runs(scale, seeds)}
+    return [run for name, run in found.items() if name.startswith(names)]
+
+
+def best(scale: Scale, seeds: Sequence[int], results: Results) -> Run | None:
+    """The one of those that are done; None where none is."""
+    low = str(min(bits_of(scale)))
+    done = {run: results.of(run) for run in runs(scale, seeds)}
+    done = {run: found["accuracy"] for run, found in done.items() if found}
+    return max(done, key=lambda run: done[run][low]) if done else None
 
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
-    run = training(scale)
-    found = results.of(run)
-    if found is None:
+    run = best(scale, seeds, results)
+    if run is None:
         return ""
-    rows = {"cascade (CDT)": results.accuracies([[run]])}
+    found, bits = results.of(run), bits_of(scale)
+    rows = {f"`{run.name}`": results.accuracies([[run]])}
     size = f"{found['flops'] / 1e6:.2f} MFLOPs, {found['parameters'] / 1e6:.3f} M parameters"
-    return f"{accuracy_table('pretrained/weights.pt', rows, PAPER_BITS, best=False)}\n\n{size}."
+    return f"{accuracy_table('pretrained/weights.pt', rows, bits, best=False)}\n\n{size}."
 
 
 def publish(store: Store, scale: Scale, folder: Path = FOLDER) -> list[Path]:
     """Put what the runs wrote into `folder`, without the names of folders of this machine; nothing where it is gone."""
-    written = []
-    for run, name in ((derived_network(scale), "arch.pt"), (training(scale), "weights.pt")):
-        source = store.work / run.name / name
-        if source.exists():
-            content = load_checkpoint(source, ["config"], name)
-            config = content["config"]
-            content["config"] = config | {setting: DEFAULT[setting] for setting in DEFAULT if setting in config}
-            save_checkpoint(folder / name, content)
-            written.append(folder / name)
-    return written
+    run = best(scale, scale.seeds, Results(store))
+    sources = (
+        [store.work / derived_network(scale).name / "arch.pt", store.work / run.name / "weights.pt"] if run else []
+    )
+    if not sources or not all(source.exists() for source in sources):
+        return []
+    for source in sources:
+        content = load_checkpoint(source, ["config"], source.name)
+        config = content["config"]
+        content["config"] = config | {setting: DEFAULT[setting] for setting in DEFAULT if setting in config}
+        save_checkpoint(folder / source.name, content)
+    return [folder / source.name for source in sources]

@@ -18,7 +18,7 @@ REMARKS = {
     "to 100M and 120 to 130M have no counterpart here.",
 }
 CHOSEN = ("epoch", "supernet_accuracy")
-LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
+LEGAL = tuple(SCALES[name] for name in ("digits", "cifar_cpu", "cifar_cpu_search", "cifar_gpu", "smoke"))
 
 
 def pair(scale: Scale, window: Window, method: str, seed: int) -> tuple[Run, Run]:
