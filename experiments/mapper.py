@@ -116,7 +116,7 @@ def against(scale: Scale, results: Results, baseline: str, name: str) -> str:
         own, other = values[0]
         covered = f"{other['layers_covered']} of {other['layers']}"
         costs = [f"{mean([own[cost] for own, _ in values]):.3e}" for cost in COSTS]
-        lower = [f"{with_spread(gains(values, cost), '.1f')} %" for cost in COSTS]
+        lower = [f"{with_spread(gains(values, cost), 'z.1f')} %" for cost in COSTS]
         busy = f"{100 * own['utilisation']:.0f} %"
         lines.append([NETWORKS[network], f"{b}", covered, str(len(values)), *costs, *lower, busy])
     if not lines:

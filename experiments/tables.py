@@ -57,7 +57,8 @@ class Results:
     def provenance(self) -> str:
         """Seeds, device, versions, time and commits behind a section."""
         results = list(self.used.values())
-        seeds = sorted({result["settings"]["seed"] for result in results if result["stage"] != "map"}) or [0]
+        trained = [result for result in results if result["stage"] != "map"]  # else the mapper's own seeds
+        seeds = sorted({result["settings"]["seed"] for result in trained or results})
         commits = sorted({commit_of(result) for result in results})
         versions = sorted({f"{name} {value}" for result in results for name, value in result["versions"].items()})
         devices = sorted({device_of(result) for result in results})
