@@ -6,7 +6,6 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -68,10 +67,10 @@ def trade_off(axis: plt.Axes, index: int, name: str, accuracies: Mapping[int, Se
     bars = spreads if all(s == s for s in spreads) else None
     axis.errorbar(edps, means, yerr=bars, capsize=2, label=name, **options)
     for b, x, y in zip(accuracies, edps, means, strict=True):
-        offset = ((4, 6), (4, -10), (-11, 5))[index]  # each system's on its own side of the point
-        place = {"textcoords": "offset points", "xytext": offset, "fontsize": 7, "zorder": 5}
-        outline = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # legible on another system's line
-        axis.annotate(f"{b}", (x, y), color=COLOURS[index], path_effects=outline, **place)
+        # each system's on its own side of the point
+        offset = ((4, 6), (4, -10), (-11, 5) if bars else (-13, -9))[index]
+        place = {"textcoords": "offset points", "xytext": offset, "fontsize": 7}
+        axis.annotate(f"{b}", (x, y), color=COLOURS[index], **place)
 
 
 def grouped_bars(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], label: str) -> plt.Figure:
