@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from automapper.budget import parse_budget
 from automapper.exhaustive import NODE_LIMIT, TooLarge, check_size
-from automapper.folder import output_folder, write_outputs
+from automapper.folder import write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import read_layers
 from automapper.objective import Objective, parse_objective
@@ -26,6 +26,7 @@ from automapper.trade import trade_layers
 from automapper.workload import Network, Problem, distinct_problems, listed
 from hw_model import Device, InputError, load_device
 from runtime.errors import UserError, exit_status
+from runtime.folders import writable_folder
 from runtime.settings import from_command_line
 from runtime.stages import MapSettings
 
@@ -50,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
     network = read_network(C)
     bit_widths = chosen_bits(C, network)
     problems = distinct_problems(network, bit_widths)
-    folder = output_folder(C.save)
+    folder = writable_folder(C.save, f"setting save = {C.save!r}")
     place = device.name if C.device == device.name else f"{device.name} of {C.device}"
     print(
         f"map {network.name} onto {place} ({device.description})\n"

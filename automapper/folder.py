@@ -19,17 +19,6 @@ from hw_model.timeloop import export_timeloop, write_timeloop
 from runtime.errors import UserError
 
 
-def output_folder(path: str) -> Path:
-    """The folder, made if it is not there. Raises UserError where nothing can be written in it."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise UserError(f"setting save = {path!r}: cannot write there ({error.strerror})") from error
-
-
 def write_outputs(folder: Path, report: Mapping[str, Any], device: Device) -> None:
     """Write all of a run's outputs, each whole or not at all. Raises UserError where that fails."""
     _write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")

@@ -4,7 +4,6 @@ prints its table; `python -m experiments report` writes all tables that have res
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,6 +15,7 @@ from experiments.runs import RESULTS, WORK, Run, Store
 from experiments.scales import SCALES, Scale
 from experiments.tables import Results, duration
 from runtime.errors import UserError, exit_status
+from runtime.folders import writable_folder
 
 NOTHING_TO_PUBLISH = (
     "nothing to publish: the results are stored, but not the weights, which lie in --work where they were trained; "
@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = None
     if scale.images_per_class and arguments.data:
         data = subset(arguments.data, arguments.work / "images", *scale.images_per_class)
-    store = Store(scale.name, writable("out", arguments.out), writable("work", arguments.work), data)
+    results, work = (
+        writable_folder(path, f"--{name} {path}") for name, path in (("out", arguments.out), ("work", arguments.work))
+    )
+    store = Store(scale.name, results, work, data)
     planned = claim.runs(scale, seeds)
     if arguments.only:
         planned = [run for run in planned if fnmatch(run.name, arguments.only)]
@@ -65,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if hasattr(claim, "publish") and not arguments.only and scale.name != "smoke":
         written = claim.publish(store, scale)
         print(f"wrote {', '.join(map(str, written))}" if written else NOTHING_TO_PUBLISH)
-    results = Results(store)
-    table = claim.section(scale, seeds, results)
-    print(f"\nScale {scale.name}: {getattr(claim, 'CAPTION', scale.caption)}.\n\n{table}\n\n{results.provenance()}")
+    stored = Results(store)
+    table = claim.section(scale, seeds, stored)
+    print(f"\nScale {scale.name}: {getattr(claim, 'CAPTION', scale.caption)}.\n\n{table}\n\n{stored.provenance()}")
 
 
 def chosen_scale(arguments: argparse.Namespace, legal: Sequence[Scale]) -> Scale:
@@ -110,16 +113,6 @@ def numbers(text: str) -> tuple[int, ...]:
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return found
-
-
-def writable(option: str, path: Path) -> Path:
-    """The folder, made where it is missing. Raises UserError where nothing can be written into it."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return path
-    except OSError as error:
-        raise UserError(f"--{option} {path}: {error.strerror or error}") from error
 
 
 def folder(text: str) -> Path:
