@@ -45,8 +45,11 @@ def accuracy_against_edp(
     figure, axes = plt.subplots(len(rows), columns, **shape)
     for row, panels in zip(axes, rows, strict=True):
         for axis, (title, systems) in zip(row, panels.items(), strict=True):
+            heights = {name: mean(list(map(mean, accuracies.values()))) for name, (accuracies, _) in systems.items()}
+            downwards = sorted(heights, key=heights.get, reverse=True)
             for index, (name, (accuracies, edps)) in enumerate(systems.items()):
-                trade_off(axis, index, name, accuracies, [1e6 * edp for edp in edps])
+                place = downwards.index(name)
+                trade_off(axis, index, place, name, accuracies, [1e6 * edp for edp in edps])
             axis.set(xscale="log", ylabel="accuracy, %", title=title)
             axis.margins(0.08, 0.1)
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -59,18 +62,19 @@ def accuracy_against_edp(
     return figure
 
 
-def trade_off(axis: plt.Axes, index: int, name: str, accuracies: Mapping[int, Sequence[float]], edps: list[float]):
-    """One system's points, joined: accuracies per bit-width, an EDP for each."""
+def trade_off(
+    axis: plt.Axes, index: int, place: int, name: str, accuracies: Mapping[int, Sequence[float]], edps: list[float]
+) -> None:
+    """One system's points, joined: accuracies per bit-width, an EDP for each. place: 0 for the panel's most accurate, 1
+    for the next, 2: on which side of its points the labels stand."""
     means = [mean(values) for values in accuracies.values()]
     spreads = [spread(values) for values in accuracies.values()]
     options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linewidth": 1.2}
     bars = spreads if all(s == s for s in spreads) else None
     axis.errorbar(edps, means, yerr=bars, capsize=2, label=name, **options)
     for b, x, y in zip(accuracies, edps, means, strict=True):
-        # each system's on its own side of the point
-        offset = ((4, 6), (4, -10), (-11, 5) if bars else (-13, -9))[index]
-        place = {"textcoords": "offset points", "xytext": offset, "fontsize": 7}
-        axis.annotate(f"{b}", (x, y), color=COLOURS[index], **place)
+        offset = (((4, 6), (-11, 5), (4, -10)) if bars else ((4, 6), (4, -10), (-13, -9)))[place]
+        axis.annotate(f"{b}", (x, y), color=COLOURS[index], textcoords="offset points", xytext=offset, fontsize=7)
 
 
 def grouped_bars(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], label: str) -> plt.Figure:
