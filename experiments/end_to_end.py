@@ -110,7 +110,8 @@ def judged(bits: tuple[int, ...], found: Points, size_ratio: float) -> Verdict:
     ahead = [mean(found[INSTANTNET][0][low]) - mean(found[label][0][low]) for label in gains]
     at_lowest = f"{ranged(ahead, '+.1f', '')} points at {low} bit"
     because = f"{accuracy.because} ({at_lowest}); {edp}; its network has {size_ratio:.2f} times their FLOPs"
-    return Verdict(FAILS if worse else accuracy.word, because)
+    alike = 2 / 3 <= size_ratio <= 3 / 2
+    return Verdict(FAILS if worse else accuracy.word + ("" if alike else ", between networks of other sizes"), because)
 
 
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
