@@ -91,7 +91,7 @@ class Store:
     def perform(self, run: Run, redo: bool = False) -> dict[str, Any]:
         """Do `run`, and before it what it needs, unless they are done; returns what is kept of it.
 
-        redo: do `run` again, from its beginning, where another commit did it.
+        redo: do `run` again, from its beginning, where another commit did it, or before what it needs was done again.
         """
         if self._stands(run, redo):
             return self.result(run)
@@ -106,7 +106,10 @@ class Store:
 
     def _stands(self, run: Run, redo: bool) -> bool:
         done = self.result(run)
-        return done is not None and not (redo and done["commit"] != commit_of_code()[0])
+        if done is None or not redo:
+            return done is not None
+        newer = any((self.result(need) or done)["finished"] > done["finished"] for need in run.needs)
+        return done["commit"] == commit_of_code()[0] and not newer
 
     def provide(self, run: Run) -> None:
         """See to it that what `run` wrote is there for the runs that read it."""

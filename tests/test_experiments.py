@@ -78,6 +78,11 @@ def test_what_another_commit_did_is_done_again_where_asked_for(tmp_path):
     again = store.perform(run, redo=True)
     assert (again["result"], again["commit"], again["resumed"]) == (kept["result"], kept["commit"], False)
     assert store.result(run) == again
+    found = store.results / f"{run.needs[0].name}.json"
+    found.write_text(json.dumps({**json.loads(found.read_text()), "finished": "9999-01-01 00:00 UTC"}))
+    path.write_text(json.dumps({**again, "result": {"accuracy": {"4": -1.0}}}))
+    assert store.perform(run)["result"]["accuracy"] == {"4": -1.0}
+    assert store.perform(run, redo=True)["result"] == kept["result"], "its architecture was searched anew"
 
 
 def test_another_command_line_under_the_same_name_is_another_run(folders):
