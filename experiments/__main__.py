@@ -42,12 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     claim = CLAIMS[arguments.claim]
     scale = chosen_scale(arguments, claim.LEGAL)
     seeds = arguments.seeds or scale.seeds
+    results = writable_folder(arguments.out, f"--out {arguments.out}")
+    work = writable_folder(arguments.work, f"--work {arguments.work}")
     data = None
     if scale.images_per_class and arguments.data:
-        data = subset(arguments.data, arguments.work / "images", *scale.images_per_class)
-    results, work = (
-        writable_folder(path, f"--{name} {path}") for name, path in (("out", arguments.out), ("work", arguments.work))
-    )
+        data = subset(arguments.data, work / "images", *scale.images_per_class)
     store = Store(scale.name, results, work, data)
     planned = claim.runs(scale, seeds)
     if arguments.only:

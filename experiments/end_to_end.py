@@ -122,22 +122,22 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
 
 
 def size_ratio(scale: Scale, bits: tuple[int, ...], seeds: Sequence[int], results: Results) -> float:
-    """FLOPs of the searched network over those of the baselines'."""
+    """FLOPs of the searched network over those of the baselines' (one network, whichever of them is done)."""
     rows = [training(scale, bits, seed) for seed in seeds]
-    own, theirs = (
-        results.values((row[label] for row in rows), "flops") for label in (INSTANTNET, next(iter(BASELINES)))
-    )
+    own = results.values((row[INSTANTNET] for row in rows), "flops")
+    theirs = results.values((row[label] for row in rows for label in BASELINES), "flops")
     return own[0] / theirs[0]
 
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
+    said = verdicts(scale, seeds, results)
     parts = []
     for bits, found in measured(scale, seeds, results).items():
         rows = {label: accuracies for label, (accuracies, _) in found.items()}
         parts += [f"**At [{join(bits)}]**", accuracy_table("system", rows, bits), compared(rows, bits)]
         sizes = {label: size([training(scale, bits, seed)[label] for seed in seeds], results) for label in found}
         parts += [costs(bits, found, sizes), distances(bits, found)]
-        parts += [apart(scale, bits, seeds, results, found), str(verdicts(scale, seeds, results)[f"[{join(bits)}]"])]
+        parts += [apart(scale, bits, seeds, results, found), str(said[f"[{join(bits)}]"])]
     return "\n\n".join(parts)
 
 

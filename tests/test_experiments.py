@@ -468,6 +468,15 @@ def test_missing_runs_are_counted(stored, tmp_path):
     assert "| none (AdaBits) | 2 |" in text and text.count("1 of the runs planned are not done") == 2, "claims 1 and 3"
 
 
+def test_one_baseline_is_enough_to_compare_with(stored):
+    """End to end with the second baseline alone: the first is not trained yet."""
+    for path in (stored / "cifar_cpu/train/mobilenet_v2").glob("*/highest/*.json"):
+        path.unlink()
+    claim, scale = CLAIMS["end_to_end"], SCALES["cifar_cpu"]
+    said = claim.verdicts(scale, scale.seeds, Results(Store(scale.name, stored)))
+    assert said and all("1.00 times their FLOPs" in verdict.because for verdict in said.values())
+
+
 def test_a_page_without_markers_is_refused(tmp_path):
     page = tmp_path / "results.md"
     page.write_text(report.BEGIN)
