@@ -73,7 +73,7 @@ def pairs(scale: Scale, results: Results, baseline: str) -> dict[tuple[str, int]
                 if other is not None:
                     own = other.get("automapper", row) | {"utilisation": row["utilisation"]}
                     found.setdefault((network, b), []).append((own, other))
-    return {key: found[key] for key in sorted(found, key=lambda key: list(NETWORKS).index(key[0]))}
+    return found
 
 
 def gains(seeds: Sequence[Pair], cost: str = "edp_js") -> list[float]:

@@ -93,23 +93,26 @@ class Store:
 
         redo: do `run` again, from its beginning, where another commit did it, or before what it needs was done again.
         """
-        if self._stands(run, redo):
-            return self.result(run)
+        done = self._standing(run, redo)
+        if done is not None:
+            return done
         for need in run.needs:
             self.provide(need)
         with self._locked(run):
-            if self._stands(run, redo):  # another process may have done it meanwhile
-                return self.result(run)
+            done = self._standing(run, redo)  # another process may have done it meanwhile
+            if done is not None:
+                return done
             if self.result(run) is not None:
                 shutil.rmtree(self.work / run.name, ignore_errors=True)
             return self._run(run)
 
-    def _stands(self, run: Run, redo: bool) -> bool:
+    def _standing(self, run: Run, redo: bool) -> dict[str, Any] | None:
+        """What is kept of `run` and need not be done again."""
         done = self.result(run)
         if done is None or not redo:
-            return done is not None
+            return done
         newer = any((self.result(need) or done)["finished"] > done["finished"] for need in run.needs)
-        return done["commit"] == commit_of_code()[0] and not newer
+        return done if done["commit"] == commit_of_code()[0] and not newer else None
 
     def provide(self, run: Run) -> None:
         """See to it that what `run` wrote is there for the runs that read it."""

@@ -134,11 +134,7 @@ CIFAR_CPU = Scale(
             _words("--nepochs 12 --max_steps 12 --eval_epoch 1 --temp_decay 0.85"),
         ),
     ),
-    bit_lists={
-        "derived": BIT_LISTS,
-        "mobilenet_v2": BIT_LISTS,
-        "resnet38": BIT_LISTS,
-    },
+    bit_lists={"derived": BIT_LISTS, "mobilenet_v2": BIT_LISTS, "resnet38": BIT_LISTS},
     networks={
         "derived": (),
         "mobilenet_v2": ("--width_mult", "0.25"),

@@ -36,7 +36,7 @@ def is_highest(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
     if not tests:
         return Verdict(NO_SPREAD, f"{top}, and there is no spread to compare with")
     differ = significant(tests)
-    gaps = {(name, b): mean(rows[first][b]) - mean(rows[name][b]) for name, b in differ}
+    gaps = {(name, b): mean(rows[first][b]) - mean(rows[name][b]) for name, b in tests}
     above, below = ({key for key in differ if sign * gaps[key] > 0} for sign in (1, -1))
     if below:
         rest = f"; above {places(above, tests)}" if above else ""
@@ -47,12 +47,11 @@ def is_highest(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
         return Verdict(IN_PART, f"{first} is above {places(above, tests)}; no other difference is significant; {top}")
     low = min(bits)
     at_low = significant({key: p for key, p in tests.items() if key[1] == low})
-    ahead = {name: mean(rows[first][low]) > mean(rows[name][low]) for name, _ in at_low}
-    sides = [
-        (word, [name for name in others if ahead.get(name) is side])
-        for word, side in (("above", True), ("below", False))
+    said = [
+        f"{word} {listed(names)}"
+        for word, sign in (("above", 1), ("below", -1))
+        if (names := [name for name in others if (name, low) in at_low and sign * gaps[name, low] > 0])
     ]
-    said = [f"{word} {listed(names)}" for word, names in sides if names]
     alone = f" (of those at {low} bit alone: {', '.join(said)})" if said else ""
     return Verdict(UNDECIDED, f"none of {len(tests)} differences, taken together, is significant{alone}; {top}")
 
