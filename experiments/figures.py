@@ -77,6 +77,11 @@ def trade_off(
         axis.annotate(f"{b}", (x, y), color=COLOURS[index], textcoords="offset points", xytext=offset, fontsize=7)
 
 
+def bar(values: Sequence[float]) -> float:
+    """How long the bar of a point is: nothing where there is no spread."""
+    return spread(values) if len(values) > 1 else 0.0
+
+
 def grouped_bars(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], label: str) -> plt.Figure:
     """A group of bars per entry, one bar per name: the mean of its values, with their spread."""
     figure, axis = plt.subplots(figsize=(6.4, 3.2))
@@ -84,7 +89,7 @@ def grouped_bars(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequenc
     for index, name in enumerate(names):
         places = [group + (index - (len(names) - 1) / 2) * width for group in range(len(groups))]
         heights = [mean(values[index]) for values in groups.values()]
-        bars = [spread(values[index]) if len(values[index]) > 1 else 0.0 for values in groups.values()]
+        bars = [bar(values[index]) for values in groups.values()]
         shown = {"capsize": 1.5, "error_kw": {"elinewidth": 0.8, "ecolor": "#404040"}}
         axis.bar(places, heights, width * 0.92, yerr=bars, label=name, color=SHADES[index], **shown)
     axis.set_xticks(range(len(groups)), list(groups))
@@ -112,7 +117,7 @@ def points_with_spread(
                 shown = [
                     (place + 0.14 * (index - (len(rows) - 1) / 2), row[b]) for place, b in enumerate(bits) if row.get(b)
                 ]
-                bars = [spread(values) if len(values) > 1 else 0.0 for _, values in shown]
+                bars = [bar(values) for _, values in shown]
                 options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linestyle": "none"}
                 places, heights = [place for place, _ in shown], [mean(values) for _, values in shown]
                 axis.errorbar(places, heights, yerr=bars, capsize=2, linewidth=1, label=name, **options)
