@@ -21,7 +21,7 @@ REMARKS = {
     "than MobileNetV2 at a quarter of its width, which keeps its 53 layers and its header of 1280 channels, so that it "
     "costs far more energy and learns little in so few steps.",
 }
-LEGAL = (SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
+LEGAL = tuple(SCALES[name] for name in ("cifar_cpu", "cifar_cpu_long", "cifar_gpu", "smoke"))
 INSTANTNET = "InstantNet: searched, cascade, AutoMapper"
 BARS = "Bars: sample standard deviation over the seeds; the published points have none."
 BASELINES = {
@@ -31,8 +31,8 @@ BASELINES = {
 
 
 def lists_of(scale: Scale) -> list[tuple[int, ...]]:
-    """The lists of bit-widths that the paper has systems at, or what the scale trains MobileNetV2 at."""
-    lists = scale.bit_lists["mobilenet_v2"]
+    """The lists of bit-widths that the paper has systems at, of those that the scale trains both networks at."""
+    lists = scale.bit_lists.get("mobilenet_v2", scale.bit_lists["derived"])
     return [bits for bits in lists if bits in CIFAR10] or [lists[0]]
 
 
