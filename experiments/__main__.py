@@ -69,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"wrote {', '.join(map(str, written))}" if written else NOTHING_TO_PUBLISH)
     stored = Results(store)
     table = claim.section(scale, seeds, stored)
+    if not table:
+        missing = sum(store.result(run) is None for run in claim.runs(scale, seeds))
+        print(f"\nno table yet: {missing} of the runs of {arguments.claim} are not done")
+        return
     print(f"\nScale {scale.name}: {getattr(claim, 'CAPTION', scale.caption)}.\n\n{table}\n\n{stored.provenance()}")
 
 

@@ -337,6 +337,13 @@ def test_a_part_of_a_claim_is_measured_by_itself(folders, capsys):
     assert "--only nothing" in capsys.readouterr().err
 
 
+def test_a_part_too_small_for_a_table_says_so(tmp_path, capsys):
+    words = command((tmp_path / "results", tmp_path / "work"), "search", "--only", "search/sp_nas/*")
+    assert exit_status(lambda: main(words)) == 0
+    out = capsys.readouterr().out
+    assert "no table yet: 5 of the runs of search are not done" in out and "| --- |" not in out
+
+
 @pytest.mark.parametrize(
     "words, named",
     [
