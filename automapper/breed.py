@@ -15,7 +15,8 @@ D constraint sets: 0 is the one the search must keep, the others are known dataf
 """
 
 import numpy as np
-from numba import njit
+
+from hw_model.disk_cache import cached
 
 N, G, K, C, P, Q, R, S = range(8)
 GROWN, TRIES = 0.5, 4  # share of the mappings bred whose tiles are grown, and how many loops are tried for that
@@ -25,11 +26,8 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def jit(function):
-    """njit with the cache on disk, or without where numba finds no folder it can write."""
-    try:
-        return njit(function, cache=True, nogil=True, error_model="numpy")
-    except RuntimeError:
-        return njit(function, nogil=True, error_model="numpy")
+    """A compiled function, kept on disk."""
+    return cached(function, nogil=True, error_model="numpy")
 
 
 @jit

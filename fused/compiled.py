@@ -6,9 +6,9 @@ from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-from numba import njit
+from hw_model.disk_cache import cached
 
-OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 _SOURCES = sorted(Path(__file__).parent.glob("*.py"))
 _VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:12]
@@ -20,7 +20,7 @@ def compiled(function: Callable) -> Callable:
     numba's disk cache knows a function by its name and its own file. The name gets a digest of all files beside this
     one, so that code that calls into a changed file is not taken for the new one.
     """
-    return njit(**OPTIONS)(_named(function, _VERSION))
+    return cached(_named(function, _VERSION), **OPTIONS)
 
 
 def serial_and_parallel(functions: Mapping[str, Callable]) -> tuple[SimpleNamespace, SimpleNamespace]:
@@ -28,7 +28,7 @@ def serial_and_parallel(functions: Mapping[str, Callable]) -> tuple[SimpleNamesp
     as the disk cache does not look at `parallel`."""
     serial = {name: compiled(function) for name, function in functions.items()}
     parallel = {
-        name: njit(parallel=True, **OPTIONS)(_named(function, f"{_VERSION}_parallel"))
+        name: cached(_named(function, f"{_VERSION}_parallel"), parallel=True, **OPTIONS)
         for name, function in functions.items()
     }
     return SimpleNamespace(**serial), SimpleNamespace(**parallel)

@@ -5,7 +5,6 @@ Takes float32 tensors whose elements lie in memory without gaps; `usable` says w
 
 import functools
 import importlib
-import tempfile
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -65,15 +64,8 @@ def quantize_weight(weight: Tensor, bits: int) -> Tensor:
 
 @functools.cache
 def load_kernels(name: str) -> ModuleType:
-    """The module of compiled functions; numba loads with the first. Where no cache folder can be written, a temporary
-    one."""
-    try:
-        return importlib.import_module(name)
-    except RuntimeError:
-        import numba
-
-        numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="kernels-")
-        return importlib.import_module(name)
+    """The module of compiled functions; numba loads with the first."""
+    return importlib.import_module(name)
 
 
 def run(name: str, threads: int) -> SimpleNamespace:

@@ -1,14 +1,8 @@
-"""The compiled kernel, imported on first use and never stopped by a cache folder that cannot be used."""
-
-from __future__ import annotations
+"""The compiled kernel, imported on first use, so that `import hw_model` stays light."""
 
 import importlib
 import os
-import pickle
 from types import ModuleType
-
-CACHE_ERRORS = (OSError, RuntimeError, EOFError, pickle.UnpicklingError)
-cache_on_disk = True  # read by kernel.py when it is imported
 
 
 def kernel() -> ModuleType:
@@ -17,15 +11,8 @@ def kernel() -> ModuleType:
 
 
 def call(name: str, *arguments: object) -> object:
-    """Call a compiled function; where the cache on disk cannot be written or read, compile without it."""
-    global cache_on_disk
-    try:
-        return getattr(kernel(), name)(*arguments)
-    except CACHE_ERRORS:
-        if not cache_on_disk:
-            raise
-        cache_on_disk = False
-        return getattr(importlib.reload(kernel()), name)(*arguments)
+    """Call a compiled function."""
+    return getattr(kernel(), name)(*arguments)
 
 
 def cpu_count() -> int:

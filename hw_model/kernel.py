@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numba import njit
 
-from hw_model import compiled as cache
+from hw_model.disk_cache import cached
 
 N, G, K, C, P, Q, R, S = range(8)
 W, I, O = range(3)
@@ -27,26 +27,24 @@ RELEVANT_W = 1 << G | 1 << K | 1 << C | 1 << R | 1 << S
 RELEVANT_O = 1 << N | 1 << G | 1 << K | 1 << P | 1 << Q
 
 
-def compiled(function, **options):
-    """njit without reference counting (`_nrt`): all arrays belong to the caller, and counting took half the time."""
+def uncounted(make, function, **options):
+    """`make` is njit or one like it. No reference counting (`_nrt`): all arrays belong to the caller, and counting took
+    half the time."""
     options = {"nogil": True, "error_model": "numpy", **options}
     try:
-        return njit(function, _nrt=False, **options)
+        return make(function, _nrt=False, **options)
     except (KeyError, TypeError):  # a numba without that option
-        return njit(function, **options)
+        return make(function, **options)
 
 
 def jit(function):
-    """A compiled function, cached on disk unless numba finds no folder it can write (RuntimeError)."""
-    try:
-        return compiled(function, cache=cache.cache_on_disk)
-    except RuntimeError:
-        return compiled(function)
+    """A compiled function, kept on disk."""
+    return uncounted(cached, function)
 
 
 def part(function):
     """A part of a compiled function, inlined into it: calls that pass two dozen arrays cost as much as the work."""
-    return compiled(function, inline="always")
+    return uncounted(njit, function, inline="always")
 
 
 @jit

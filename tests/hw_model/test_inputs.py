@@ -1,6 +1,7 @@
 """Bad input: one clear line each, from Python and from the command; readers fuzzed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -289,6 +290,30 @@ def test_cache_folder_that_cannot_be_used(tmp_path):
     code = "import hw_model; print(hw_model.evaluate(hw_model.Layer(K=2), {'dram': [['K', 2]]}, 'eyeriss', 8).macs)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.stdout == "2\n", done.stderr
+
+
+def test_damaged_cache_is_compiled_anew(tmp_path):
+    """Half of each file is there, as after a power failure; what takes its place is whole."""
+    code = (
+        "import numpy as np; from hw_model.disk_cache import DiskCache, cached\n"
+        "@cached\n"
+        "def double(x): return 2 * x\n"
+        "print(double(21)); print(double.stats.cache_hits and 'from disk' or 'compiled')"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def said() -> str:
+        done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
+        assert done.stdout.startswith("42\n"), done.stderr
+        return done.stdout.split("\n")[1]
+
+    assert [said(), said()] == ["compiled", "from disk"]
+    for suffix in ("nbc", "nbi"):
+        (file,) = (tmp_path / "cache").glob(f"*/*.{suffix}")
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        assert [said(), said()] == ["compiled", "from disk"], suffix
 
 
 def test_import_is_light():
