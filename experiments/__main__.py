@@ -124,6 +124,8 @@ def folder(text: str) -> Path:
 
 def brief(run: Run, result: dict) -> str:
     """One line of what a run found."""
+    if "diverged" in result:
+        return result["diverged"]
     if run.stage == "search":
         return f"{result['flops'] / 1e6:.2f} MFLOPs, {' '.join(result['ops'])}"
     if run.stage == "train":

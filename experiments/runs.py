@@ -26,7 +26,7 @@ import automapper.__main__ as mapper
 import train
 import train_search
 from runtime.checkpoint import load_checkpoint, save_checkpoint
-from runtime.errors import UserError
+from runtime.errors import Diverged, UserError
 from runtime.machine import versions
 
 ROOT = Path(__file__).parent.parent
@@ -117,6 +117,8 @@ class Store:
     def provide(self, run: Run) -> None:
         """See to it that what `run` wrote is there for the runs that read it."""
         content = self.perform(run)
+        if "diverged" in content["result"]:
+            raise UserError(f"{run.name} is needed, but {content['result']['diverged']}")
         product = self.work / run.name / PRODUCT[run.stage]
         if product.exists():
             return
@@ -139,9 +141,7 @@ class Store:
         if words[-1] != "--resume":
             spent.unlink(missing_ok=True)
         with timed(spent):
-            with open(folder / "output.txt", "a") as output, redirect_stdout(output):
-                STAGES[run.stage](words)
-            result = RESULT_OF[run.stage](folder)
+            result = outcome(run.stage, words, folder)
         kept = {
             "command": run.command,
             "stage": run.stage,
@@ -188,6 +188,18 @@ def timed(path: Path) -> Iterator[None]:
     finally:
         took = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - begin_cpu}
         path.write_text(json.dumps({name: round(before[name] + value, 3) for name, value in took.items()}))
+
+
+def outcome(stage: str, words: list[str], folder: Path) -> dict[str, Any]:
+    """Run a stage; what it found, or of a training that diverged (a result too: it would again) when it did."""
+    try:
+        with open(folder / "output.txt", "a") as output, redirect_stdout(output):
+            STAGES[stage](words)
+    except Diverged as error:
+        if stage != "train":
+            raise
+        return {"diverged": error.what}
+    return RESULT_OF[stage](folder)
 
 
 def search_result(folder: Path) -> dict[str, Any]:

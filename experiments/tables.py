@@ -15,15 +15,17 @@ HOW = (
 
 
 class Results:
-    """What is stored of the runs of one scale; notes which runs were asked for and are there."""
+    """What is stored of the runs of one scale; notes which runs were asked for and are there, and which of them
+    diverged (name -> when)."""
 
     def __init__(self, store: Store):
         self.store = store
         self.used: dict[str, dict] = {}
         self.missing: set[str] = set()
+        self.diverged: dict[str, str] = {}
 
     def of(self, run: Run) -> dict | None:
-        """What `run` arrived at, None where it is not finished."""
+        """What `run` arrived at, None where it is not finished or diverged."""
         content = self.store.result(run)
         if content is None:
             self.missing.add(run.name)
@@ -31,6 +33,9 @@ class Results:
         self.used[run.name] = content
         for need in run.needs:
             self.of(need)
+        if "diverged" in content["result"]:
+            self.diverged[run.name] = content["result"]["diverged"]
+            return None
         return content["result"]
 
     def accuracies(self, per_seed: Iterable[Sequence[Run]]) -> dict[int, list[float]]:
@@ -55,7 +60,7 @@ class Results:
         return found
 
     def provenance(self) -> str:
-        """Seeds, device, versions, time and commits behind a section."""
+        """Seeds, device, versions, time and commits behind a section; before them which runs diverged."""
         results = list(self.used.values())
         trained = [result for result in results if result["stage"] != "map"]  # else the mapper's own seeds
         seeds = sorted({result["settings"]["seed"] for result in trained or results})
@@ -67,10 +72,16 @@ class Results:
         text = f"{len(results)} runs, {duration(seconds)} ({duration(cpu)} of processor time)"
         if self.missing:
             text += f"; {len(self.missing)} of the runs planned are not done"
-        return (
+        return without(self.diverged) + (
             f"<sub>{text}; seeds {', '.join(map(str, seeds))}; {'; '.join(devices)}; {', '.join(versions)}; "
             f"commit {', '.join(commits)}.</sub>"
         )
+
+
+def without(diverged: Mapping[str, str]) -> str:
+    """A paragraph on the runs that no mean contains."""
+    told = "; ".join(f"`{name}`: {what}" for name, what in sorted(diverged.items()))
+    return f"Diverged, and in no mean above: {told}.\n\n" if told else ""
 
 
 def device_of(result: dict) -> str:

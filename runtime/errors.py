@@ -14,6 +14,14 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):
+    """A loss, a weight or a logit became NaN or infinite. `what` and when, without what can be done about it."""
+
+    def __init__(self, what: str, advice: str = ""):
+        super().__init__(f"{what}; {advice}" if advice else what)
+        self.what = what
+
+
 class Stopped(KeyboardInterrupt):
     """A signal ended the run. `status`: 128 + the signal's number, as in a shell. together: all processes of the run
     end by it, after the same step."""

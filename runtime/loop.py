@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from runtime.checkpoint import all_finite
-from runtime.errors import UserError
+from runtime.errors import Diverged, UserError
 from runtime.stages import NetworkSettings
 
 
@@ -68,26 +68,25 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def finite_losses(losses: dict[int, Tensor], epoch: int, step: int, last_good: str) -> dict[int, float]:
-    """The losses as numbers; `UserError` where one is NaN or infinite, naming epoch, step, bit-width and the last good
+    """The losses as numbers; `Diverged` where one is NaN or infinite, naming epoch, step, bit-width and the last good
     checkpoint."""
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     for bits, value in values.items():
         if not math.isfinite(value):
-            raise UserError(
-                f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at {bits} bit; "
-                f"last good checkpoint: {last_good}; a lower lr often helps"
-            )
+            what = f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at {bits} bit"
+            raise Diverged(what, _advice(last_good))
     return values
 
 
 def finite_weights(weights: dict[str, Tensor], when: str, last_good: str) -> None:
-    """`UserError` where a weight or a running statistic is NaN or infinite: a last step, or a recalibration, can do
+    """`Diverged` where a weight or a running statistic is NaN or infinite: a last step, or a recalibration, can do
     that with no loss to show it. when: as in "by the end of epoch 3"."""
     if not all_finite(weights):
-        raise UserError(
-            f"weights or running statistics became NaN or infinite {when}; "
-            f"last good checkpoint: {last_good}; a lower lr often helps"
-        )
+        raise Diverged(f"weights or running statistics became NaN or infinite {when}", _advice(last_good))
+
+
+def _advice(last_good: str) -> str:
+    return f"last good checkpoint: {last_good}; a lower lr often helps"
 
 
 @torch.no_grad()
@@ -101,7 +100,7 @@ def accuracy(
     """Bit-width -> percent of images whose largest logit is their label's; the model is in evaluation meanwhile.
 
     batches yields (images [B, C, H, W], labels [B]); max_steps: only the first so many, 0 = all. total: sums counts
-    over the processes, where each has a share of every batch. Raises `UserError` where a logit is NaN or infinite.
+    over the processes, where each has a share of every batch. Raises `Diverged` where a logit is NaN or infinite.
     """
     model.eval()
     bit_widths = list(bit_widths)
@@ -121,7 +120,7 @@ def accuracy(
     count, *others = total(torch.tensor(counts)).tolist()
     for bits, wrong in zip(bit_widths, others[len(bit_widths) :], strict=True):
         if wrong:
-            raise UserError(f"the network's outputs at {bits} bit are NaN or infinite: its training has diverged")
+            raise Diverged(f"the network's outputs at {bits} bit are NaN or infinite: its training has diverged")
     return {bits: 100 * right / max(count, 1) for bits, right in zip(bit_widths, others, strict=False)}
 
 

@@ -14,10 +14,10 @@ from tiny_runs import ROOT, same_tensors
 
 from experiments import report
 from experiments import runs as runs_module
-from experiments.__main__ import expected_seconds, main, unique
+from experiments.__main__ import brief, expected_seconds, main, unique
 from experiments.claims import CLAIMS
 from experiments.images import subset
-from experiments.plan import derived_network, search_run, train_run
+from experiments.plan import derived_network, map_run, search_run, train_run
 from experiments.runs import Run, Store
 from experiments.scales import PAPER_BITS, SCALES, SMOKE
 from experiments.statistics import detectable, difference, mean, p_value, significant, spread, verdict
@@ -83,6 +83,19 @@ def test_what_another_commit_did_is_done_again_where_asked_for(tmp_path):
     path.write_text(json.dumps({**again, "result": {"accuracy": {"4": -1.0}}}))
     assert store.perform(run)["result"]["accuracy"] == {"4": -1.0}
     assert store.perform(run, redo=True)["result"] == kept["result"], "its architecture was searched anew"
+
+
+def test_a_training_that_diverges_is_a_result(tmp_path):
+    store = Store("smoke", tmp_path / "results", tmp_path / "work")
+    run = train_run(SMOKE, 1, (4, 32), name="absurd", extra=("--lr", "1e30", "--grad_clip", "0"))
+    kept = store.perform(run)
+    assert "NaN" in kept["result"]["diverged"] and "checkpoint" not in kept["result"]["diverged"]
+    assert brief(run, kept["result"]) == kept["result"]["diverged"]
+    results = Results(store)
+    assert results.of(run) is None and not results.missing and results.accuracies([[run]]) == {}
+    assert f"in no mean above: `{run.name}`: {kept['result']['diverged']}." in results.provenance()
+    with pytest.raises(UserError, match=f"{run.name} is needed, but"):
+        store.perform(map_run(SMOKE, "absurd", run))
 
 
 def test_another_command_line_under_the_same_name_is_another_run(folders):
