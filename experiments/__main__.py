@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.claims import CLAIMS
+from experiments.claims import CLAIMS, seeds_of
 from experiments.images import subset
 from experiments.runs import RESULTS, WORK, Run, Store
 from experiments.scales import SCALES, Scale
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     claim = CLAIMS[arguments.claim]
     scale = chosen_scale(arguments, claim.LEGAL)
-    seeds = arguments.seeds or scale.seeds
+    seeds = arguments.seeds or seeds_of(claim, scale)
     results = writable_folder(arguments.out, f"--out {arguments.out}")
     work = writable_folder(arguments.work, f"--work {arguments.work}")
     data = None
@@ -139,7 +139,7 @@ def listing(out: Path) -> str:
     for name, claim in CLAIMS.items():
         lines.append(f"{name:12} {claim.TITLE}")
         for scale in claim.LEGAL:
-            planned = unique(claim.runs(scale, scale.seeds))
+            planned = unique(claim.runs(scale, seeds_of(claim, scale)))
             store = Store(scale.name, out)
             seconds = sum(expected_seconds(run, scale, store) for run in planned)
             stored = sum(store.result(run) is not None for run in planned)

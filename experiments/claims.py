@@ -1,6 +1,9 @@
 """The claims by name, in the order of docs/results.md."""
 
+from types import ModuleType
+
 from experiments import cdt, cdt_tried, demo, end_to_end, ends, mapper, paper_size, pretrained, released, search
+from experiments.scales import Scale
 
 CLAIMS = {
     "cdt": cdt,
@@ -14,3 +17,8 @@ CLAIMS = {
     "pretrained": pretrained,
     "demo": demo,
 }
+
+
+def seeds_of(claim: ModuleType, scale: Scale) -> tuple[int, ...]:
+    """The seeds a claim is measured with: the scale's, or the first of them where each costs too much (`AT_MOST`)."""
+    return scale.seeds[: getattr(claim, "AT_MOST", None)]

@@ -22,6 +22,7 @@ REMARKS = {
     "costs far more energy and learns little in so few steps.",
 }
 LEGAL = tuple(SCALES[name] for name in ("cifar_cpu", "cifar_cpu_long", "cifar_gpu", "smoke"))
+AT_MOST = 3  # seeds: MobileNetV2 trains seven times as long as the searched network
 INSTANTNET = "InstantNet: searched, cascade, AutoMapper"
 BARS = "Bars: sample standard deviation over the seeds; the published points have none."
 BASELINES = {

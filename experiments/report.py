@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.claims import CLAIMS
+from experiments.claims import CLAIMS, seeds_of
 from experiments.runs import RESULTS, ROOT, Store
 from experiments.tables import HOW, Results, table
 from experiments.verdicts import Verdict, listed
@@ -57,7 +57,7 @@ def claims_table(results: Path) -> str:
         head = link, sentence(claim.CLAIM.removeprefix("The paper: "))
         found = []
         for scale in claim.LEGAL:
-            stored = scale, scale.seeds, Results(Store(scale.name, results))
+            stored = scale, seeds_of(claim, scale), Results(Store(scale.name, results))
             verdicts = claim.verdicts(*stored) if scale.name != "smoke" else {}
             if verdicts:
                 more = f"; {claim.summary(*stored)}" if hasattr(claim, "summary") else ""
@@ -97,7 +97,7 @@ def sections(results: Path, folder: Path | None = None, figures: list[Path] | No
         found = []
         for scale in claim.LEGAL:
             stored = Results(Store(scale.name, results))
-            text = "" if scale.name == "smoke" else claim.section(scale, scale.seeds, stored)
+            text = "" if scale.name == "smoke" else claim.section(scale, seeds_of(claim, scale), stored)
             if not text:
                 continue
             found += [f"#### Scale `{scale.name}`\n\n{sentence(getattr(claim, 'CAPTION', scale.caption))}.", text]
@@ -121,7 +121,7 @@ def figure_files(claim, scale, stored: Results, folder: Path | None, figures: li
     """The claim's figures: drawn into `folder` and added to `figures`, or, without one, those of docs/figures."""
     if folder is None:
         return sorted(FIGURES.glob(f"{claim.__name__.split('.')[-1]}_{scale.name}.svg"))
-    drawn = claim.figures(scale, scale.seeds, stored, folder)
+    drawn = claim.figures(scale, seeds_of(claim, scale), stored, folder)
     if figures is not None:
         figures += drawn
     return drawn

@@ -154,6 +154,7 @@ CIFAR_CPU_LONG = replace(
     caption="All 60,000 images of CIFAR-10 (JPEG copies, quality 75) at 16x16 pixels, the network of a search as short "
     "as those of scale `cifar_cpu`, trained ten times as long as there: 40 epochs of 100 steps at batch 64 (256,000 "
     "images in all), the paper's learning rate 0.025 on a cosine to zero",
+    seeds=(1, 2, 3, 4, 5),
     train=_words("--nepochs 40 --max_steps 100 --eval_epoch 40 --batch_size 64 --lr 0.025 --learning_rate_min 0"),
     windows=CIFAR_CPU.windows[:1],
     bit_lists={"derived": (PAPER_BITS,)},
