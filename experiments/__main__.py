@@ -143,9 +143,8 @@ def listing(out: Path) -> str:
             store = Store(scale.name, out)
             seconds = sum(expected_seconds(run, scale, store) for run in planned)
             stored = sum(store.result(run) is not None for run in planned)
-            lines.append(
-                f"  --scale {scale.name:14} {len(planned):3} runs, {stored:3} stored, about {duration(seconds)} in all"
-            )
+            count = f"{len(planned):3} {'run, ' if len(planned) == 1 else 'runs,'}"
+            lines.append(f"  --scale {scale.name:16} {count} {stored:3} stored, about {duration(seconds)} in all")
     lines.append("\npython -m experiments CLAIM --scale SCALE [--data DIR]   measures (a stored run is not repeated)")
     lines.append("python -m experiments report                             docs/results.md out of what is stored")
     return "\n".join(lines)

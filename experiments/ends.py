@@ -53,7 +53,7 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
     known = all(p == p for p in tests.values())
     differ = significant(tests) if known else set()
     change = [mean(rows[QUANTIZED][b]) - mean(rows[AT_32][b]) for b in PAPER_BITS]
-    word = "accuracy changes" if differ else "accuracy within the spread" if known else NO_SPREAD
+    word = "accuracy changes" if differ else "accuracy not told apart" if known else NO_SPREAD
     because = f"{ranged(change, '+.2f', ' points')} when quantized"
     if gains:
         below_32 = [gain for b, gain in gains.items() if b < 32]

@@ -7,6 +7,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments.statistics import mean, spread
@@ -74,7 +75,8 @@ def trade_off(
     axis.errorbar(edps, means, yerr=bars, capsize=2, label=name, **options)
     for b, x, y in zip(accuracies, edps, means, strict=True):
         offset = (((4, 6), (-11, 5), (4, -10)) if bars else ((4, 6), (4, -10), (-13, -9)))[place]
-        axis.annotate(f"{b}", (x, y), color=COLOURS[index], textcoords="offset points", xytext=offset, fontsize=7)
+        shown = {"color": COLOURS[index], "fontsize": 7, "path_effects": [withStroke(linewidth=2, foreground="white")]}
+        axis.annotate(f"{b}", (x, y), textcoords="offset points", xytext=offset, **shown)
 
 
 def bar(values: Sequence[float]) -> float:

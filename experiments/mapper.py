@@ -19,13 +19,13 @@ CAPTION = (
 REMARKS = {
     "full": "AutoMapper and each dataflow search with the same budget, and AutoMapper may take over what the "
     "dataflows' searches find: its EDP is lower or equal by construction. What is measured is how far below; its "
-    "spread over the search's seeds is mostly that of the baseline's own search. The chip's published mappings are "
-    "those of AlexNet's five convolutions, for words of up to 16 bit: at 32 bit they do not fit its memories. They "
-    "are fixed: tiles chosen for 16-bit words leave the memories mostly empty at 4 bit. The *best* row-stationary "
-    "mapping, which the same search finds for each layer and bit-width, leaves little to gain: where the multipliers "
-    "are at work all of the time no dataflow is faster, and where they are not it is the DRAM link they wait for, "
-    "over which at batch 1 every weight comes once with either. EDP is what the search minimises, layer by layer: a "
-    "negative energy or latency is what a network paid for the other.",
+    "spread over the search's seeds is mostly that of the baseline's own search (in 18 of 20 cases). The chip's "
+    "published mappings are those of AlexNet's five convolutions, for words of up to 16 bit: at 32 bit they do not "
+    "fit its memories. They are fixed: tiles chosen for 16-bit words leave the memories mostly empty at 4 bit. The "
+    "*best* row-stationary mapping, which the same search finds for each layer and bit-width, leaves little to "
+    "gain: where the multipliers are at work all of the time no dataflow is faster, and where they are not it is "
+    "mostly the DRAM link they wait for, over which at batch 1 every weight comes once with either. EDP is what the "
+    "search minimises, layer by layer: a negative energy or latency is what a network paid for the other.",
 }
 LEGAL = (SCALES["full"], SCALES["smoke"])
 COSTS = ("edp_js", "energy_j", "latency_s")
@@ -104,7 +104,10 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
             f"{listed(networks)}: a lower EDP in {lower} of {len(means)} cases, by {ranged(means.values(), '.1f')}"
         )
         network, b = max(means, key=means.get)
-        found[f"against {name}"] = Verdict(word, f"{because}; most for {NETWORKS[network]} at {b} bit")
+        because += f"; most for {NETWORKS[network]} at {b} bit"
+        if baseline == "row_stationary":
+            because += "; never above it by construction"
+        found[f"against {name}"] = Verdict(word, because)
     return found
 
 

@@ -34,14 +34,13 @@ BY_ORDER = {  # rows that go by the images' own order -> words that mix the imag
 }
 REMARKS = {
     "cifar_cpu": "The released code reads CIFAR's own files, in which the classes are mixed, in a fixed order "
-    "and splits them by index. Folders of images come one class after another: in that order nearly every batch is "
-    "of one class, and the final training ended at 10.00% (seed 1), chance; with the rest of the preset its loss "
-    "became NaN in the first epoch. So the two points that go by the order are left out here, of the whole preset "
-    "too. What the preset loses, the sum over bit-widths loses: it alone costs more than six points. Without it the "
-    "clipping never acts at this scale, and its row repeats the default's to the last digit.",
-    "digits": "What `--preset released` loses in the final training, the sum loses once nothing clips it: its gradient "
-    "is N times that of the mean, here at a learning rate of 0.1, four times the released one. Each of the two alone "
-    "costs little.",
+    "and splits them by index. Folders of images come one class after another, so that in that order nearly every "
+    "batch would be of one class. So the two points that go by the order are left out here, of the whole preset "
+    "too. What the preset loses in the mean, the sum over bit-widths loses by itself (more than six points). The "
+    "clipping never acts without the sum: its row repeats the default's to the last digit.",
+    "digits": "What `--preset released` loses in the mean of the final training, the sum loses once nothing "
+    "clips it: its gradient is N times that of the mean, here at a learning rate of 0.1, four times the released "
+    "one. The clipping never acts without the sum: its row repeats the default's to the last digit.",
 }
 DEFAULT, ALL = "default", "all of them (`--preset released`)"
 ALL_OF_SEARCH = "`--preset released`, with the default's epochs"  # which the scale sets

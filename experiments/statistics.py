@@ -58,16 +58,6 @@ def significant(p_values: Mapping[Hashable, float]) -> set[Hashable]:
     return found
 
 
-def detectable(groups: Sequence[Sequence[float]], tests: int) -> float:
-    """How far two means have to lie apart to stand out among so many tests (the first step of Holm's), at the pooled
-    spread of the groups and the size of the smallest; NaN where a group has fewer than two values."""
-    size = min(map(len, groups), default=0)
-    if size < 2:
-        return math.nan
-    pooled = math.sqrt(mean([spread(values) ** 2 for values in groups]))
-    return float(stats.t.ppf(1 - (1 - CONFIDENCE) / (2 * tests), 2 * (size - 1))) * pooled * math.sqrt(2 / size)
-
-
 def verdict(first: Sequence[float], second: Sequence[float]) -> str:
     """`higher`, `lower` or `within the spread`: where the interval of the difference excludes zero, or does not;
     `without a spread`: there is no interval."""

@@ -22,46 +22,51 @@ class Verdict:
 
 
 def is_highest(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
-    """Whether the first row is above every other one at every bit-width, all comparisons taken together.
+    """Whether the first row is above every other one: at the lowest bit-width, and in the mean over the bit-widths.
 
-    `holds`: above all; `does not hold`: below one somewhere; `holds in part`: above some and below none; `undecided`:
-    no difference is significant; `one seed`: there is no spread. Rows with one seed are left out unless all are.
+    These two questions a row, and not one a bit-width, as the wider ones hardly differ: many tests of one difference
+    would take away each other's power. `holds`: above all in both, and the highest mean at every bit-width; `does not
+    hold`: below one somewhere; `holds in part`: above some and below none; `undecided`: no difference is significant,
+    all taken together; `one seed`: there is no spread. Rows with one seed are left out unless all are.
     """
     first, *others = rows
-    values = {(name, b): p_value(rows[first].get(b, []), rows[name].get(b, [])) for name in others for b in bits}
-    tests = {key: p for key, p in values.items() if p == p}
+    low = min(bits)
+    asked = {f"at {low} bit": [low], "in the mean over the bit-widths": list(bits)}
+    asked = asked if len(bits) > 1 else {f"at {low} bit": [low]}
+    values = {
+        (name, where): [over(rows[row], at) for row in (first, name)] for name in others for where, at in asked.items()
+    }
+    tests = {key: p for key, pair in values.items() if (p := p_value(*pair)) == p}
     best = max_means(rows, bits)
     tops = sum(mean(rows[first][b]) == best[b] for b in bits if rows[first].get(b))
-    top = f"{first} has the highest mean at {tops} of {len(bits)} bit-widths"
+    top = f"has the highest mean at {tops} of {len(bits)} bit-widths"
     if not tests:
-        return Verdict(NO_SPREAD, f"{top}, and there is no spread to compare with")
+        return Verdict(NO_SPREAD, f"{first} {top}, and there is no spread to compare with")
     differ = significant(tests)
-    gaps = {(name, b): mean(rows[first][b]) - mean(rows[name][b]) for name, b in tests}
-    above, below = ({key for key in differ if sign * gaps[key] > 0} for sign in (1, -1))
+    above, below = (
+        {key for key in differ if sign * (mean(values[key][0]) - mean(values[key][1])) > 0} for sign in (1, -1)
+    )
     if below:
-        rest = f"; above {places(above, tests)}" if above else ""
-        return Verdict(FAILS, f"{first} is below {places(below, tests)}{rest}")
-    if len(above) == len(values):
-        return Verdict(HOLDS, f"{first} is above every other row at every bit-width")
+        rest = f"; above {places(above, asked)}" if above else ""
+        return Verdict(FAILS, f"{first} is below {places(below, asked)}{rest}; it {top}")
+    if len(above) == len(values) and tops == len(bits):
+        return Verdict(HOLDS, f"{first} is above every other row {' and '.join(asked)}; it {top}")
     if above:
-        return Verdict(IN_PART, f"{first} is above {places(above, tests)}; no other difference is significant; {top}")
-    low = min(bits)
-    at_low = significant({key: p for key, p in tests.items() if key[1] == low})
-    said = [
-        f"{word} {listed(names)}"
-        for word, sign in (("above", 1), ("below", -1))
-        if (names := [name for name in others if (name, low) in at_low and sign * gaps[name, low] > 0])
-    ]
-    alone = f" (of those at {low} bit alone: {', '.join(said)})" if said else ""
-    return Verdict(UNDECIDED, f"none of {len(tests)} differences, taken together, is significant{alone}; {top}")
+        return Verdict(
+            IN_PART, f"{first} is above {places(above, asked)}; no other difference is significant; it {top}"
+        )
+    return Verdict(UNDECIDED, f"no difference {' or '.join(asked)} is significant; {first} {top}")
+
+
+def over(row: PerSeed, bits: Sequence[int]) -> list[float]:
+    """Per seed the mean over these bit-widths."""
+    return [mean(seed) for seed in zip(*(row.get(b, []) for b in bits), strict=False)]
 
 
 def differing(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
     """Which rows differ from the first in the mean over the bit-widths, where nothing is claimed."""
     first, *others = rows
-    over_bits = {
-        name: [mean(seed) for seed in zip(*(row[b] for b in bits), strict=False)] for name, row in rows.items()
-    }
+    over_bits = {name: over(row, bits) for name, row in rows.items()}
     tests = {name: p_value(over_bits[first], over_bits[name]) for name in others}
     tests = {name: p for name, p in tests.items() if p == p}
     if not tests:
@@ -81,18 +86,13 @@ def max_means(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> dict[int, flo
     return {b: max((mean(row[b]) for row in rows.values() if row.get(b)), default=math.nan) for b in bits}
 
 
-def places(found: Collection[tuple[str, int]], among: Iterable[tuple[str, int]]) -> str:
-    """`next (Any-Precision) at 4 and 8 bit; none (AdaBits) at every bit-width`: those of `among` that were found."""
-    all_of: dict[str, list[int]] = {}
-    for name, b in among:
-        all_of.setdefault(name, []).append(b)
+def places(found: Collection[tuple[str, str]], asked: Iterable[str]) -> str:
+    """`a at 4 bit and in the mean; b and c at 4 bit`: the rows that were found, by where, in the order of `asked`."""
     names: dict[str, list[str]] = {}
-    for name, bits in all_of.items():
-        at = [b for b in bits if (name, b) in found]
-        if at:
-            text = "every bit-width" if len(at) == len(bits) > 1 else f"{listed(map(str, at))} bit"
-            names.setdefault(text, []).append(name)
-    return "; ".join(f"{listed(of)} at {text}" for text, of in names.items())
+    for name in dict.fromkeys(name for name, _ in found):
+        at = " and ".join(where for where in asked if (name, where) in found)
+        names.setdefault(at, []).append(name)
+    return "; ".join(f"{listed(sorted(of))} {at}" for at, of in names.items())
 
 
 def at_lowest(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> str:
