@@ -115,13 +115,15 @@ def against(scale: Scale, results: Results, baseline: str, name: str) -> str:
     """EDP, energy and latency per network and bit-width, and how much lower they are than the baseline's, over the
     layers that have a mapping in it."""
     lines = []
-    for (network, b), values in pairs(scale, results, baseline).items():
+    found = pairs(scale, results, baseline)
+    whole = all(other["layers_covered"] == other["layers"] for ((_, other), *_) in found.values())
+    for (network, b), values in found.items():
         own, other = values[0]
         covered = f"{other['layers_covered']} of {other['layers']}"
         costs = [f"{mean([own[cost] for own, _ in values]):.3e}" for cost in COSTS]
         lower = [f"{with_spread(gains(values, cost), 'z.1f')} %" for cost in COSTS]
-        busy = f"{100 * own['utilisation']:.0f} %"
-        lines.append([NETWORKS[network], f"{b}", covered, str(len(values)), *costs, *lower, busy])
+        busy = [f"{100 * own['utilisation']:.0f} %"] if whole else []  # known of the whole network alone
+        lines.append([NETWORKS[network], f"{b}", covered, str(len(values)), *costs, *lower, *busy])
     if not lines:
         return ""
     head = [
@@ -136,7 +138,7 @@ def against(scale: Scale, results: Results, baseline: str, name: str) -> str:
         "energy",
         "latency",
     ]
-    return f"**Against {name}**\n\n" + table([*head, "multipliers at work, whole network"], lines)
+    return f"**Against {name}**\n\n" + table([*head, *(["multipliers at work"] if whole else [])], lines)
 
 
 def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:

@@ -211,8 +211,8 @@ CIFAR_GPU = Scale(
 FULL = Scale(
     name="full",
     caption="CIFAR-10 at 32x32 pixels, the paper's search space at full size, a search of 3 epochs of 8 steps at batch "
-    "8 (192 images for the weights, 192 for alpha; alpha's learning rate 0.1): enough to lead it into the window of "
-    "FLOPs, far too short to tell accurate networks from others",
+    "8 (192 images for the weights, 192 for alpha; alpha's learning rate 0.1): it finds a network of the paper's size, "
+    "and is far too short to tell accurate networks from others",
     seeds=(1,),
     shape=_words(
         "--preset cifar10 --dataset image_folder --dataset_path {data} --device cpu --num_threads 1 --num_workers 0"
