@@ -25,8 +25,11 @@ REMARKS = {
     "lowest one's N-1 teachers pull. A mean over 10 classes pulls each logit ten times as hard as one over the 100 "
     "classes of the released configuration: beta = 0.1 here pulls a logit as beta = 1 does there. Whether the "
     "paper's 200 epochs change the order was not measured.",
-    "cifar_cpu_long": "With beta = 0.1, which pulls a logit as beta = 1 does on the 100 classes of the released "
-    "configuration, cascade distillation is above `none` at 4 bit in the mean and level with it elsewhere.",
+    "cifar_cpu_long": "With the mean of the teachers in place of their sum (beta = 1/4) cascade distillation is "
+    "0.6 points above `none` at 4 bit, in the interval of that difference if not among all taken together, and "
+    "level with it elsewhere, as `next` is. With beta = 0.1, which pulls a logit as beta = 1 does on the 100 "
+    "classes of the released configuration, it lies between the two at 4 bit. The clipping never acts: without it "
+    "cascade gives the same numbers to the last digit.",
 }
 LEGAL = tuple(SCALES[name] for name in ("digits", "cifar_cpu", "cifar_cpu_long", "cifar_gpu", "smoke"))
 TEACHERS = ("cascade", "highest", "none")
@@ -81,7 +84,9 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     bits = bits_of(scale)
     parts = []
     for heading, rows in measured(scale, seeds, results).items():
-        parts += [f"**{heading}, at [{join(bits)}]**", accuracy_table("teachers", rows, bits), compared(rows, bits)]
-        because = is_highest(rows, bits).because  # no claim stands or falls with it
-        parts.append(f"{because[:1].upper()}{because[1:]}.")
+        parts += [f"**{heading}, at [{join(bits)}]**", accuracy_table("teachers", rows, bits)]
+        for first in [label for label in rows if "beta" in label] or list(rows)[:1]:
+            against = {first: rows[first], **rows}
+            because = is_highest(against, bits).because  # no claim stands or falls with it
+            parts += [compared(against, bits), f"{because[:1].upper()}{because[1:]}."]
     return "\n\n".join(parts)
