@@ -6,9 +6,8 @@ from pathlib import Path
 from experiments.plan import join, train_run
 from experiments.runs import Run
 from experiments.scales import SCALES, Scale
-from experiments.statistics import mean
 from experiments.tables import PerSeed, Results, accuracy_table, compared
-from experiments.verdicts import Verdict, at_lowest, is_highest
+from experiments.verdicts import Verdict, at_lowest, is_highest, standing
 
 TITLE = "Cascade distillation against its alternatives"
 CLAIM = "The paper: CDT has the highest accuracy at every bit-width, most of all at the lowest"
@@ -87,20 +86,13 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
 def summary(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     """What all tables together say, where each alone is undecided; the first in numbers."""
     tables = measured(scale, seeds, results)
-    places = [place_of(rows, b) for bits, rows in tables.values() for b in bits]
+    places = [standing(rows, ROWS["cascade"], b) for bits, rows in tables.values() for b in bits]
     title, (bits, rows) = next(iter(tables.items()))
     shown = f"{title}, {at_lowest(rows, bits)}"
     return (
         f"of the {len(places)} columns, cascade has the highest mean in {places.count('first')} and the lowest in "
         f"{places.count('last')} ({shown})"
     )
-
-
-def place_of(rows: dict[str, PerSeed], b: int) -> str:
-    """Where cascade's mean stands among those of a bit-width: `first`, `last` or `between`."""
-    means = {label: mean(row[b]) for label, row in rows.items() if row.get(b)}
-    own = means[ROWS["cascade"]]
-    return "first" if own == max(means.values()) else "last" if own == min(means.values()) else "between"
 
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:

@@ -1,6 +1,5 @@
 """What measured rows say of a claim, worked out from the numbers: a written sentence would outlive them."""
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,21 +30,18 @@ def is_highest(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
     """
     first, *others = rows
     low = min(bits)
-    asked = {f"at {low} bit": [low], "in the mean over the bit-widths": list(bits)}
-    asked = asked if len(bits) > 1 else {f"at {low} bit": [low]}
+    asked = {f"at {low} bit": [low]} | ({"in the mean over the bit-widths": bits} if len(bits) > 1 else {})
     values = {
-        (name, where): [over(rows[row], at) for row in (first, name)] for name in others for where, at in asked.items()
+        (name, where): (over(rows[first], at), over(rows[name], at)) for name in others for where, at in asked.items()
     }
     tests = {key: p for key, pair in values.items() if (p := p_value(*pair)) == p}
-    best = max_means(rows, bits)
-    tops = sum(mean(rows[first][b]) == best[b] for b in bits if rows[first].get(b))
+    tops = sum(standing(rows, first, b) == "first" for b in bits if rows[first].get(b))
     top = f"has the highest mean at {tops} of {len(bits)} bit-widths"
     if not tests:
         return Verdict(NO_SPREAD, f"{first} {top}, and there is no spread to compare with")
     differ = significant(tests)
-    above, below = (
-        {key for key in differ if sign * (mean(values[key][0]) - mean(values[key][1])) > 0} for sign in (1, -1)
-    )
+    above = {key for key in differ if mean(values[key][0]) > mean(values[key][1])}
+    below = differ - above
     if below:
         rest = f"; above {places(above, asked)}" if above else ""
         return Verdict(FAILS, f"{first} is below {places(below, asked)}{rest}; it {top}")
@@ -82,8 +78,11 @@ def differing(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
     return Verdict(word, f"mean over the bit-widths: {because}")
 
 
-def max_means(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> dict[int, float]:
-    return {b: max((mean(row[b]) for row in rows.values() if row.get(b)), default=math.nan) for b in bits}
+def standing(rows: Mapping[str, PerSeed], name: str, b: int) -> str:
+    """Where a row's mean stands among those of a bit-width: `first`, `last` or `between`."""
+    means = {label: mean(row[b]) for label, row in rows.items() if row.get(b)}
+    own = means[name]
+    return "first" if own == max(means.values()) else "last" if own == min(means.values()) else "between"
 
 
 def places(found: Collection[tuple[str, str]], asked: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw_model.compiled import call, cpu_count
+from hw_model.compiled import cpu_count, kernel
 from hw_model.device import Device, load_device
 from hw_model.errors import InputError
 from hw_model.layer import DIMS, Layer
@@ -110,8 +110,8 @@ def evaluate_batch(
     p = problem_table(problems, device)
 
     def run(begin: int, end: int) -> None:
-        call(
-            "cost_batch", begin, end, factors, orders, bypass, problem, table.slots, table.hold, table.may_bypass,
+        kernel().cost_batch(
+            begin, end, factors, orders, bypass, problem, table.slots, table.hold, table.may_bypass,
             p.sizes, p.bits, table.device, table.cap_mask, table.cap_bits, table.bandwidth, p.per_word, p.per_final,
             p.per_hop, p.mac_pj, p.mac_rate, result.energy_pj, result.cycles, result.reason, result.violation,
             *scratch(n_levels),

@@ -10,11 +10,6 @@ def kernel() -> ModuleType:
     return importlib.import_module("hw_model.kernel")
 
 
-def call(name: str, *arguments: object) -> object:
-    """Call a compiled function."""
-    return getattr(kernel(), name)(*arguments)
-
-
 def cpu_count() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,7 @@ from collections.abc import Mapping as MappingABC
 import numpy as np
 
 from hw_model.batch import REASONS
-from hw_model.compiled import call
+from hw_model.compiled import kernel
 from hw_model.cost import Cost, cost_from_arrays
 from hw_model.device import Device, load_device
 from hw_model.errors import InvalidMapping
@@ -50,8 +50,7 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: int) -> Cost:
     loops = [pair for name in device.level_names for pair in mapping[name]]
     trips = np.array([factor for _, factor in loops], np.int64)
     *_, tiles, counters, network, energy_pj = scratch(len(device.levels))
-    reason, _, total_pj, cycles, active_pes = call(
-        "cost_one",
+    reason, _, total_pj, cycles, active_pes = kernel().cost_one(
         factors,
         table.slots,
         np.array([DIMS.index(dim) for dim, _ in loops], np.uint8),

@@ -295,7 +295,7 @@ def test_cache_folder_that_cannot_be_used(tmp_path):
 def test_damaged_cache_is_compiled_anew(tmp_path):
     """Half of each file is there, as after a power failure; what takes its place is whole."""
     code = (
-        "import numpy as np; from hw_model.disk_cache import DiskCache, cached\n"
+        "from hw_model.disk_cache import cached\n"
         "@cached\n"
         "def double(x): return 2 * x\n"
         "print(double(21)); print(double.stats.cache_hits and 'from disk' or 'compiled')"
