@@ -1,8 +1,10 @@
 """Machine code kept on disk between processes, wherever that works: for all compiled code of the project, here because
 this package imports nothing of it."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 
 from numba import njit
 from numba.core.caching import FunctionCache
@@ -10,7 +12,15 @@ from numba.core.caching import FunctionCache
 
 class DiskCache(FunctionCache):
     """numba's cache, which never stops a program: what cannot be read is compiled anew and takes the place of the
-    damaged file; what cannot be written is not kept."""
+    damaged file; what cannot be written is not kept.
+
+    sources: files whose functions are inlined; numba itself notices changes only in the function's own file.
+    """
+
+    def __init__(self, py_func: Callable, sources: Iterable[str]):
+        super().__init__(py_func)
+        digest = hashlib.blake2b(b"".join(Path(source).read_bytes() for source in sources), digest_size=16)
+        self._cache_file._source_stamp = (self._cache_file._source_stamp, digest.hexdigest())
 
     def load_overload(self, sig, target_context):
         try:
@@ -27,9 +37,9 @@ class DiskCache(FunctionCache):
                 super().save_overload(sig, data)
 
 
-def cached(function: Callable, **options: object) -> Callable:
+def cached(function: Callable, *, sources: Iterable[str] = (), **options: object) -> Callable:
     """`numba.njit(function, **options)` with a `DiskCache`; without one where numba finds no folder it can write."""
     dispatcher = njit(function, **options)
     with suppress(RuntimeError):
-        dispatcher._cache = DiskCache(dispatcher.py_func)
+        dispatcher._cache = DiskCache(dispatcher.py_func, sources)
     return dispatcher

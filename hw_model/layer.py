@@ -1,4 +1,4 @@
-"""A layer is eight loop bounds and a stride."""
+"""A layer: eight loop bounds, strides, dilations, and the real part of its input."""
 
 from __future__ import annotations
 
@@ -6,56 +6,102 @@ import math
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
 
+from hw_model import rules
+from hw_model.axis import Axis
 from hw_model.errors import InputError, shown, unknown
 
 DIMS = ("N", "G", "K", "C", "P", "Q", "R", "S")
 TENSORS = ("W", "I", "O")
 RELEVANT = {"W": "GKCRS", "I": "NGCPQRS", "O": "NGKPQ"}  # dimensions that move a tensor's tile
+STEPS = ("stride_h", "stride_w", "dilation_h", "dilation_w")
+INPUT = ("H", "W", "pad_top", "pad_left")
 COUNT_LIMIT = 2**53  # largest integer a JSON reader keeps exactly; nothing here counts beyond it
 SIZE_LIMIT = 2**31 - 1  # loop bounds and factors travel as 32-bit integers in batches
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, init=False)
 class Layer:
     """A convolution (or linear) layer; all sizes in elements.
 
     N batch, G groups, K output channels per group, C input channels per group, P x Q output rows and columns,
     R x S filter rows and columns. Depth-wise: G = channels, K = C = 1. Linear: P = Q = R = S = 1.
 
+    Output row p and filter row r need input row p*stride_h + r*dilation_h - pad_top, which is real where it is at least
+    0 and below H; all others are zeros that the PE makes. Columns likewise, with stride_w, dilation_w, pad_left and W.
+    H and W are, when left out, as many as the outputs need. `stride` and `dilation` set both directions.
+
     Raises:
-        InputError: a size is not an integer from 1 to 2**31 - 1, or the layer has more than 2**53 MACs or inputs.
+        InputError: a size is not an integer from 1 (paddings: 0) to 2**31 - 1, `stride` contradicts `stride_h` or
+            `stride_w` (`dilation` likewise), no input is real, or the layer has more than 2**53 MACs or inputs.
     """
 
-    name: str = ""
-    N: int = 1
-    G: int = 1
-    K: int = 1
-    C: int = 1
-    P: int = 1
-    Q: int = 1
-    R: int = 1
-    S: int = 1
-    stride: int = 1
+    name: str
+    N: int
+    G: int
+    K: int
+    C: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    stride_h: int
+    stride_w: int
+    dilation_h: int
+    dilation_w: int
+    H: int
+    W: int
+    pad_top: int
+    pad_left: int
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
-            raise InputError(f"layer: name: {shown(self.name)} is not a string")
-        for field in (*DIMS, "stride"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise InputError(f"layer: {field}: {shown(value)} is not an integer")
-            value = value.__index__()
-            if not 1 <= value <= SIZE_LIMIT:
-                raise InputError(f"layer: {field}: {shown(value)} is not between 1 and {SIZE_LIMIT}")
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        N: int = 1,
+        G: int = 1,
+        K: int = 1,
+        C: int = 1,
+        P: int = 1,
+        Q: int = 1,
+        R: int = 1,
+        S: int = 1,
+        stride: int | None = None,
+        stride_h: int | None = None,
+        stride_w: int | None = None,
+        dilation: int | None = None,
+        dilation_h: int | None = None,
+        dilation_w: int | None = None,
+        H: int | None = None,
+        W: int | None = None,
+        pad_top: int = 0,
+        pad_left: int = 0,
+    ) -> None:
+        if not isinstance(name, str):
+            raise InputError(f"layer: name: {shown(name)} is not a string")
+        sizes = dict(zip(DIMS, (N, G, K, C, P, Q, R, S), strict=True))
+        fields = {dim: _integer(dim, size, 1) for dim, size in sizes.items()}
+        fields["stride_h"], fields["stride_w"] = _both("stride", stride, stride_h, stride_w)
+        fields["dilation_h"], fields["dilation_w"] = _both("dilation", dilation, dilation_h, dilation_w)
+        fields["pad_top"] = _integer("pad_top", pad_top, 0)
+        fields["pad_left"] = _integer("pad_left", pad_left, 0)
+        for size, given, axis in (("H", H, ("P", "R", "h", "top")), ("W", W, ("Q", "S", "w", "left"))):
+            needed = _needed(fields, *axis)
+            if given is None and needed < 1:
+                raise InputError(
+                    f"layer: pad_{axis[3]}: {fields[f'pad_{axis[3]}']} leaves no real input to the outputs"
+                )
+            fields[size] = needed if given is None else _integer(size, given, 1)
+        object.__setattr__(self, "name", name)
+        for field, value in fields.items():
             object.__setattr__(self, field, value)
         if self.macs > COUNT_LIMIT:
             raise InputError(f"layer: {self.macs} MACs are more than 2**53, beyond what is counted exactly")
-        if self.words("I") > COUNT_LIMIT:
-            raise InputError(f"layer: {self.words('I')} input words are more than 2**53")
+        if (box := tile_words("I", dict(zip(DIMS, self.sizes, strict=True)), self)) > COUNT_LIMIT:
+            raise InputError(f"layer: {box} input words are more than 2**53")
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates: N*G*K*C*P*Q*R*S."""
+        """Multiply-accumulates: N*G*K*C*P*Q*R*S, those with a zero of the padding included."""
         return math.prod(self.sizes)
 
     @property
@@ -63,31 +109,102 @@ class Layer:
         """The eight loop bounds in the order of DIMS."""
         return tuple(getattr(self, dim) for dim in DIMS)
 
+    @property
+    def stride(self) -> int:
+        """The stride of both directions. Raises InputError where they differ."""
+        if self.stride_h != self.stride_w:
+            raise InputError(f"layer: strides {self.stride_h} and {self.stride_w}, different down and across")
+        return self.stride_h
+
+    @property
+    def rows(self) -> Axis:
+        """The input axis that P and R move along."""
+        return Axis(self.P, self.R, self.stride_h, self.dilation_h, self.pad_top, self.H)
+
+    @property
+    def columns(self) -> Axis:
+        """The input axis that Q and S move along."""
+        return Axis(self.Q, self.S, self.stride_w, self.dilation_w, self.pad_left, self.W)
+
     def words(self, tensor: str) -> int:
-        """Elements of a whole tensor: "W", "I" (padding rows included) or "O"."""
-        return tile_words(tensor, dict(zip(DIMS, self.sizes, strict=True)), self.stride)
+        """Elements of a whole tensor: "W", "I" (real ones that some output needs) or "O"."""
+        if tensor != "I":
+            return math.prod(getattr(self, dim) for dim in RELEVANT[tensor])
+        return self.N * self.G * self.C * self.rows.real_count() * self.columns.real_count()
+
+    def check_padding(self) -> None:
+        """Raise InputError where a padding is as large as the dilated kernel, so that outputs see zeros only.
+
+        A network may have such a layer; in a case written by hand it is a mistake.
+        """
+        for axis, before, after in ((self.rows, "pad_top", "bottom"), (self.columns, "pad_left", "right")):
+            kernel = (axis.taps - 1) * axis.dilation + 1
+            behind = (axis.outputs - 1) * axis.stride + kernel - axis.pad - axis.size
+            for name, pad in ((before, axis.pad), (f"padding at the {after}", behind)):
+                if pad >= kernel:
+                    raise InputError(f"layer: {name}: {pad} is as large as the dilated kernel, {kernel}")
 
     @classmethod
     def from_dict(cls, fields: MappingABC) -> Layer:
         """From {"K": 4, ...}; sizes left out are 1. Raises InputError naming an unknown or bad field."""
         if not isinstance(fields, MappingABC):
             raise InputError(f"layer: expected an object of sizes, got {shown(fields)}")
-        legal = ("name", *DIMS, "stride")
+        legal = ("name", *DIMS, "stride", "dilation", *STEPS, *INPUT)
         for key in fields:
             if key not in legal:
                 raise unknown("layer field", key, legal)
         return cls(**fields)
 
     def to_dict(self) -> dict:
-        """The eight sizes and the stride, with the name if there is one; `from_dict` reads it back."""
-        named = {"name": self.name} if self.name else {}
-        return {**named, **dict(zip(DIMS, self.sizes, strict=True)), "stride": self.stride}
+        """The sizes and the stride, with the name if there is one, and whatever is not the default; `from_dict` reads
+        it back."""
+        fields: dict = {"name": self.name} if self.name else {}
+        fields |= dict(zip(DIMS, self.sizes, strict=True))
+        for step in ("stride", "dilation"):
+            down, across = getattr(self, f"{step}_h"), getattr(self, f"{step}_w")
+            if down != across:
+                fields |= {f"{step}_h": down, f"{step}_w": across}
+            elif step == "stride" or down != 1:
+                fields[step] = down
+        for size, needed in (("H", self.rows.needed), ("W", self.columns.needed)):
+            fields |= {size: getattr(self, size)} if getattr(self, size) != needed else {}
+        for pad in ("pad_top", "pad_left"):
+            fields |= {pad: getattr(self, pad)} if getattr(self, pad) else {}
+        return fields
 
 
-def tile_words(tensor: str, tile: MappingABC[str, int], stride: int) -> int:
-    """Words of a tensor that a tile of loop bounds touches; input rows and columns as a bounding box."""
-    if tensor != "I":
-        return math.prod(tile[dim] for dim in RELEVANT[tensor])
-    rows = (tile["P"] - 1) * stride + tile["R"]
-    columns = (tile["Q"] - 1) * stride + tile["S"]
-    return tile["N"] * tile["G"] * tile["C"] * rows * columns
+def tile_words(tensor: str, tile: MappingABC[str, int], layer: Layer) -> int:
+    """Words of a tensor that a tile of loop bounds spans; of I as a bounding box, padding included."""
+    if tensor == "W":
+        return rules.weight_words(*(tile[dim] for dim in RELEVANT["W"]))
+    if tensor == "O":
+        return rules.output_words(*(tile[dim] for dim in RELEVANT["O"]))
+    rows = rules.span(tile["P"], tile["R"], layer.stride_h, layer.dilation_h)
+    columns = rules.span(tile["Q"], tile["S"], layer.stride_w, layer.dilation_w)
+    return rules.input_words(tile["N"], tile["G"], tile["C"], rows, columns)
+
+
+def _integer(field: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InputError(f"layer: {field}: {shown(value)} is not an integer")
+    value = value.__index__()
+    if not least <= value <= SIZE_LIMIT:
+        raise InputError(f"layer: {field}: {shown(value)} is not between {least} and {SIZE_LIMIT}")
+    return value
+
+
+def _both(name: str, both: int | None, down: int | None, across: int | None) -> tuple[int, int]:
+    """Steps down and across from `stride` and `stride_h`, `stride_w`; 1 where nothing is given."""
+    common = None if both is None else _integer(name, both, 1)
+    steps = []
+    for field, value in ((f"{name}_h", down), (f"{name}_w", across)):
+        step = common if value is None else _integer(field, value, 1)
+        if common is not None and step != common:
+            raise InputError(f"layer: {field}: {step} contradicts {name}: {common}; give one of them")
+        steps.append(1 if step is None else step)
+    return steps[0], steps[1]
+
+
+def _needed(fields: MappingABC[str, int], outputs: str, taps: str, way: str, side: str) -> int:
+    stride, dilation = fields[f"stride_{way}"], fields[f"dilation_{way}"]
+    return Axis(fields[outputs], fields[taps], stride, dilation, fields[f"pad_{side}"], 0).needed

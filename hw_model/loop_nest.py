@@ -59,7 +59,7 @@ def _tiles(layer: Layer, tile: dict, tensors: tuple, device: Device, slot: str, 
     widths = word_bits(device, bits)
     if not tensors:
         return "nothing: all tensors pass it by"
-    words = {tensor: tile_words(tensor, tile, layer.stride) for tensor in tensors}
+    words = {tensor: tile_words(tensor, tile, layer) for tensor in tensors}
     text = ", ".join(f"{tensor} {n}" for tensor, n in words.items()) + " words"
     for group, size_bits in device.level(slot).partitions:
         used = sum(words[t] * widths[t] for t in group if t in words)

@@ -63,9 +63,7 @@ def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: int) -
             if tensor in level.holds and tensor not in level.may_bypass:
                 reasons.append(f"{level.name}: {tensor} cannot bypass this level on device {device.name}")
         for group, available in level.partitions:
-            needs = {
-                t: tile_words(t, tiles[level.name], layer.stride) * widths[t] for t in group if t in held[level.name]
-            }
+            needs = {t: tile_words(t, tiles[level.name], layer) * widths[t] for t in group if t in held[level.name]}
             if sum(needs.values()) > available:
                 each = f" ({', '.join(f'{t} {n}' for t, n in needs.items())})" if len(needs) > 1 else ""
                 tensors = "+".join(needs)
@@ -82,7 +80,7 @@ def _overflow(layer: Layer, mapping: Mapping, device: Device, bits: int, tiles: 
     if total * mac_rate(device.mac, bits)[1] > COUNT_LIMIT:
         return [f"overflow: the factors multiply to {total} MACs, counts beyond 2**53 are refused"]
     for level, tile in tiles.items():
-        words = tile_words("I", tile, layer.stride) * (total // math.prod(tile.values()))
+        words = tile_words("I", tile, layer) * (total // math.prod(tile.values()))
         if words > COUNT_LIMIT:
             return [f"overflow: {level}: I would move up to {words} words, counts beyond 2**53 are refused"]
     return []

@@ -57,7 +57,7 @@ def run(tmp_path, capsys):
         ({"K": True}, "layer: K: True is not an integer"),
         ({"K": "4"}, "layer: K: '4' is not an integer"),
         ({"stride": 0}, "layer: stride: 0"),
-        ({"H": 3}, r"unknown layer field 'H'.*one of: name, N, G"),
+        ({"X": 3}, r"unknown layer field 'X'.*one of: name, N, G"),
         ({"k": 3}, "did you mean 'K'"),
         ({"name": 3}, "layer: name: 3 is not a string"),
         ({"K": 2**31}, "layer: K: 2147483648"),
