@@ -125,9 +125,9 @@ class _Walk:
 
     def estimate(self, bypass: np.ndarray, rng: np.ndarray) -> float:
         """Nodes that `run` would visit, the mean over some random ways down; rng [1] uint64."""
-        tree_of, limits = self._arguments(bypass)
         ways = max(4, min(WAYS, LOOKED_AT // max(1, len(self.table))))
-        return sum(tree.probe(rng, *tree_of, *limits) for _ in range(ways)) / ways
+        of = self._tree(bypass), self.device_table, self.tables
+        return sum(tree.probe(rng, self.score - SAME, *of) for _ in range(ways)) / ways
 
     def run(self, bypass: np.ndarray) -> None:
         """Walk the whole tree for one choice of bypasses."""
@@ -136,26 +136,26 @@ class _Walk:
         if not self.dims:  # one multiply-accumulate: one mapping
             self._cost(leaves[:1], bypass)
             return
+        of = self._tree(bypass), self.device_table, self.tables
         over = False
         while not over and self.nodes <= NODE_LIMIT:
-            (dims, table, start, best, weights, reach), limits = self._arguments(bypass)
-            written, nodes, over = tree.walk(
-                index, dims, table, start, best, weights, leaves, NODE_LIMIT, reach, *limits
-            )
+            written, nodes, over = tree.walk(index, self.score - SAME, leaves, NODE_LIMIT, *of)
             self.nodes += nodes
             self._cost(leaves[:written], bypass)
 
-    def _arguments(self, bypass: np.ndarray) -> tuple[tuple, tuple]:
-        """What the tree is made of, with the score to beat now; and what bounds it."""
-        weights = np.array([self.objective.energy_weight + TIE, self.objective.latency_weight + TIE])
-        space, device, tables = self.space, self.device_table, self.tables
-        tree_of = (np.array(self.dims, np.int64), self.table, self.start, self.score - SAME, weights, self.reach)
-        limits = (
-            space.sizes[0], int(space.stride[0]), tables.bits[0], device.hold & ~bypass, space.caps,
-            space.cap_bits, device.device, device.bandwidth, tables.per_word[0], tables.per_final[0],
-            tables.per_hop[0], float(tables.mac_pj[0]), tables.mac_rate[0],
-        )  # fmt: skip
-        return tree_of, limits
+    def _tree(self, bypass: np.ndarray) -> tree.Tree:
+        depth = len(self.dims)
+        return tree.Tree(
+            dims=np.array(self.dims, np.int64),
+            table=self.table,
+            start=self.start,
+            weights=np.array([self.objective.energy_weight + TIE, self.objective.latency_weight + TIE]),
+            hold=self.device_table.hold & ~bypass,
+            f=np.ones((8, self.levels + 2), np.int64),
+            pes=np.ones(depth + 1, np.int64),
+            lanes=np.ones(depth + 1, np.int64),
+            reach=self.reach,
+        )
 
     def _cost(self, leaves: np.ndarray, bypass: np.ndarray) -> None:
         """Cost every order of some leaves, and note the best."""

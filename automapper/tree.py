@@ -9,13 +9,37 @@ that x and y are one factor here; whether factors fit on two axes is followed al
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from automapper.breed import C, G, K, N, P, Q, R, S, jit, uniform
+from automapper.breed import jit, uniform
+from hw_model.axis_words import DILATION, HIGH, LOW, OUTPUTS, STRIDE, TAPS
+from hw_model.compiled_rules import capacity_bits, input_words, output_words, span, weight_words
+from hw_model.kernel import (
+    BOX,
+    FIRST_PE,
+    FORWARD,
+    LANE_COUNT,
+    MULTICAST,
+    PLANES,
+    REDUCE_X,
+    REDUCE_Y,
+    C,
+    G,
+    I,
+    K,
+    N,
+    O,
+    P,
+    Q,
+    R,
+    S,
+    W,
+    X,
+    Y,
+)
 
-W, I, O = range(3)
-PLANES = 1 << N | 1 << G | 1 << C
 RELEVANT = (1 << G | 1 << K | 1 << C | 1 << R | 1 << S, 255 & ~(1 << K), 1 << N | 1 << G | 1 << K | 1 << P | 1 << Q)
 
 
@@ -30,27 +54,24 @@ def product(f, column, dims):
 
 
 @jit
-def fits(f, stride, word, hold, caps, cap_bits, first_pe):
+def fits(f, hold, chip, work):
     """Whether the tiles of f, dimensions not yet assigned being 1, fit every level."""
     levels = f.shape[1] - 2
+    steps, bits = work.steps[0], work.bits[0]
     x = np.ones(8)
     for d in range(8):
         x[d] = f[d, levels + 1]
     for level in range(levels - 1, 0, -1):
         for d in range(8):
             x[d] *= f[d, level]
-            if level == first_pe - 1:
+            if level == chip.device[FIRST_PE] - 1:
                 x[d] *= f[d, levels]
+        rows, columns = span(x[P], x[R], steps[0], steps[2]), span(x[Q], x[S], steps[1], steps[3])
+        inputs = input_words(x[N], x[G], x[C], rows, columns)
+        weights, outputs = weight_words(x[G], x[K], x[C], x[R], x[S]), output_words(x[N], x[G], x[K], x[P], x[Q])
         for group in range(3):
-            mask = caps[level, group] & hold[level]
-            need = 0.0
-            if mask & 1:
-                need += x[G] * x[K] * x[C] * x[R] * x[S] * word[0]
-            if mask & 2:
-                need += x[N] * x[G] * x[C] * ((x[P] - 1) * stride + x[R]) * ((x[Q] - 1) * stride + x[S]) * word[1]
-            if mask & 4:
-                need += x[N] * x[G] * x[K] * x[P] * x[Q] * word[2]
-            if need > cap_bits[level, group]:
+            mask = chip.cap_mask[level, group] & hold[level]
+            if capacity_bits(mask, weights, inputs, outputs, bits[W], bits[I], bits[O]) > chip.cap_bits[level, group]:
                 return False
     return True
 
@@ -83,75 +104,109 @@ def more_rows(rows, gap, step_p, count_p, step_r, count_r):
 
 
 @jit
-def input_words(f, cover, sizes, stride, child, first_pe, crossing):
-    """Least input words that enter all instances of level `child`, and that its parent must read for them."""
-    levels = f.shape[1] - 2
-    step = np.ones(4)
-    extent = np.ones(4)  # of P, Q, R, S at the child's tile
-    for k in range(4):
-        for level in range(child, levels):
-            extent[k] *= f[P + k, level]
-        extent[k] *= f[P + k, levels + 1]
-        if child < first_pe:
-            extent[k] *= f[P + k, levels]
-        step[k] = extent[k]
-    rows = (extent[0] - 1) * stride + extent[2]
-    columns = (extent[1] - 1) * stride + extent[3]
-    spread_rows = rows
-    spread_columns = columns
-    if crossing:
-        spread_rows += (f[P, levels] - 1) * min(rows, stride * extent[0])
-        spread_columns += (f[Q, levels] - 1) * min(columns, stride * extent[1])
-    outside = 1.0
+def least_on_axis(f, side, child, together, chip, work):
+    """A lower bound of the input positions of one axis that enter level `child`, summed over all blocks of the loops
+    further out than the innermost level with a loop over N, G or C, and over PEs, or for all PEs `together`."""
+    outputs, taps = (P, R) if side == 0 else (Q, S)
+    real = work.real[0, side]  # all positions that anything needs: each enters at least once
+    axis, first_pe, levels = work.axes[0, side], chip.device[FIRST_PE], f.shape[1] - 2
+    stride, dilation = axis[STRIDE], axis[DILATION]
+    in_pe = child >= first_pe
+    if together and in_pe and chip.device[FORWARD]:
+        return float(real)
+    np_, nr = 1.0, 1.0
+    for level in range(child, levels):
+        np_ *= f[outputs, level]
+        nr *= f[taps, level]
+    np_ *= f[outputs, levels + 1]
+    nr *= f[taps, levels + 1]
+    fan_p, fan_r = float(f[outputs, levels]), float(f[taps, levels])
+    if not in_pe:
+        np_ *= fan_p
+        nr *= fan_r
+    box = chip.device[BOX] != 0
+    covered_p = product(f, levels, 1 << outputs) * product(f, levels + 1, 1 << outputs)
+    covered_r = product(f, levels, 1 << taps) * product(f, levels + 1, 1 << taps)
+    for level in range(levels):
+        covered_p *= f[outputs, level]
+        covered_r *= f[taps, level]
+    gapless = (np_ == 1 or stride == 1 or (dilation == 1 and nr >= stride)) and (
+        nr == 1 or dilation == 1 or (stride == 1 and np_ >= dilation)
+    )
+    if not box and (not gapless or covered_p > axis[OUTPUTS] or covered_r > axis[TAPS]):
+        return float(real)
+    step_p, step_r = np_, nr
+    run = span(np_, nr, stride, dilation)  # positions of a tile, then of a run of tiles
+    wide = run
+    if in_pe and together:
+        wide += (fan_p - 1) * min(run, stride * np_)
+    blocks, tap_blocks = 1.0, 1.0
     started = False
-    gap_rows = False
-    gap_columns = False
+    gap = False
     for level in range(child - 1, -1, -1):
         if started:
-            outside *= product(f, level, 255 & ~PLANES)
+            blocks *= f[outputs, level] * f[taps, level]
+            tap_blocks *= f[taps, level]
             continue
-        if level == first_pe - 1 and child >= first_pe:
-            for k in range(4):
-                step[k] *= f[P + k, levels]
-        rows, gap_rows = more_rows(rows, gap_rows, stride * step[0], f[P, level], step[2], f[R, level])
-        columns, gap_columns = more_rows(columns, gap_columns, stride * step[1], f[Q, level], step[3], f[S, level])
-        for k in range(4):
-            step[k] *= f[P + k, level]
+        if level == first_pe - 1 and in_pe:
+            step_p *= fan_p
+            step_r *= fan_r
+        run, gap = more_rows(run, gap, stride * step_p, f[outputs, level], dilation * step_r, f[taps, level])
+        step_p *= f[outputs, level]
+        step_r *= f[taps, level]
         started = product(f, level, PLANES) > 1
-    planes = cover[N] * cover[G] * cover[C]
-    least = planes * min((sizes[P] - 1) * stride + sizes[R], sizes[P] * sizes[R])
-    least *= min((sizes[Q] - 1) * stride + sizes[S], sizes[Q] * sizes[S])
-    one = planes * rows * columns * outside
-    together = planes * max(rows, spread_rows) * max(columns, spread_columns) * outside
-    if child < first_pe:
-        return max(one, least), max(one, least)
-    each = one * product(f, levels, 255 & ~PLANES)
-    return max(each, least * f[K, levels]), max(together, least)
+    if in_pe and not together:
+        blocks *= fan_p * fan_r
+        tap_blocks *= fan_r
+    cut = 0.0  # positions of all blocks that are padding, at most
+    if not box:
+        reach = (axis[OUTPUTS] - 1) * stride + (axis[TAPS] - 1) * dilation + 1
+        for end in range(2):
+            padding = max(0.0, float(axis[LOW] if end == 0 else reach - axis[HIGH]))
+            cut += padding if stride * np_ >= padding else padding * (padding + 1) / 2
+    return max(float(real), max(run, wide) * blocks - tap_blocks * cut)
 
 
 @jit
-def bound(
-    f, assigned, sizes, stride, bits, hold, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate
-):  # fmt: skip
+def least_inputs(f, child, crossing, chip, work):
+    """Least input words that enter all instances of level `child`, and that its parent must read for them."""
+    levels, first_pe = f.shape[1] - 2, chip.device[FIRST_PE]
+    again_k = 1.0  # how often loops over K further out bring them once more
+    started = False
+    for level in range(child - 1, -1, -1):
+        if started:
+            again_k *= f[K, level]
+        started = started or product(f, level, PLANES) > 1
+    planes = float(work.words[0, I]) * again_k
+    rows, columns = least_on_axis(f, 0, child, False, chip, work), least_on_axis(f, 1, child, False, chip, work)
+    each = planes * rows * columns * (f[K, levels] if child >= first_pe else 1)
+    if not crossing:
+        return each, each
+    rows, columns = least_on_axis(f, 0, child, True, chip, work), least_on_axis(f, 1, child, True, chip, work)
+    if chip.device[FORWARD]:
+        planes = float(work.words[0, I])
+    return each, planes * rows * columns
+
+
+@jit
+def bound(f, assigned, hold, chip, work):
     """A lower bound of (energy in pJ, cycles) of every mapping that splits the assigned dimensions as f does.
 
-    f [8, L + 2], 1 where not assigned; the other arguments are rows of hw_model.tables.
+    f [8, L + 2], 1 where not assigned.
     """
+    device, bandwidth, sizes, bits = chip.device, chip.bandwidth, work.sizes[0], work.bits[0]
+    per_word, per_final, per_hop, rate = work.per_word[0], work.per_final[0], work.per_hop[0], work.mac_rate[0]
     levels = f.shape[1] - 2
-    first_pe = device[1]
-    multicast, reduction = device[5] != 0, device[6] != 0
-    cover = np.empty(8)
+    first_pe = device[FIRST_PE]
+    multicast = device[MULTICAST] != 0
+    reduction = device[REDUCE_X] != 0 or device[REDUCE_Y] != 0
     steps = 1.0
     pes = 1.0
     lanes = 1.0
     rest = 1.0
     rest_reduction = 1.0
     for d in range(8):
-        cover[d] = sizes[d]
         if assigned >> d & 1:
-            cover[d] = 1.0
-            for column in range(levels + 2):
-                cover[d] *= f[d, column]
             for level in range(levels):
                 steps *= f[d, level]
             pes *= f[d, levels]
@@ -160,16 +215,13 @@ def bound(
             rest *= sizes[d]
             if d == C or d == R or d == S:  # noqa: SIM109, numba compiles this to less
                 rest_reduction *= sizes[d]
-    room = max(1.0, float(device[2] * device[3] // int(pes))) * max(1.0, float(device[4] // int(lanes)))
+    room = max(1.0, float(device[X] * device[Y] // int(pes))) * max(1.0, float(device[LANE_COUNT] // int(lanes)))
     cycles = math.ceil(steps * math.ceil(rest / room) * rate[1] / rate[0])
-    macs = 1.0
-    for d in range(8):
-        macs *= cover[d]
-    outputs = cover[N] * cover[G] * cover[K] * cover[P] * cover[Q]
-    weights = cover[G] * cover[K] * cover[C] * cover[R] * cover[S]
+    macs, weights, outputs = float(work.macs[0]), float(work.words[0, W]), float(work.words[0, O])
     fan_w = product(f, levels, 1 << N | 1 << P | 1 << Q)
     fan_o = product(f, levels, 1 << C | 1 << R | 1 << S)
-    energy = macs * mac_pj
+    gate = work.gate[0]
+    energy = gate * macs * work.mac_pj[0]
     read = np.zeros(levels)
     written = np.zeros(levels)
     parent = np.zeros(3, np.int64)
@@ -192,7 +244,7 @@ def bound(
             parent[W] = level
         if hold[level] & 2:
             crossing = in_pe and parent[I] < first_pe
-            fills, together = input_words(f, cover, sizes, stride, level, first_pe, crossing)
+            fills, together = least_inputs(f, level, crossing, chip, work)
             reads = together if crossing and multicast else fills
             energy += fills * per_word[level, I, 1] + reads * per_word[parent[I], I, 0]
             if crossing:
@@ -217,21 +269,22 @@ def bound(
             written[level] += fills * bits[O]
             written[parent[O]] += (updates - outputs) * bits[O] + outputs * bits[3]
             parent[O] = level
-    accesses = macs / device[4]
+    accesses = macs / device[LANE_COUNT]
     if parent[W] >= first_pe:
-        energy += accesses * per_word[parent[W], W, 0]
+        energy += gate * accesses * per_word[parent[W], W, 0]
     if parent[I] >= first_pe:
-        energy += accesses * per_word[parent[I], I, 0]
+        real_pairs = float(work.fetches[0]) * sizes[K]  # operands that are no padding
+        energy += real_pairs / device[LANE_COUNT] * per_word[parent[I], I, 0]
     if inner_o >= first_pe:
-        energy += accesses * per_word[inner_o, O, 1]
+        energy += gate * accesses * per_word[inner_o, O, 1]
         kept = outputs * fan_o * min(rest_reduction, room)
-        energy += max(0.0, accesses - kept) * per_word[inner_o, O, 0]
+        energy += gate * max(0.0, accesses - kept) * per_word[inner_o, O, 0]
     for level in range(first_pe):
         if bandwidth[level, 0] < math.inf:
             cycles = max(cycles, math.ceil(read[level] / bandwidth[level, 0] - 1e-6))
         if bandwidth[level, 1] < math.inf:
             cycles = max(cycles, math.ceil(written[level] / bandwidth[level, 1] - 1e-6))
-    return energy, cycles
+    return energy + cycles * work.idle_pj_per_cycle[0], cycles
 
 
 @jit
@@ -254,98 +307,101 @@ def room_on_array(reach, pes, height):
     return False
 
 
+class Tree(NamedTuple):
+    """What the tree is made of.
+
+    dims [depth]: dimensions in the order they are assigned; table, start: the splits of dims[k] are rows
+    start[k]..start[k + 1] - 1; weights [2]: of log energy and log cycles in the score; hold [L]: tensor bits;
+    f [8, L + 2], pes, lanes [depth + 1], reach [depth + 1, x + 1]: the way down, changed as it goes.
+    """
+
+    dims: np.ndarray
+    table: np.ndarray
+    start: np.ndarray
+    weights: np.ndarray
+    hold: np.ndarray
+    f: np.ndarray
+    pes: np.ndarray
+    lanes: np.ndarray
+    reach: np.ndarray
+
+
 @jit
-def alive(
-    f, d, row, k, assigned, pes, lanes, reach, best, weights,
-    sizes, stride, bits, hold, caps, cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
-):  # fmt: skip
-    """Whether a mapping that beats `best` can have the split `row` of dimension d; f, pes, lanes and reach get it."""
+def alive(d, row, k, assigned, best, tree, chip, work):
+    """Whether a mapping that beats `best` can have the split `row` of dimension d; the way down gets it."""
+    f, pes, lanes = tree.f, tree.pes, tree.lanes
     levels = f.shape[1] - 2
     f[d] = row
     pes[k + 1] = pes[k] * row[levels]
     lanes[k + 1] = lanes[k] * row[levels + 1]
-    if pes[k + 1] > device[2] * device[3] or lanes[k + 1] > device[4]:
+    if pes[k + 1] > chip.device[X] * chip.device[Y] or lanes[k + 1] > chip.device[LANE_COUNT]:
         return False
-    spread(reach[k], reach[k + 1], row[levels])
-    if not room_on_array(reach[k + 1], pes[k + 1], device[3]):
+    spread(tree.reach[k], tree.reach[k + 1], row[levels])
+    if not room_on_array(tree.reach[k + 1], pes[k + 1], chip.device[Y]):
         return False
-    if not fits(f, stride, bits, hold, caps, cap_bits, device[1]):
+    if not fits(f, tree.hold, chip, work):
         return False
-    energy, cycles = bound(
-        f, assigned, sizes, stride, bits, hold, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate
-    )
-    return weights[0] * math.log(energy) + weights[1] * math.log(cycles) < best
+    energy, cycles = bound(f, assigned, tree.hold, chip, work)
+    return tree.weights[0] * math.log(energy) + tree.weights[1] * math.log(cycles) < best
 
 
 @jit
-def probe(
-    rng, dims, table, start, best, weights, reach,
-    sizes, stride, bits, hold, caps, cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
-):  # fmt: skip
+def assigned_at_start(work):
+    """Bits of the dimensions of size 1, which have nothing to split."""
+    assigned = 0
+    for d in range(8):
+        if work.sizes[0, d] == 1:
+            assigned |= 1 << d
+    return assigned
+
+
+@jit
+def probe(rng, best, tree, chip, work):
     """An unbiased estimate of the nodes of the tree, from one random way down (Knuth, Math. Comp. 29, 1975).
 
     rng [1]: uint64, of breed.uniform; the others as in `walk`.
     """
-    depth = len(dims)
-    f = np.ones((8, table.shape[1]), np.int64)
-    pes, lanes = np.ones(depth + 1, np.int64), np.ones(depth + 1, np.int64)
-    assigned = 0
-    for d in range(8):
-        if sizes[d] == 1:
-            assigned |= 1 << d
+    dims, table, start = tree.dims, tree.table, tree.start
+    tree.f[:] = 1
+    assigned = assigned_at_start(work)
     nodes, ways = 0.0, 1.0
-    for k in range(depth):
+    for k in range(len(dims)):
         d = dims[k]
         assigned |= 1 << d
         nodes += ways * (start[k + 1] - start[k])
         count, chosen = 0, -1
         for i in range(start[k], start[k + 1]):
-            if alive(
-                f, d, table[i], k, assigned, pes, lanes, reach, best, weights, sizes, stride, bits, hold, caps,
-                cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
-            ):  # fmt: skip
+            if alive(d, table[i], k, assigned, best, tree, chip, work):
                 count += 1
                 if uniform(rng) * count < 1.0:
                     chosen = i
         if count == 0:
             break
         ways *= count
-        alive(
-            f, d, table[chosen], k, assigned, pes, lanes, reach, best, weights, sizes, stride, bits, hold, caps,
-            cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
-        )  # fmt: skip
+        alive(d, table[chosen], k, assigned, best, tree, chip, work)
     return nodes
 
 
 @jit
-def walk(
-    index, dims, table, start, best, weights, leaves, node_limit, reach,
-    sizes, stride, bits, hold, caps, cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
-):  # fmt: skip
+def walk(index, best, leaves, node_limit, tree, chip, work):
     """Go on with the walk and write what may beat the score `best` into leaves [n, 8, L + 2].
 
-    index [depth]: where the walk stands, changed in place; -1 everywhere at its start. table: the splits of dims[k] are
-    rows start[k]..start[k+1]-1. weights: of log energy and log cycles in the score.
-    Returns (leaves written, nodes visited, whether the walk is over).
+    index [depth]: where the walk stands, changed in place; -1 everywhere at its start. Returns (leaves written, nodes
+    visited, whether the walk is over).
     """
+    dims, table, start, f = tree.dims, tree.table, tree.start, tree.f
     depth = len(dims)
-    columns = table.shape[1]
-    levels = columns - 2
-    f = np.ones((8, columns), np.int64)
-    pes = np.ones(depth + 1, np.int64)
-    lanes = np.ones(depth + 1, np.int64)
-    assigned = 0
+    levels = table.shape[1] - 2
+    f[:] = 1
+    assigned = assigned_at_start(work)
     k = 0
     while k < depth and index[k] >= 0:  # take up the way to where it stopped
         row = table[start[k] + index[k]]
         f[dims[k]] = row
-        pes[k + 1] = pes[k] * row[levels]
-        lanes[k + 1] = lanes[k] * row[levels + 1]
+        tree.pes[k + 1] = tree.pes[k] * row[levels]
+        tree.lanes[k + 1] = tree.lanes[k] * row[levels + 1]
         assigned |= 1 << dims[k]
         k += 1
-    for d in range(8):
-        if sizes[d] == 1:
-            assigned |= 1 << d
     k = max(0, k - 1)
     written = 0
     nodes = 0
@@ -360,10 +416,7 @@ def walk(
             continue
         nodes += 1
         assigned |= 1 << d
-        if not alive(
-            f, d, table[start[k] + index[k]], k, assigned, pes, lanes, reach, best, weights, sizes, stride, bits, hold,
-            caps, cap_bits, device, bandwidth, per_word, per_final, per_hop, mac_pj, rate,
-        ):  # fmt: skip
+        if not alive(d, table[start[k] + index[k]], k, assigned, best, tree, chip, work):
             continue
         if k + 1 < depth:
             k += 1

@@ -36,6 +36,15 @@ class Axis(NamedTuple):
                 found += max(0, end - begin)
         return found
 
+    def real_pairs(self) -> int:
+        """Pairs of an output and a tap whose position is real: the others multiply zeros."""
+        total = 0
+        for r in range(self.taps):
+            at = self.pad - r * self.dilation  # outputs * stride from here on are real
+            first = max(0, -(-at // self.stride))
+            total += max(0, min(self.outputs, -(-(at + self.size) // self.stride)) - first)
+        return total
+
     def reduced(self) -> Axis:
         """The same axis with stride and dilation as small as can be: positions that nothing needs are left out.
 

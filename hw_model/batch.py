@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from hw_model.errors import InputError
 from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Mapping
 from hw_model.tables import device_table, problem_table, scratch, tensor_bits
+from hw_model.widths import Widths
 
 ROWS_PER_THREAD = 2048  # below this a second thread costs more than it saves
 REASONS = ("factor", "overflow", "spatial_x", "spatial_y", "lanes", "uncovered", "capacity", "bypass")
@@ -65,12 +67,30 @@ class BatchCost:
         return len(self.cycles)
 
 
+class Batch(NamedTuple):
+    """Mappings as in the module's docstring; problem [B]: row of the ProblemTable."""
+
+    factors: np.ndarray
+    orders: np.ndarray
+    bypass: np.ndarray
+    problem: np.ndarray
+
+
+class Results(NamedTuple):
+    """The arrays of a BatchCost, as the kernel fills them."""
+
+    energy_pj: np.ndarray
+    cycles: np.ndarray
+    reason: np.ndarray
+    violation: np.ndarray
+
+
 def evaluate_batch(
     layers: Layer | Sequence[Layer],
     factors: np.ndarray,
     orders: np.ndarray,
     device: Device | str,
-    bits: int | Sequence[int],
+    bits: object,
     *,
     bypass: np.ndarray | None = None,
     problem: np.ndarray | None = None,
@@ -79,8 +99,8 @@ def evaluate_batch(
     """Costs of a batch of mappings, the same numbers as `evaluate` gives one by one.
 
     Args:
-        layers, bits: one layer and one bit-width for all rows; or sequences of equal length (a single one is repeated),
-            of which `problem` picks one per row.
+        layers, bits: one layer and one bit-width (or "w4a8", ..) for all rows; or sequences of equal length (a single
+            one is repeated), of which `problem` picks one per row.
         factors, orders, bypass: as in the module's docstring; bypass None: nothing beyond what the device does.
         problem: [B] integer index into layers and bits; may be left out when there is only one.
         threads: at most so many; None: all cores. Results do not depend on it.
@@ -106,16 +126,12 @@ def evaluate_batch(
     result = BatchCost(
         np.empty(rows), np.empty(rows, np.int64), np.empty(rows, np.uint8), np.empty(rows), device.clock_mhz
     )
-    table = device_table(device)
-    p = problem_table(problems, device)
+    table, rows_of = device_table(device), problem_table(problems, device)
+    batch = Batch(factors, orders, bypass, problem)
+    found = Results(result.energy_pj, result.cycles, result.reason, result.violation)
 
     def run(begin: int, end: int) -> None:
-        kernel().cost_batch(
-            begin, end, factors, orders, bypass, problem, table.slots, table.hold, table.may_bypass,
-            p.sizes, p.bits, table.device, table.cap_mask, table.cap_bits, table.bandwidth, p.per_word, p.per_final,
-            p.per_hop, p.mac_pj, p.mac_rate, result.energy_pj, result.cycles, result.reason, result.violation,
-            *scratch(n_levels),
-        )  # fmt: skip
+        kernel().cost_batch(begin, end, batch, table, rows_of, scratch(device, rows_of), found)
 
     threads = max(1, min(threads or cpu_count(), rows // ROWS_PER_THREAD))
     edges = np.linspace(0, rows, threads + 1).astype(int).tolist()
@@ -184,9 +200,10 @@ def decode(factors: np.ndarray, orders: np.ndarray, device: Device | str, bypass
     return Mapping(tuple(loops), tuple(past))
 
 
-def _problems(layers: Layer | Sequence[Layer], bits: int | Sequence[int]) -> list[tuple[Layer, int]]:
+def _problems(layers: Layer | Sequence[Layer], bits: object) -> list[tuple[Layer, object]]:
     layers = [layers] if isinstance(layers, Layer) else list(layers)
-    widths = [bits] if not hasattr(bits, "__len__") else list(bits)
+    one = isinstance(bits, str | dict | Widths) or not hasattr(bits, "__len__")
+    widths = [bits] if one else list(bits)
     count = max(len(layers), len(widths))
     layers = layers * count if len(layers) == 1 else layers
     widths = widths * count if len(widths) == 1 else widths

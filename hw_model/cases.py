@@ -14,8 +14,8 @@ from hw_model.errors import InputError, InvalidMapping, shown, unknown
 from hw_model.evaluate import evaluate
 from hw_model.layer import Layer
 from hw_model.mapping import Mapping
-from hw_model.tables import check_bits
 from hw_model.timeloop import import_mapping
+from hw_model.widths import widths_of
 from hw_model.yaml_lines import read_json, read_text
 
 FIELDS = ("layer", "device", "bits", "mapping")
@@ -23,11 +23,11 @@ FIELDS = ("layer", "device", "bits", "mapping")
 
 @dataclass(frozen=True)
 class Case:
-    """One question: what does `layer` cost at `bits` on `device` with `mapping`?"""
+    """One question: what does `layer` cost at `bits` on `device` with `mapping`? bits: as `Widths.spec` writes them."""
 
     layer: Layer
     device: Device
-    bits: int
+    bits: int | str | dict[str, int]
     mapping: Mapping
 
     @classmethod
@@ -52,9 +52,10 @@ class Case:
         case = cls(
             Layer.from_dict(data["layer"]),
             load_device(device),
-            check_bits(data["bits"]),
+            widths_of(data["bits"]).spec,
             _mapping(data["mapping"], device, folder),
         )
+        case.layer.check_padding()
         case.mapping.on(case.device)  # a level the device lacks is bad input, not a mapping that does not fit
         return case
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from numbers import Real
 
@@ -10,6 +11,8 @@ import numpy as np
 from hw_model.device import Device
 from hw_model.energy import mac_rate
 from hw_model.layer import TENSORS, Layer
+from hw_model.tables import Scratch, word_bits
+from hw_model.widths import Widths
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,10 @@ class Traffic:
 class Cost:
     """Cost of a layer, or of several run one after another (`a + b`, `3 * a`, `sum(costs)`).
 
-    macs: of the layers; padded_macs: charged, with the padding a mapping adds; levels: {level: {tensor: Traffic}},
-    all zero where a level does not hold a tensor;
-    noc: {tensor: Traffic}; mac_energy_pj; drain_energy_pj: the part of the level energy that reading out drains takes;
-    active_pe_cycles, peak_macs: PEs in use, and MACs possible, summed over cycles.
+    macs: of the layers, charged; padded_macs: steps of the loops, overshoot included, which cost time only;
+    levels: {level: {tensor: Traffic}}, all zero where a level does not hold a tensor; noc: {tensor: Traffic};
+    mac_energy_pj; idle_energy_pj: clock, control, leakage; drain_energy_pj: the part of the level energy that reading
+    out drains takes; active_pe_cycles, peak_macs: PEs in use, and MACs possible, summed over cycles.
     """
 
     cycles: float = 0
@@ -54,6 +57,7 @@ class Cost:
     macs: float = 0
     padded_macs: float = 0
     mac_energy_pj: float = 0.0
+    idle_energy_pj: float = 0.0
     drain_energy_pj: float = 0.0
     active_pe_cycles: float = 0
     peak_macs: float = 0
@@ -126,7 +130,8 @@ class Cost:
                 **{t: {"down": p.fills, "up": p.drains, "energy_j": p.energy_pj * 1e-12} for t, p in self.noc.items()},
                 "energy_j": sum(part.energy_pj for part in self.noc.values()) * 1e-12,
             },
-            "mac": {"count": self.padded_macs, "energy_j": self.mac_energy_pj * 1e-12},
+            "mac": {"count": self.macs, "energy_j": self.mac_energy_pj * 1e-12},
+            "idle": {"energy_j": self.idle_energy_pj * 1e-12},
         }
 
     def __str__(self) -> str:
@@ -140,7 +145,9 @@ class Cost:
                 lines.append(
                     f"{name:10}{tensor:3}" + "".join(f"{n:16,.0f}" for n in counts) + self._share(part.energy_pj)
                 )
-        lines.append(f"{'mac':13}{self.padded_macs:16,.0f}{'':48}" + self._share(self.mac_energy_pj))
+        lines.append(f"{'mac':13}{self.macs:16,.0f}{'':48}" + self._share(self.mac_energy_pj))
+        if self.idle_energy_pj:
+            lines.append(f"{'idle power':77}" + self._share(self.idle_energy_pj))
         lines.append(f"{'total':77}" + self._share(self.energy_pj))
         lines.append(
             f"{self.cycles:,.0f} cycles, {self.latency_s * 1e3:.6g} ms, {self.energy_j * 1e6:.6g} uJ, "
@@ -157,20 +164,10 @@ class Cost:
 _NUMBERS = tuple(f.name for f in fields(Cost) if f.name not in ("levels", "noc"))
 
 
-def cost_from_arrays(
-    layer: Layer,
-    device: Device,
-    bits: int,
-    counters: np.ndarray,
-    network: np.ndarray,
-    energy_pj: np.ndarray,
-    total_pj: float,
-    cycles: int,
-    active_pes: int,
-    tiles: np.ndarray,
-) -> Cost:
-    """A Cost from what the kernel wrote: counters [L, 3, 4], network [4], energy_pj [L+2, 3], tiles [L+1, 8]."""
+def cost_from_arrays(layer: Layer, device: Device, bits: Widths, work: Scratch, total_pj: float, cycles: int) -> Cost:
+    """A Cost from what the kernel wrote."""
     n_levels = len(device.levels)
+    counters, network, energy_pj = work.counters, work.network, work.energy
     levels = {}
     for index, level in enumerate(device.levels):
         levels[level.name] = {
@@ -182,29 +179,30 @@ def cost_from_arrays(
         "I": Traffic(fills=int(network[1]), energy_pj=float(energy_pj[n_levels, 1])),
         "O": Traffic(fills=int(network[3]), drains=int(network[2]), energy_pj=float(energy_pj[n_levels, 2])),
     }
-    outputs = int(np.prod(tiles[0, [0, 1, 2, 4, 5]]))
     per_cycle = mac_rate(device.mac, bits)
     return Cost(
         cycles=int(cycles),
         latency_s=int(cycles) / (device.clock_mhz * 1e6),
         energy_pj=float(total_pj),
         macs=layer.macs,
-        padded_macs=int(np.prod(tiles[0])),
+        padded_macs=int(np.prod(work.tiles[0])),
         mac_energy_pj=float(energy_pj[n_levels + 1, 0]),
-        drain_energy_pj=_drain_energy_pj(device, bits, levels, outputs),
-        active_pe_cycles=int(active_pes) * int(cycles),
+        idle_energy_pj=float(energy_pj[n_levels + 2, 0]),
+        drain_energy_pj=_drain_energy_pj(device, bits, levels, layer.words("O")),
+        active_pe_cycles=math.prod(work.fan.tolist()) * int(cycles),
         peak_macs=_whole(int(cycles) * device.pes * device.lanes * per_cycle[0] / per_cycle[1]),
         levels=levels,
         noc=noc,
     )
 
 
-def _drain_energy_pj(device: Device, bits: int, levels: dict, outputs: int) -> float:
+def _drain_energy_pj(device: Device, bits: Widths, levels: dict, outputs: int) -> float:
+    width = word_bits(device, bits)
     total = 0.0
     for level in device.levels:
         drains = levels[level.name]["O"].drains
         if drains:
-            moved_bits = (drains - outputs) * max(device.psum_bits, bits) + outputs * bits
+            moved_bits = (drains - outputs) * width["O"] + outputs * width["final"]
             total += moved_bits * level.read_energy_pj_per_bit["O"]
     return total
 

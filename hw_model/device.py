@@ -12,7 +12,7 @@ from typing import Any
 
 from hw_model.device_schema import check_device
 from hw_model.errors import InputError, shown, unknown
-from hw_model.layer import TENSORS
+from hw_model.layer import DIMS, TENSORS
 from hw_model.yaml_lines import place, read_text, read_yaml
 
 DEVICE_FOLDER = Path(__file__).parent / "devices"
@@ -56,7 +56,14 @@ class Device:
     """A device; make one with `load_device`.
 
     levels: outermost (DRAM) first; array: (x, y) PEs; lanes: MACs in each PE; network_energy_pj_per_bit: per bit
-    delivered to, or sent by, a PE; psum_bits: width of partial sums (wider where the layer's bit-width is).
+    delivered to, or sent by, a PE; psum_bits: width of partial sums (wider where the outputs are);
+    output_bits: width of finished outputs, None = the layer's; axis_dims: the dimensions that may lie along x, along y;
+    reduces: whether partial sums add up along x, along y.
+
+    input_sharing: whether one read of inputs serves all PEs that need the word ("union") or only those that need the
+    same whole tile ("identical"); forward_inputs: PEs pass on what their neighbour needs next;
+    input_words: "real" words, or the bounding "box" as Timeloop counts; zero_gating: zero inputs cost no MAC, no read
+    of a weight and no partial sum; idle_power_mw: clock, control and leakage, charged every cycle.
     """
 
     name: str
@@ -66,9 +73,16 @@ class Device:
     levels: tuple[Level, ...]
     network_energy_pj_per_bit: float
     multicast: bool
-    spatial_reduction: bool
     mac: Mac
     psum_bits: int
+    output_bits: int | None = None
+    axis_dims: tuple[str, str] = ("NGKCPQRS", "NGKCPQRS")
+    reduces: tuple[bool, bool] = (True, True)
+    input_sharing: str = "union"
+    forward_inputs: bool = False
+    input_words: str = "real"
+    zero_gating: bool = False
+    idle_power_mw: float = 0.0
     technology_nm: float | None = None
     description: str = ""
     energy_unit: str = "pJ"
@@ -92,6 +106,11 @@ class Device:
         names = list(self.level_names)
         names[self.first_pe_level : self.first_pe_level] = ["spatial_y", "spatial_x"]
         return (*names, "lanes") if self.lanes > 1 else tuple(names)
+
+    @property
+    def spatial_reduction(self) -> bool:
+        """Whether partial sums add up on their way from the PEs, along some axis."""
+        return any(self.reduces)
 
     @property
     def pes(self) -> int:
@@ -165,9 +184,16 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
         levels=levels,
         network_energy_pj_per_bit=_network_energy(network, source, lines),
         multicast=network.get("multicast", True),
-        spatial_reduction=network.get("spatial_reduction", True),
         mac=_mac(data["mac"], source, lines),
         psum_bits=int(data["psum_bits"]),
+        output_bits=data.get("output_bits"),
+        axis_dims=tuple("".join(array.get(f"{axis}_dims", DIMS)) for axis in "xy"),
+        reduces=_reduces(array, network, source, lines),
+        input_sharing=data.get("input_sharing", "union"),
+        forward_inputs=data.get("forward_inputs", False),
+        input_words=data.get("input_words", "real"),
+        zero_gating=data.get("zero_gating", False),
+        idle_power_mw=float(data.get("idle_power_mw", 0.0)),
         technology_nm=data.get("technology_nm"),
         description=data.get("description", ""),
         energy_unit=data.get("energy_unit", "pJ"),
@@ -237,6 +263,16 @@ def _check_levels(levels: tuple[Level, ...], fields: list, source: str, lines: M
         if set(level.may_bypass) - set(level.holds):
             given = fields[index]["may_bypass"]
             raise InputError(f"{where(index, 'may_bypass')}: expected tensors of `holds`, got {given}")
+
+
+def _reduces(array: Mapping, network: Mapping, source: str, lines: Mapping) -> tuple[bool, bool]:
+    """Whether partial sums add up along x and along y: `array.reduce`, or the older `network.spatial_reduction`."""
+    possible = network.get("spatial_reduction", True)
+    axes = array.get("reduce", "both" if possible else "none")
+    if axes != "none" and not possible:
+        where = place(source, ("array", "reduce"), lines)
+        raise InputError(f"{where}: {axes} contradicts network.spatial_reduction: false; give one of them")
+    return axes in ("x", "both"), axes in ("y", "both")
 
 
 def _network_energy(network: Mapping, source: str, lines: Mapping) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 
 from hw_model.errors import InputError, shown, unknown
+from hw_model.layer import DIMS
 from hw_model.yaml_lines import Path, place
 
 LARGEST = 2**53
@@ -23,6 +24,12 @@ ENERGY_BY_TENSOR = {
     "if": {"type": "object"},
     "then": {"properties": dict.fromkeys("WIO", ENERGY), "additionalProperties": False},
     "else": ENERGY,
+}
+DIM_LIST = {
+    "type": "array",
+    "items": {"enum": list(DIMS)},
+    "uniqueItems": True,
+    "description": f"a list of dimensions of {', '.join(DIMS)}",
 }
 SIZE = {"type": "integer", "minimum": 1, "maximum": LARGEST, "description": "a whole number of bits, 1 or more"}
 SIZE_BY_TENSOR = {
@@ -104,11 +111,24 @@ MAC = _fields(
     },
     "the multiply-accumulate unit",
 )
+ARRAY = _fields(
+    {"x": COUNT, "y": COUNT},
+    {
+        "lanes": COUNT,
+        "x_dims": DIM_LIST,
+        "y_dims": DIM_LIST,
+        "reduce": {
+            "enum": ["x", "y", "both", "none"],
+            "description": "x, y, both or none: the axes along which partial sums add up",
+        },
+    },
+    "the PE array {x: .., y: ..}",
+)
 DEVICE = _fields(
     {
         "name": {"type": "string", "minLength": 1, "maxLength": 60, "description": "a name"},
         "clock_mhz": POSITIVE,
-        "array": _fields({"x": COUNT, "y": COUNT}, {"lanes": COUNT}, "the PE array {x: .., y: ..}"),
+        "array": ARRAY,
         "levels": {
             "type": "array",
             "items": LEVEL,
@@ -120,7 +140,23 @@ DEVICE = _fields(
         "mac": MAC,
         "psum_bits": BITS,
     },
-    {"description": TEXT, "technology_nm": POSITIVE, "energy_unit": TEXT},
+    {
+        "description": TEXT,
+        "technology_nm": POSITIVE,
+        "energy_unit": TEXT,
+        "output_bits": BITS,
+        "input_sharing": {
+            "enum": ["union", "identical"],
+            "description": "union (one read serves all PEs that need the word) or identical (that need the same tile)",
+        },
+        "forward_inputs": FLAG,
+        "input_words": {
+            "enum": ["real", "box"],
+            "description": "real (words that exist and are needed) or box (the bounding box, padding included)",
+        },
+        "zero_gating": FLAG,
+        "idle_power_mw": {"type": "number", "minimum": 0, "maximum": 1e9, "description": "mW, 0 or more"},
+    },
     "a device",
 )
 _VALIDATOR = jsonschema.Draft202012Validator(DEVICE)

@@ -40,6 +40,6 @@ class DiskCache(FunctionCache):
 def cached(function: Callable, *, sources: Iterable[str] = (), **options: object) -> Callable:
     """`numba.njit(function, **options)` with a `DiskCache`; without one where numba finds no folder it can write."""
     dispatcher = njit(function, **options)
-    with suppress(RuntimeError):
+    with suppress(RuntimeError, AttributeError):  # the latter: NUMBA_DISABLE_JIT, plain functions
         dispatcher._cache = DiskCache(dispatcher.py_func, sources)
     return dispatcher

@@ -9,9 +9,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 
 from hw_model.device import Mac
 from hw_model.errors import InputError
+from hw_model.widths import widths_of
 
 # Integer arithmetic at 45 nm, 0.9 V (Horowitz, ISSCC 2014): {bits: pJ}.
 MULTIPLY_PJ: Mapping[int, float] = {8: 0.2, 32: 3.1}
@@ -34,27 +36,33 @@ def next_power_of_two(bits: int) -> int:
     return 1 << (bits - 1).bit_length()
 
 
-def mac_bits(mac: Mac, bits: int) -> int:
-    """Width at which a MAC of `bits` really runs: `fused` arrays are built of power-of-two granules."""
+def operand_bits(mac: Mac, bits: int) -> int:
+    """Width at which an operand of `bits` really runs: `fused` arrays are built of power-of-two granules."""
     if mac.rate == "fixed":
         return bits
     return max(mac.granule_bits, next_power_of_two(bits))
 
 
-def mac_energy_pj(mac: Mac, bits: int) -> float:
-    """Energy of one b x b bit MAC: multiplier with b*b, adder (2b bits wide) with b."""
-    b = mac_bits(mac, bits)
-    return mac.multiplier_energy_pj * (b / mac.multiplier_bits) ** 2 + mac.adder_energy_pj * 2 * b / mac.adder_bits
+def mac_energy_pj(mac: Mac, bits: object) -> float:
+    """Energy of one MAC of w-bit weights and a-bit inputs: multiplier with w*a, adder (w + a bits wide) with w + a.
+
+    bits: 8, "w4a8", .. (`widths_of`).
+    """
+    widths = widths_of(bits)
+    w, a = operand_bits(mac, widths.W), operand_bits(mac, widths.I)
+    return mac.multiplier_energy_pj * w * a / mac.multiplier_bits**2 + mac.adder_energy_pj * (w + a) / mac.adder_bits
 
 
-def mac_rate(mac: Mac, bits: int) -> tuple[int, int]:
-    """MACs per MAC unit and cycle, as a fraction: `fixed` 1; `fused` (native_bits / b)**2, below 1 for wider words."""
+def mac_rate(mac: Mac, bits: object) -> tuple[int, int]:
+    """MACs per MAC unit and cycle, as a fraction: `fixed` 1; `fused` native_bits / w * native_bits / a, below 1 for
+    wider words."""
     if mac.rate == "fixed":
         return 1, 1
-    b = mac_bits(mac, bits)
-    if b <= mac.native_bits:
-        return (mac.native_bits // b) ** 2, 1
-    return 1, (b // mac.native_bits) ** 2
+    widths = widths_of(bits)
+    per_cycle = Fraction(1)
+    for width in (widths.W, widths.I):
+        per_cycle *= Fraction(mac.native_bits, operand_bits(mac, width))
+    return per_cycle.numerator, per_cycle.denominator
 
 
 def access_energy_pj(energy_pj_per_bit: float, bits: int) -> float:

@@ -6,27 +6,28 @@ from collections.abc import Mapping as MappingABC
 
 import numpy as np
 
-from hw_model.batch import REASONS
+from hw_model.batch import REASONS, Batch, Results
 from hw_model.compiled import kernel
 from hw_model.cost import Cost, cost_from_arrays
 from hw_model.device import Device, load_device
 from hw_model.errors import InvalidMapping
-from hw_model.layer import DIMS, Layer
+from hw_model.layer import DIMS, RELEVANT, Layer
 from hw_model.mapping import Mapping
 from hw_model.reasons import factor_products, invalid_reasons
-from hw_model.tables import check_bits, device_table, keep_table, problem_table, scratch
+from hw_model.tables import device_table, keep_table, problem_table, scratch
+from hw_model.widths import Widths, widths_of
 
 OVERFLOW = 1 << REASONS.index("overflow")
 
 
-def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: Device | str, bits: int) -> Cost:
+def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: Device | str, bits: object) -> Cost:
     """Cost of a layer at a bit-width (weights and activations), with its breakdown by level and tensor.
 
     Args:
         layer: a Layer, or its sizes as a dictionary.
         mapping: a Mapping, or its JSON form.
         device: a Device, or what `load_device` takes.
-        bits: 1 to 32; 32 stands for full width.
+        bits: 1 to 32, where 32 stands for full width; or widths per tensor: "w4a8", {"W": 4, "I": 8, "O": 16}.
 
     Raises:
         InvalidMapping: the mapping does not run this layer on this device; `.reasons` says why.
@@ -34,7 +35,7 @@ def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: D
     """
     layer = layer if isinstance(layer, Layer) else Layer.from_dict(layer)
     device = load_device(device)
-    bits = check_bits(bits)
+    bits = widths_of(bits)
     mapping = Mapping.from_dict(mapping).on(device)
     reasons = invalid_reasons(layer, mapping, device, bits)
     if reasons:
@@ -42,40 +43,32 @@ def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: D
     return _run(layer, mapping, device, bits)
 
 
-def _run(layer: Layer, mapping: Mapping, device: Device, bits: int) -> Cost:
-    table = device_table(device)
+def _run(layer: Layer, mapping: Mapping, device: Device, bits: Widths) -> Cost:
     problem = problem_table([(layer, bits)], device)
     products = factor_products(mapping, device)
     factors = np.array([[list(products[slot].values()) for slot in device.slots]], np.int32)
     loops = [pair for name in device.level_names for pair in mapping[name]]
+    work = scratch(device, problem, len(loops))
+    count = len(loops)
     trips = np.array([factor for _, factor in loops], np.int64)
-    *_, tiles, counters, network, energy_pj = scratch(len(device.levels))
-    reason, _, total_pj, cycles, active_pes = kernel().cost_one(
+    work.loop_dim[:count] = [DIMS.index(dim) for dim, _ in loops]
+    work.loop_n[:count] = trips
+    work.prefix[:count] = np.cumprod(trips)
+    for again, moving in ((work.again_w, RELEVANT["W"]), (work.again_i, "NGC"), (work.again_o, RELEVANT["O"])):
+        again[:count] = np.cumprod([1 if dim in moving else factor for dim, factor in loops])
+    work.level_end[:] = np.cumsum([len(mapping[name]) for name in device.level_names])
+    work.keep[:] = keep_table(mapping, device)
+    row = Batch(
         factors,
-        table.slots,
-        np.array([DIMS.index(dim) for dim, _ in loops], np.uint8),
-        trips,
-        np.cumsum([len(mapping[name]) for name in device.level_names]),
-        np.cumprod(trips),
-        keep_table(mapping, device),
-        problem.sizes,
-        problem.bits,
-        table.device,
-        table.cap_mask,
-        table.cap_bits,
-        table.bandwidth,
-        problem.per_word,
-        problem.per_final,
-        problem.per_hop,
-        problem.mac_pj,
-        problem.mac_rate,
-        tiles,
-        counters,
-        network,
-        energy_pj,
+        np.zeros((0, len(device.levels), 8), np.int8),
+        np.zeros((0, len(device.levels)), np.uint8),
+        np.zeros(1, np.int32),
     )
+    found = Results(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.uint8), np.zeros(1))
+    kernel().cost_batch(0, 1, row, device_table(device), problem, work, found)
+    reason = int(found.reason[0])
     if reason == OVERFLOW:
         raise InvalidMapping([f"overflow: the bandwidths of device {device.name} make for more than 2**53 cycles"])
     if reason:
         raise AssertionError(f"compiled and worded validity disagree (reason {reason}): {layer} {mapping}")
-    return cost_from_arrays(layer, device, bits, counters, network, energy_pj, total_pj, cycles, active_pes, tiles)
+    return cost_from_arrays(layer, device, bits, work, float(found.energy_pj[0]), int(found.cycles[0]))

@@ -1,187 +1,69 @@
 """The compiled cost function: one mapping's counters, energy and cycles; and the loop over a batch of them.
 
-Everything compiled is in this file, because numba's cache notices changes of one file only. It is imported on first
-use (`compiled.py`), so that `import hw_model` stays light.
+It is imported on first use (`compiled.py`), so that `import hw_model` stays light.
 
 Legend: L memory levels (0 = DRAM), 8 dimensions N G K C P Q R S, 3 tensors W I O, M temporal loops, B mappings.
+`chip` is a DeviceTable, `work` a ProblemTable (row p of it), `scratch` a Scratch, all of `tables`.
 Counting rules: docs/hardware.md, "What is counted".
 """
 
 import math
 
 import numpy as np
-from numba import njit
 
-from hw_model.disk_cache import cached
+from hw_model.axis_words import (
+    ALL,
+    DILATION,
+    EACH,
+    STRIDE,
+    TAIL,
+    UNION,
+    axis_sums,
+    distinct_starts,
+    jit,
+    part,
+    remembered,
+    union_length,
+)
+from hw_model.compiled_rules import capacity_bits, input_words, output_words, returning, span, weight_words
 
 N, G, K, C, P, Q, R, S = range(8)
 W, I, O = range(3)
 READS, FILLS, UPDATES, DRAINS = range(4)
 FACTOR, OVERFLOW, ARRAY_X, ARRAY_Y, LANES, UNCOVERED, CAPACITY, BYPASS = (1 << bit for bit in range(8))
+# columns of DeviceTable.device
+LEVELS, FIRST_PE, X, Y, LANE_COUNT, MULTICAST, REDUCE_X, REDUCE_Y, X_DIMS, Y_DIMS, SHARING, FORWARD, BOX = range(13)
 LIMIT = 2.0**53
 index = np.uint32  # numba looks for negative indices in signed ones only, which costs an eighth of the time
 NO_SLOT = 255  # where a device has no lanes
 NO_CYCLES = 2**62  # of an invalid mapping: worse than any valid one
 PLANES = 1 << N | 1 << G | 1 << C  # dimensions whose every step replaces the whole input tile
-RELEVANT_W = 1 << G | 1 << K | 1 << C | 1 << R | 1 << S
+REDUCED = 1 << C | 1 << R | 1 << S
+RELEVANT_W = 1 << G | 1 << K | REDUCED
 RELEVANT_O = 1 << N | 1 << G | 1 << K | 1 << P | 1 << Q
 
 
-def uncounted(make, function, **options):
-    """`make` is njit or one like it. No reference counting (`_nrt`): all arrays belong to the caller, and counting took
-    half the time."""
-    options = {"nogil": True, "error_model": "numpy", **options}
-    try:
-        return make(function, _nrt=False, **options)
-    except (KeyError, TypeError):  # a numba without that option
-        return make(function, **options)
-
-
-def jit(function):
-    """A compiled function, kept on disk."""
-    return uncounted(cached, function)
-
-
-def part(function):
-    """A part of a compiled function, inlined into it: calls that pass two dozen arrays cost as much as the work."""
-    return uncounted(njit, function, inline="always")
-
-
-@jit
-def union_length(length, step_a, count_a, step_b, count_b):
-    """Integers covered by `length` long intervals starting at a*step_a + b*step_b, a < count_a, b < count_b."""
-    if length <= 0:
-        return 0
-    if count_a == 1 or step_a == 0:
-        return (count_b - 1) * min(length, step_b) + length
-    if count_b == 1:
-        return (count_a - 1) * min(length, step_a) + length
-    if length >= step_b:  # the intervals of one a join into one long interval
-        row = (count_b - 1) * step_b + length
-        return (count_a - 1) * min(row, step_a) + row
-    if length >= step_a:
-        row = (count_a - 1) * step_a + length
-        return (count_b - 1) * min(row, step_b) + row
-    if step_a % step_b == 0:  # all starts are multiples of step_b, so intervals are apart or the same
-        return length * ((count_a - 1) * min(count_b, step_a // step_b) + count_b)
-    if step_b % step_a == 0:
-        return length * ((count_b - 1) * min(count_a, step_b // step_a) + count_a)
-    if count_a > count_b:  # the loops below take count_a * count_a * count_b steps
-        step_a, step_b = step_b, step_a
-        count_a, count_b = count_b, count_a
-    covered = 0
-    for a in range(count_a):
-        for b in range(count_b):
-            start = a * step_a + b * step_b
-            gap = length  # to the next larger start of any other interval, if that comes before this one ends
-            repeated = False
-            for other in range(count_a):
-                ahead = start - other * step_a
-                if other > a and ahead >= 0 and ahead % step_b == 0 and ahead // step_b < count_b:
-                    repeated = True  # the same start again: count it there
-                    break
-                index = 0 if ahead < 0 else ahead // step_b + 1
-                if index < count_b:
-                    gap = min(gap, other * step_a + index * step_b - start)
-            if not repeated:
-                covered += gap
-    return covered
-
-
 @part
-def input_words(
-    end, pe_end, loop_dim, loop_n, prefix, stride, tiles, level, outside, spread,
-    fan_n, fan_g, fan_c, fan_p, fan_q, fan_r, fan_s,
-):  # fmt: skip
-    """Input words that enter one instance of a level, and those all PEs need together (distinct per step).
-
-    end: loops 0..end-1 are outside the level, of which 0..pe_end-1 outside the PEs; tiles [level]: the level's tile;
-    tiles [outside]: step from a PE to its neighbour; spread: whether the PEs (fan_*) are served together.
-    """
-    part_p, part_r = tiles[level, P], tiles[level, R]
-    part_q, part_s = tiles[level, Q], tiles[level, S]
-    rows = (part_p - 1) * stride + part_r
-    columns = (part_q - 1) * stride + part_s
-    planes = tiles[level, N] * tiles[level, G] * tiles[level, C]
-    words = planes * rows * columns
-    all_planes = planes
-    all_rows = rows
-    all_columns = columns
-    step_p = stride * tiles[outside, P]
-    step_r = tiles[outside, R]
-    step_q = stride * tiles[outside, Q]
-    step_s = tiles[outside, S]
-    if spread:
-        all_planes = planes * fan_n * fan_g * fan_c
-        all_rows = union_length(rows, step_p, fan_p, step_r, fan_r)
-        all_columns = union_length(columns, step_q, fan_q, step_s, fan_s)
-    together = all_planes * all_rows * all_columns
-    back_rows = 0
-    back_columns = 0
-    fanned = False
-    for j in range(end - 1, -1, -1):
-        d = loop_dim[index(j)]
-        if PLANES >> d & 1:  # nothing of the old tile is left, and so for all loops further out
-            words *= prefix[index(j)]
-            together *= prefix[index(j)]
-            break
-        if j < pe_end and not fanned:
-            fanned = True
-            part_p *= fan_p
-            part_q *= fan_q
-            part_r *= fan_r
-            part_s *= fan_s
-        n = loop_n[index(j)]
-        shift_rows = -back_rows
-        shift_columns = -back_columns
-        if d == P:
-            shift_rows += stride * part_p
-            back_rows += stride * part_p * (n - 1)
-            part_p *= n
-        elif d == R:
-            shift_rows += part_r
-            back_rows += part_r * (n - 1)
-            part_r *= n
-        elif d == Q:
-            shift_columns += stride * part_q
-            back_columns += stride * part_q * (n - 1)
-            part_q *= n
-        elif d == S:
-            shift_columns += part_s
-            back_columns += part_s * (n - 1)
-            part_s *= n
-        shift_rows = abs(shift_rows)
-        shift_columns = abs(shift_columns)
-        overlap = planes * max(0, rows - shift_rows) * max(0, columns - shift_columns)
-        words = n * words - (n - 1) * overlap
-        if spread:
-            kept_rows = 0
-            kept_columns = 0
-            if shift_rows < rows:
-                kept_rows = all_rows - union_length(shift_rows, step_p, fan_p, step_r, fan_r)
-            if shift_columns < columns:
-                kept_columns = all_columns - union_length(shift_columns, step_q, fan_q, step_s, fan_s)
-            together = n * together - (n - 1) * all_planes * kept_rows * kept_columns
-    if not spread:
-        together = words
-    return words, together
-
-
-@part
-def check(b, p, factors, slots, level_end, prefix, keep, sizes, bits, device, cap_mask, cap_bits, mac_rate, tiles):
+def check(b, p, factors, chip, work, scratch):
     """Fill tiles [L+1, 8] (row L: one PE's step) and find what makes the mapping invalid.
 
-    Returns (reason bits, violation): violation is the sum of log2(needed / available) over everything exceeded.
+    Returns (reason bits, violation): violation is the sum of log2(needed / available) over everything exceeded; a
+    dimension on an axis that may not carry it exceeds by its whole factor.
     """
-    n_levels, first_pe = device[0], device[1]
+    slots, tiles, sizes, steps = chip.slots, scratch.tiles, work.sizes, work.steps
+    n_levels, first_pe = chip.device[LEVELS], chip.device[FIRST_PE]
     slot_x, slot_y = slots[index(n_levels)], slots[index(n_levels + 1)]
     slot_lanes = slots[index(n_levels + 2)]
     x = 1.0
     y = 1.0
     v = 1.0
+    along_x = 0
+    along_y = 0
     for d in range(8):
         x *= factors[b, slot_x, d]
         y *= factors[b, slot_y, d]
+        along_x |= (factors[b, slot_x, d] > 1) << d
+        along_y |= (factors[b, slot_y, d] > 1) << d
         tiles[index(n_levels), d] = 1
     if slot_lanes != NO_SLOT:
         for d in range(8):
@@ -194,20 +76,27 @@ def check(b, p, factors, slots, level_end, prefix, keep, sizes, bits, device, ca
         for d in range(8):
             trips *= factors[b, slot, d]
         total *= trips
-    if total * mac_rate[p, 1] > LIMIT:
-        return OVERFLOW, 1.0 + math.log2(total * mac_rate[p, 1] / LIMIT)
+    if total * work.mac_rate[p, 1] > LIMIT:
+        return OVERFLOW, 1.0 + math.log2(total * work.mac_rate[p, 1] / LIMIT)
     reason = 0
     violation = 0.0
-    if x > device[2]:
+    if x > chip.device[X]:
         reason |= ARRAY_X
-        violation += math.log2(x / device[2])
-    if y > device[3]:
+        violation += math.log2(x / chip.device[X])
+    if y > chip.device[Y]:
         reason |= ARRAY_Y
-        violation += math.log2(y / device[3])
-    if v > device[4]:
+        violation += math.log2(y / chip.device[Y])
+    if along_x & ~chip.device[X_DIMS] or along_y & ~chip.device[Y_DIMS]:
+        for d in range(8):
+            if along_x & ~chip.device[X_DIMS] & 1 << d:
+                reason |= ARRAY_X
+                violation += math.log2(factors[b, slot_x, d])
+            if along_y & ~chip.device[Y_DIMS] & 1 << d:
+                reason |= ARRAY_Y
+                violation += math.log2(factors[b, slot_y, d])
+    if v > chip.device[LANE_COUNT]:
         reason |= LANES
-        violation += math.log2(v / device[4])
-    stride = sizes[p, 8]
+        violation += math.log2(v / chip.device[LANE_COUNT])
     for step in range(n_levels - 1, -1, -1):
         level = index(step)
         slot = slots[level]
@@ -218,34 +107,29 @@ def check(b, p, factors, slots, level_end, prefix, keep, sizes, bits, device, ca
         else:
             for d in range(8):
                 tiles[level, d] = tiles[index(step + 1), d] * factors[b, slot, d]
-        end = level_end[index(step - 1)] if step > 0 else 0
-        outside = float(prefix[index(end - 1)]) if end > 0 else 1.0
+        end = scratch.level_end[index(step - 1)] if step > 0 else 0
+        outside = float(scratch.prefix[index(end - 1)]) if end > 0 else 1.0
         if step >= first_pe:
             outside *= x * y
-        planes = float(tiles[level, N] * tiles[level, G] * tiles[level, C])
-        rows = (tiles[level, P] - 1.0) * stride + tiles[level, R]
-        columns = (tiles[level, Q] - 1.0) * stride + tiles[level, S]
-        inputs = planes * rows * columns
+        rows = span(float(tiles[level, P]), tiles[level, R], steps[p, 0], steps[p, 2])
+        columns = span(float(tiles[level, Q]), tiles[level, S], steps[p, 1], steps[p, 3])
+        inputs = input_words(tiles[level, N] * tiles[level, G], tiles[level, C], 1.0, rows, columns)
         if inputs * outside > LIMIT:  # bounds every input counter of this level
             return OVERFLOW, 1.0 + math.log2(inputs * outside / LIMIT)
-        shared = float(tiles[level, G] * tiles[level, K])
-        need_w = shared * (tiles[level, C] * tiles[level, R] * tiles[level, S]) * bits[p, W]
-        need_i = inputs * bits[p, I]
-        need_o = shared * (tiles[level, N] * tiles[level, P] * tiles[level, Q]) * bits[p, O]
+        weights = weight_words(
+            float(tiles[level, G]), tiles[level, K], tiles[level, C], tiles[level, R], tiles[level, S]
+        )
+        outputs = output_words(
+            float(tiles[level, N]), tiles[level, G], tiles[level, K], tiles[level, P], tiles[level, Q]
+        )
         for group in range(3):
-            mask = cap_mask[level, group] & keep[level]
+            mask = chip.cap_mask[level, group] & scratch.keep[level]
             if mask == 0:
                 continue
-            need = 0.0
-            if mask & 1:
-                need += need_w
-            if mask & 2:
-                need += need_i
-            if mask & 4:
-                need += need_o
-            if need > cap_bits[level, group]:
+            need = capacity_bits(mask, weights, inputs, outputs, work.bits[p, W], work.bits[p, I], work.bits[p, O])
+            if need > chip.cap_bits[level, group]:
                 reason |= CAPACITY
-                violation += math.log2(need / cap_bits[level, group])
+                violation += math.log2(need / chip.cap_bits[level, group])
     for d in range(8):
         if tiles[0, d] < sizes[p, d]:
             reason |= UNCOVERED
@@ -254,20 +138,352 @@ def check(b, p, factors, slots, level_end, prefix, keep, sizes, bits, device, ca
 
 
 @part
-def turns(end, loop_dim, prefix, relevant):
-    """How often a tile is replaced by loops 0..end-1: loops inside the innermost relevant one leave it in place."""
+def times_again(end, loop_dim, again, relevant):
+    """How often a whole tensor is moved by loops 0..end-1: the trips of irrelevant loops outside the innermost relevant
+    one; those inside it leave every tile in place. again [M]: products of the irrelevant trips up to each loop."""
     for j in range(end - 1, -1, -1):
         if relevant >> loop_dim[index(j)] & 1:
-            return prefix[index(j)]
+            return again[index(j)]
     return 1
 
 
 @part
-def count(b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes, device, tiles, counters, network):
-    """Words moved: counters [L, 3, 4] (reads, fills, updates, drains) and network [4] (W, I, O, of O down to PEs)."""
-    n_levels, first_pe = device[0], device[1]
-    multicast, reduction = device[5] != 0, device[6] != 0
-    stride = sizes[p, 8]
+def boxes_moved(end, pe_end, level, spread, whole_planes, fan, chip, work, p, scratch):
+    """Input words where every tile is an unbroken box of real words, for all planes: of one PE of each plane, and of
+    all PEs together. whole_planes: N*G*C of the layer. As `tiles_moved`, but in closed form."""
+    tiles, loop_dim, loop_n = scratch.tiles, scratch.loop_dim, scratch.loop_n
+    neighbours = index(chip.device[FIRST_PE])
+    stride_p, dilation_r = work.axes[p, 0, STRIDE], work.axes[p, 0, DILATION]
+    stride_q, dilation_s = work.axes[p, 1, STRIDE], work.axes[p, 1, DILATION]
+    part_p, part_r = tiles[level, P], tiles[level, R]
+    part_q, part_s = tiles[level, Q], tiles[level, S]
+    rows = span(part_p, part_r, stride_p, dilation_r)
+    columns = span(part_q, part_s, stride_q, dilation_s)
+    words = rows * columns
+    all_rows = rows
+    all_columns = columns
+    step_p = stride_p * tiles[neighbours, P]
+    step_r = dilation_r * tiles[neighbours, R]
+    step_q = stride_q * tiles[neighbours, Q]
+    step_s = dilation_s * tiles[neighbours, S]
+    identical = chip.device[SHARING] != 0
+    newest = end - 1  # the innermost loop: with another inside, neighbours have moved on
+    starts_rows = 1
+    starts_columns = 1
+    if spread:
+        if identical:
+            starts_rows = distinct_starts(step_p, fan[P], step_r, fan[R])
+            starts_columns = distinct_starts(step_q, fan[Q], step_s, fan[S])
+            all_rows = rows * starts_rows
+            all_columns = columns * starts_columns
+        else:
+            all_rows = union_length(rows, step_p, fan[P], step_r, fan[R])
+            all_columns = union_length(columns, step_q, fan[Q], step_s, fan[S])
+    together = all_rows * all_columns
+    back_rows = 0
+    back_columns = 0
+    fanned = False
+    for j in range(end - 1, -1, -1):
+        d = loop_dim[index(j)]
+        if PLANES >> d & 1:  # nothing of the old tile is left, and so for all loops further out
+            words *= scratch.again_i[index(j)]
+            together *= scratch.again_i[index(j)]
+            break
+        n = loop_n[index(j)]
+        if j < pe_end and not fanned:
+            fanned = True
+            part_p *= fan[P]
+            part_q *= fan[Q]
+            part_r *= fan[R]
+            part_s *= fan[S]
+        shift_rows = -back_rows
+        shift_columns = -back_columns
+        if d == P:
+            shift_rows += stride_p * part_p
+            back_rows += stride_p * part_p * (n - 1)
+            part_p *= n
+        elif d == R:
+            shift_rows += dilation_r * part_r
+            back_rows += dilation_r * part_r * (n - 1)
+            part_r *= n
+        elif d == Q:
+            shift_columns += stride_q * part_q
+            back_columns += stride_q * part_q * (n - 1)
+            part_q *= n
+        elif d == S:
+            shift_columns += dilation_s * part_s
+            back_columns += dilation_s * part_s * (n - 1)
+            part_s *= n
+        shift_rows = abs(shift_rows)
+        shift_columns = abs(shift_columns)
+        overlap = max(0, rows - shift_rows) * max(0, columns - shift_columns)
+        words = n * words - (n - 1) * overlap
+        if spread:
+            kept_rows = 0
+            kept_columns = 0
+            if shift_rows < rows:
+                if identical:
+                    kept_rows = (rows - shift_rows) * starts_rows
+                else:
+                    kept_rows = all_rows - union_length(shift_rows, step_p, fan[P], step_r, fan[R])
+            if shift_columns < columns:
+                if identical:
+                    kept_columns = (columns - shift_columns) * starts_columns
+                else:
+                    kept_columns = all_columns - union_length(shift_columns, step_q, fan[Q], step_s, fan[S])
+            stays = kept_rows * kept_columns
+            if identical and chip.device[FORWARD] and overlap == 0 and j == newest:
+                # the tile that a neighbour had the step before is passed on: only the edge of the array reads
+                readers = starts_rows * starts_columns
+                if shift_columns == 0 and shift_rows == step_p and scratch.alone[P]:
+                    readers = starts_columns * distinct_starts(step_p, 1, step_r, fan[R])
+                elif shift_columns == 0 and shift_rows == step_r and scratch.alone[R]:
+                    readers = starts_columns * distinct_starts(step_p, fan[P], step_r, 1)
+                elif shift_rows == 0 and shift_columns == step_q and scratch.alone[Q]:
+                    readers = starts_rows * distinct_starts(step_q, 1, step_s, fan[S])
+                elif shift_rows == 0 and shift_columns == step_s and scratch.alone[S]:
+                    readers = starts_rows * distinct_starts(step_q, fan[Q], step_s, 1)
+                stays = all_rows * all_columns - rows * columns * readers
+            together = n * together - (n - 1) * stays
+    return words * whole_planes, together * whole_planes
+
+
+@jit
+def list_axis(side, end, pe_end, level, fan, first_pe, scratch):
+    """Note the loops outside a level that move along one axis (side 0: rows, 1: columns), for `axis_words`.
+
+    Row `side` of axis_dims, axis_trips and axis_steps [2, M] is filled, outermost first. Returns how many there are.
+    """
+    outputs, taps = (P, R) if side == 0 else (Q, S)
+    m = 0
+    for j in range(end):
+        m += scratch.loop_dim[j] == outputs or scratch.loop_dim[j] == taps
+    at = m
+    step_p, step_r = scratch.tiles[level, outputs], scratch.tiles[level, taps]
+    fanned = level < first_pe
+    for j in range(end - 1, -1, -1):
+        if j < pe_end and not fanned:
+            fanned = True
+            step_p *= fan[outputs]
+            step_r *= fan[taps]
+        d = scratch.loop_dim[j]
+        if d == outputs:
+            at -= 1
+            scratch.axis_dims[side, at], scratch.axis_trips[side, at] = 0, scratch.loop_n[j]
+            scratch.axis_steps[side, at] = step_p
+            step_p *= scratch.loop_n[j]
+        elif d == taps:
+            at -= 1
+            scratch.axis_dims[side, at], scratch.axis_trips[side, at] = 1, scratch.loop_n[j]
+            scratch.axis_steps[side, at] = step_r
+            step_r *= scratch.loop_n[j]
+    return m
+
+
+@jit
+def combined(end, loop_dim, loop_n, rows, m_rows, columns, m_columns):
+    """Words that move, for one plane: all that are needed less what stays from step to step.
+
+    rows, columns [2, m + 1]: `axis_sums` of the two axes. A loop over K keeps the tile; one over N, G or C, and all
+    outside it, replaces it.
+    """
+    times = 1  # of loops over K, those inside the present one excluded
+    for j in range(end):
+        if loop_dim[j] == K:
+            times *= loop_n[j]
+    words = rows[0, m_rows] * columns[0, m_columns] * times
+    for j in range(end - 1, -1, -1):
+        d = loop_dim[j]
+        if PLANES >> d & 1:
+            break
+        if d == K:
+            times //= loop_n[j]
+            words -= rows[0, m_rows] * columns[0, m_columns] * times * (loop_n[j] - 1)
+        elif d == P or d == R:  # noqa: SIM109
+            words -= rows[1, m_rows] * columns[0, m_columns] * times
+            m_rows -= 1
+        else:
+            words -= rows[0, m_rows] * columns[1, m_columns] * times
+            m_columns -= 1
+    return words
+
+
+@jit
+def forwarding_loop(side, m, chip, work, p, scratch):
+    """The outermost loop of an axis whose next tile is the one that the neighbouring PE has had: its step is as long as
+    the way from PE to PE. Returns (its number or -1, whether the PEs lie along taps).
+
+    The PEs must have an axis of the array to themselves, and none where outputs or taps overshoot: the last PE then has
+    nothing to pass on.
+    """
+    outputs, taps = (P, R) if side == 0 else (Q, S)
+    first_pe = chip.device[FIRST_PE]
+    if scratch.tiles[0, outputs] != work.sizes[p, outputs] or scratch.tiles[0, taps] != work.sizes[p, taps]:
+        return -1, False
+    stride, dilation = work.axes[p, side, STRIDE], work.axes[p, side, DILATION]
+    for i in range(m):
+        step = scratch.axis_steps[side, i] * (stride if scratch.axis_dims[side, i] == 0 else dilation)
+        if scratch.alone[outputs] and step == stride * scratch.tiles[first_pe, outputs]:
+            return i, False
+        if scratch.alone[taps] and step == dilation * scratch.tiles[first_pe, taps]:
+            return i, True
+    return -1, False
+
+
+@jit
+def reading_sums(side, m, level, fan, split, along_taps, which, chip, work, p, scratch):
+    """`axis_sums` for the PEs that read, into scratch.sums[side]: all of them, or, where neighbours pass tiles on
+    (TAIL), those at the edge only."""
+    outputs, taps = (P, R) if side == 0 else (Q, S)
+    first_pe, tiles, axis = chip.device[FIRST_PE], scratch.tiles, work.axes[p, side]
+    np_, nr, tp, tr = tiles[level, outputs], tiles[level, taps], tiles[first_pe, outputs], tiles[first_pe, taps]
+    steps = scratch.axis_steps[side]
+    if chip.device[BOX]:  # a box is a tile of stride and dilation 1, every way multiplied by them
+        stride, dilation = axis[STRIDE], axis[DILATION]
+        np_, nr, tp, tr = (np_ - 1) * stride + 1, (nr - 1) * dilation + 1, tp * stride, tr * dilation
+        for i in range(m):
+            scratch.box_steps[i] = steps[i] * (stride if scratch.axis_dims[side, i] == 0 else dilation)
+        steps = scratch.box_steps
+        axis = scratch.box_axis
+    fan_p, fan_r, shift_p, shift_r = fan[outputs], fan[taps], 0, 0
+    if which == TAIL and along_taps:
+        shift_r, fan_r = (fan_r - 1) * tr, 1
+    elif which == TAIL:
+        shift_p, fan_p = (fan_p - 1) * tp, 1
+    axis_sums(
+        axis, scratch.axis_dims[side], scratch.axis_trips[side], steps, m, np_, nr, tp, tr, fan_p, fan_r, shift_p,
+        shift_r, UNION + (chip.device[SHARING] != 0), split, which, scratch.sums[side], scratch,
+    )  # fmt: skip
+
+
+@jit
+def forwarded_together(end, pe_end, level, fan, chip, work, p, scratch):
+    """Input words that all PEs together read, per plane, where a PE passes what its neighbour needs next.
+
+    Steps in which the outermost forwarding loop is past its first value cost the edge of the array only; the others are
+    split again by the forwarding loop of the other axis.
+    """
+    first_pe = chip.device[FIRST_PE]
+    m_rows = list_axis(0, end, pe_end, level, fan, first_pe, scratch)
+    m_columns = list_axis(1, end, pe_end, level, fan, first_pe, scratch)
+    row_loop, rows_taps = forwarding_loop(0, m_rows, chip, work, p, scratch)
+    column_loop, columns_taps = forwarding_loop(1, m_columns, chip, work, p, scratch)
+    rows_first = column_loop < 0  # whether the forwarding loop of the rows is the outer one
+    seen_rows, seen_columns = -1, -1
+    for j in range(end):
+        d = scratch.loop_dim[j]
+        seen_rows += int(d == P or d == R)  # noqa: SIM109
+        seen_columns += int(d == Q or d == S)  # noqa: SIM109
+        if row_loop >= 0 and seen_rows == row_loop:
+            rows_first = True
+            break
+        if column_loop >= 0 and seen_columns == column_loop:
+            break
+    total = 0
+    for part_rows in range(3):
+        split_rows = row_loop >= 0
+        for part_columns in range(3):
+            split_columns = column_loop >= 0
+            if rows_first and part_rows == TAIL:
+                split_columns = False
+            if not rows_first and part_columns == TAIL:
+                split_rows = False
+            if (part_rows == ALL) == split_rows or (part_columns == ALL) == split_columns:
+                continue
+            reading_sums(0, m_rows, level, fan, row_loop, rows_taps, part_rows, chip, work, p, scratch)
+            reading_sums(1, m_columns, level, fan, column_loop, columns_taps, part_columns, chip, work, p, scratch)
+            total += combined(
+                end, scratch.loop_dim, scratch.loop_n, scratch.sums[0], m_rows, scratch.sums[1], m_columns
+            )
+    return total
+
+
+@jit
+def tiles_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
+    """Input words where tiles have gaps, or parts of them are padding or overshoot: as `boxes_moved`, by `axis_words`,
+    for one plane."""
+    first_pe = chip.device[FIRST_PE]
+    one = np.int64(1)
+    in_pe = level >= first_pe
+    row, count = scratch.found, scratch.counts
+    for sharing in range(2):  # per instance; then for all PEs together
+        if sharing and not spread:
+            break
+        kind = EACH if sharing == 0 else UNION + (chip.device[SHARING] != 0)
+        for side in range(2):
+            outputs, taps = (P, R) if side == 0 else (Q, S)
+            m = list_axis(side, end, pe_end, level, fan, first_pe, scratch)
+            count[side] = m
+            row[side] = remembered(
+                work.axes[p, side], scratch.axis_dims[side], scratch.axis_trips[side], scratch.axis_steps[side], m,
+                scratch.tiles[level, outputs], scratch.tiles[level, taps],
+                scratch.tiles[first_pe, outputs] if in_pe else one, scratch.tiles[first_pe, taps] if in_pe else one,
+                fan[outputs] if in_pe else one, fan[taps] if in_pe else one, kind, side, scratch,
+            )  # fmt: skip
+        scratch.moved[sharing] = combined(
+            end, scratch.loop_dim, scratch.loop_n, scratch.memo_sums[0, row[0]], count[0],
+            scratch.memo_sums[1, row[1]], count[1],
+        )  # fmt: skip
+
+
+@part
+def gapless(outputs, taps, stride, dilation):
+    """Whether outputs and taps of a tile need every position between the first and the last."""
+    if outputs > 1 and taps > 1:
+        return (stride == 1 or dilation == 1) and taps >= stride and outputs >= dilation
+    return (outputs == 1 or stride == 1) and (taps == 1 or dilation == 1)
+
+
+@part
+def unbroken(level, exact, chip, work, p, scratch):
+    """Whether every tile of I is a box of real words: no padding, no overshoot, no gaps that a stride or a dilation
+    leaves. Devices that count boxes count them always."""
+    if chip.device[BOX]:
+        return True
+    if not exact or work.open[p] == 0:
+        return False
+    if work.open[p] == 2:
+        return True
+    tiles, axes = scratch.tiles, work.axes
+    return gapless(tiles[level, P], tiles[level, R], axes[p, 0, STRIDE], axes[p, 0, DILATION]) and gapless(
+        tiles[level, Q], tiles[level, S], axes[p, 1, STRIDE], axes[p, 1, DILATION]
+    )
+
+
+@part
+def blocks(size, outer, inside, lanes):
+    """Steps of the loops inside a PE, of all blocks of `outer` iterations, that have a real iteration on some PE.
+
+    A dimension of `size`: blocks of `outer` iterations, of which a PE takes `inside` (lanes at once); only the first
+    PE's part decides, as it starts first.
+    """
+    whole = size // outer
+    rest = size - whole * outer
+    return whole * (inside // lanes) + -(-min(rest, inside) // lanes)
+
+
+@jit
+def note_alone(b, factors, x, y, alone):
+    """Which dimensions have an axis of the array to themselves, so that the next PE along it is a neighbour."""
+    for slot in (x, y):
+        most = 1
+        for d in range(8):
+            most *= factors[b, slot, d]
+        for d in range(8):
+            if most > 1 and factors[b, slot, d] == most:
+                alone[d] = True
+
+
+@part
+def count(b, p, factors, chip, work, scratch):
+    """Words moved: counters [L, 3, 4] (reads, fills, updates, drains) and network [4] (W, I, O, of O down to PEs).
+
+    Of a tensor's own dimensions only real iterations count, and of the MACs' operands only those of real MACs.
+    """
+    device, slots, tiles, keep = chip.device, chip.slots, scratch.tiles, scratch.keep
+    counters, network, fan, level_end = scratch.counters, scratch.network, scratch.fan, scratch.level_end
+    n_levels, first_pe = device[LEVELS], device[FIRST_PE]
+    multicast = device[MULTICAST] != 0
     for level in range(n_levels):
         for tensor in range(3):
             for counter in range(4):
@@ -275,24 +491,28 @@ def count(b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes
     for tensor in range(4):
         network[tensor] = 0
     x, y = slots[index(n_levels)], slots[index(n_levels + 1)]
-    fan_n = np.int64(factors[b, x, N]) * factors[b, y, N]
-    fan_g = np.int64(factors[b, x, G]) * factors[b, y, G]
-    fan_k = np.int64(factors[b, x, K]) * factors[b, y, K]
-    fan_c = np.int64(factors[b, x, C]) * factors[b, y, C]
-    fan_p = np.int64(factors[b, x, P]) * factors[b, y, P]
-    fan_q = np.int64(factors[b, x, Q]) * factors[b, y, Q]
-    fan_r = np.int64(factors[b, x, R]) * factors[b, y, R]
-    fan_s = np.int64(factors[b, x, S]) * factors[b, y, S]
+    apart = 1  # PEs that reduce into the same word on an axis that cannot add them up
+    for d in range(8):
+        fan[d] = np.int64(factors[b, x, d]) * factors[b, y, d]
+        scratch.alone[d] = False
+        if REDUCED >> d & 1:
+            if not device[REDUCE_X]:
+                apart *= factors[b, x, d]
+            if not device[REDUCE_Y]:
+                apart *= factors[b, y, d]
+    if device[FORWARD]:
+        note_alone(b, factors, x, y, scratch.alone)
     end = level_end[index(n_levels - 1)]
     pe_end = level_end[index(first_pe - 1)]
-    steps = prefix[index(end - 1)] if end > 0 else 1
-    reducing = fan_c * fan_r * fan_s
-    pes_w = fan_g * fan_k * reducing
-    pes_o = fan_n * fan_g * fan_k * fan_p * fan_q
-    pes = pes_o * reducing
-    serving_i = multicast and pes > fan_k
-    outputs = tiles[0, N] * tiles[0, G] * tiles[0, K] * tiles[0, P] * tiles[0, Q]
-    neighbours = index(first_pe)  # row of tiles that holds the step from PE to PE
+    steps = scratch.prefix[index(end - 1)] if end > 0 else 1
+    reducing = fan[C] * fan[R] * fan[S]
+    pes = fan[N] * fan[G] * fan[K] * fan[P] * fan[Q] * reducing
+    copies_w = fan[N] * fan[P] * fan[Q]
+    serving_i = multicast and pes > fan[K]
+    exact = True
+    for d in range(8):
+        exact &= tiles[0, d] == work.sizes[p, d]
+    weights, planes, outputs = work.words[p, W], work.words[p, I], work.words[p, O]
 
     parent_w = index(0)
     parent_i = index(0)
@@ -301,96 +521,199 @@ def count(b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes
         level = index(step)
         end = level_end[index(step - 1)]
         inside_pe = step >= first_pe
-        instances = pes if inside_pe else 1
-        common = tiles[level, G] * tiles[level, K]
         if keep[level] & 1:
-            words = common * tiles[level, C] * tiles[level, R] * tiles[level, S]
-            words *= turns(end, loop_dim, prefix, RELEVANT_W)
+            words = weights * times_again(end, scratch.loop_dim, scratch.again_w, RELEVANT_W)
             crossing = inside_pe and parent_w < first_pe
-            counters[level, W, FILLS] = words * instances
-            counters[parent_w, W, READS] = words * (pes_w if crossing and multicast else instances)
+            fills = words * (copies_w if inside_pe else 1)
+            counters[level, W, FILLS] = fills
+            counters[parent_w, W, READS] = words if crossing and multicast else fills
             if crossing:
-                network[W] = words * instances
+                network[W] = fills
             parent_w = level
         if keep[level] & 2:
             crossing = inside_pe and parent_i < first_pe
-            words, together = input_words(
-                end, pe_end if inside_pe else 0, loop_dim, loop_n, prefix, stride, tiles, level, neighbours,
-                crossing and serving_i, fan_n, fan_g, fan_c, fan_p, fan_q, fan_r, fan_s,
-            )  # fmt: skip
-            counters[level, I, FILLS] = words * instances
-            counters[parent_i, I, READS] = together if crossing and multicast else words * instances
+            spread = crossing and serving_i
+            if unbroken(level, exact, chip, work, p, scratch):
+                fills, together = boxes_moved(
+                    end, pe_end if inside_pe else 0, level, spread, planes, fan, chip, work, p, scratch
+                )
+                if not spread:
+                    together = fills
+                if inside_pe:
+                    fills *= fan[P] * fan[Q] * fan[R] * fan[S] * fan[K]
+            else:
+                tiles_moved(end, pe_end if inside_pe else 0, level, spread, fan, chip, work, p, scratch)
+                fills = scratch.moved[0] * planes * (fan[K] if inside_pe else 1)
+                together = scratch.moved[1] * planes if spread else scratch.moved[0] * planes
+            if crossing and device[FORWARD] and device[SHARING] == 0:
+                together = planes * forwarded_together(end, pe_end, level, fan, chip, work, p, scratch)
+            counters[level, I, FILLS] = fills
+            counters[parent_i, I, READS] = together if crossing and multicast else fills
             if crossing:
-                network[I] = words * instances
+                network[I] = fills
             parent_i = level
         if keep[level] & 4:
-            words = common * tiles[level, N] * tiles[level, P] * tiles[level, Q]
-            words *= turns(end, loop_dim, prefix, RELEVANT_O)
+            words = outputs * times_again(end, scratch.loop_dim, scratch.again_o, RELEVANT_O)
             crossing = inside_pe and parent_o < first_pe
-            updates = words * (pes_o if crossing and reduction else instances)
-            counters[level, O, FILLS] = words * instances - outputs * (reducing if inside_pe else 1)
+            entered = words * (reducing if inside_pe else 1)
+            updates = words * apart if crossing else entered
+            counters[level, O, FILLS] = returning(entered, outputs * (reducing if inside_pe else 1))
             counters[level, O, DRAINS] = updates
             counters[parent_o, O, UPDATES] = updates
-            counters[parent_o, O, READS] = updates - outputs * (reducing if parent_o >= first_pe else 1)
+            counters[parent_o, O, READS] = returning(updates, outputs * (reducing if parent_o >= first_pe else 1))
             if crossing:
-                network[O] = words * instances
+                network[O] = entered
                 network[3] = counters[level, O, FILLS]
             parent_o = level
-
-    # The MACs are the children of the innermost level that holds a tensor; they hold nothing from step to step.
-    lane_w = 1
-    lane_i = 1
-    lane_o = 1
-    if slots[index(n_levels + 2)] != NO_SLOT:
-        lane = index(n_levels)  # row of tiles
-        common = tiles[lane, G] * tiles[lane, K]
-        lane_w = common * tiles[lane, C] * tiles[lane, R] * tiles[lane, S]
-        lane_o = common * tiles[lane, N] * tiles[lane, P] * tiles[lane, Q]
-        lane_i = tiles[lane, N] * tiles[lane, G] * tiles[lane, C]
-        lane_i *= union_length(1, stride, tiles[lane, P], 1, tiles[lane, R])
-        lane_i *= union_length(1, stride, tiles[lane, Q], 1, tiles[lane, S])
-    counters[parent_w, W, READS] = steps * pes * lane_w
-    if parent_w < first_pe:
-        network[W] = steps * pes * lane_w
-        if multicast:
-            counters[parent_w, W, READS] = steps * pes_w * lane_w
-    counters[parent_i, I, READS] = steps * pes * lane_i
-    if parent_i < first_pe:
-        network[I] = steps * pes * lane_i
-        if multicast:
-            starts = union_length(1, stride * tiles[neighbours, P], fan_p, tiles[neighbours, R], fan_r)
-            starts *= union_length(1, stride * tiles[neighbours, Q], fan_q, tiles[neighbours, S], fan_s)
-            counters[parent_i, I, READS] = steps * fan_n * fan_g * fan_c * starts * lane_i
-    updates = steps * pes * lane_o
-    groups = reducing
-    if parent_o < first_pe:
-        network[O] = updates
-        network[3] = updates - outputs * reducing
-        groups = 1
-        if reduction:
-            updates = steps * pes_o * lane_o
-    counters[parent_o, O, UPDATES] = updates
-    counters[parent_o, O, READS] = updates - outputs * groups
-    return steps, pes, outputs, parent_o
+    operands(b, p, factors, steps, pes, apart, exact, chip, work, scratch, parent_w, parent_i, parent_o)
+    return steps, pes, parent_o
 
 
 @part
-def price(
-    p, counters, network, steps, pes, outputs, accumulator, macs, bits, device, bandwidth, per_word, per_final,
-    per_hop, mac_pj, mac_rate, energy,
-):  # fmt: skip
-    """Energy (pJ) of every part, energy [L+2, 3] (levels, then network, then MACs in column 0), and cycles.
+def operands(b, p, factors, steps, pes, apart, exact, chip, work, scratch, parent_w, parent_i, parent_o):
+    """What the MACs take from, and add to, the innermost level that holds each tensor: one access per real MAC, one for
+    all lanes of a PE that need the same word, and from a shared level one for all PEs that do.
+
+    exact: no factor overshoots its dimension, so that every step of every lane is a real MAC.
+    """
+    device, tiles, fan, counters, network = chip.device, scratch.tiles, scratch.fan, scratch.counters, scratch.network
+    n_levels, first_pe = device[LEVELS], device[FIRST_PE]
+    multicast = device[MULTICAST] != 0
+    lane = index(n_levels)  # row of tiles: one step of a PE
+    reducing = fan[C] * fan[R] * fan[S]
+    if exact:
+        per_pe_w, per_pe_o, groups = steps * pes, steps * pes, reducing
+        shared_w = steps * fan[G] * fan[K] * reducing
+        shared_o = steps * fan[N] * fan[G] * fan[K] * fan[P] * fan[Q] * apart
+        blocks_k, shared_k = work.sizes[p, K], work.sizes[p, K]
+        if chip.slots[index(n_levels + 2)] != NO_SLOT:
+            words = weight_words(tiles[lane, G], tiles[lane, K], tiles[lane, C], tiles[lane, R], tiles[lane, S])
+            per_pe_w *= words
+            shared_w *= words
+            words = output_words(tiles[lane, N], tiles[lane, G], tiles[lane, K], tiles[lane, P], tiles[lane, Q])
+            per_pe_o *= words
+            shared_o *= words
+            blocks_k //= tiles[lane, K]
+            shared_k = blocks_k
+        if parent_i < first_pe:
+            shared_k //= fan[K]
+    else:
+        partly_real(b, p, factors, chip, work, scratch)
+        real = scratch.real
+        per_pe_w, shared_w, per_pe_o, shared_o = real[0], real[1], real[2], real[3]
+        groups, blocks_k, shared_k = real[4], real[5], real[6]
+    counters[parent_w, W, READS] = per_pe_w
+    if parent_w < first_pe:
+        network[W] = per_pe_w
+        if multicast:
+            counters[parent_w, W, READS] = shared_w
+    fetched = work.fetches[p]  # real (output, tap) pairs of both axes, times N, G, C
+    if tiles[lane, P] * tiles[lane, Q] * tiles[lane, R] * tiles[lane, S] > 1:
+        fetched = work.words[p, I] * fetched_words(EACH, fan, chip, work, p, scratch)
+    counters[parent_i, I, READS] = fetched * blocks_k
+    if parent_i < first_pe:
+        network[I] = fetched * blocks_k
+        if multicast:
+            if fan[P] * fan[Q] * fan[R] * fan[S] > 1:
+                sharing = UNION + (device[SHARING] != 0)
+                fetched = work.words[p, I] * fetched_words(sharing, fan, chip, work, p, scratch)
+            counters[parent_i, I, READS] = fetched * shared_k
+    updates = per_pe_o
+    if parent_o < first_pe:
+        network[O] = updates
+        network[3] = returning(updates, work.words[p, O] * groups)
+        updates = shared_o
+        groups = 1
+    counters[parent_o, O, UPDATES] = updates
+    counters[parent_o, O, READS] = returning(updates, work.words[p, O] * groups)
+
+
+@jit
+def partly_real(b, p, factors, chip, work, scratch):
+    """Accesses of the MACs where loops overshoot, into scratch.real [7]: to W per PE, and for all PEs together; to O
+    likewise; PEs that hold partial sums of the same output; blocks of K per PE, and for all PEs together."""
+    device, tiles, fan = chip.device, scratch.tiles, scratch.fan
+    lane, inside = device[LEVELS], device[FIRST_PE]
+    real = scratch.real
+    real[:] = 1
+    for d in range(8):
+        size, lanes, part_of_pe = work.sizes[p, d], tiles[lane, d], tiles[inside, d]
+        per_pe = -(-size // lanes)  # steps of this dimension with a real iteration in some lane
+        together = blocks(size, part_of_pe * fan[d], part_of_pe, lanes)
+        real[0] *= size if RELEVANT_W >> d & 1 else per_pe
+        real[1] *= size if RELEVANT_W >> d & 1 else together
+        if RELEVANT_O >> d & 1:
+            real[2] *= size
+            real[3] *= size
+        else:
+            real[2] *= per_pe
+            real[4] *= min(fan[d], -(-size // part_of_pe))
+            along_x = np.int64(factors[b, chip.slots[lane], d])
+            if device[REDUCE_X] and device[REDUCE_Y]:
+                real[3] *= together
+            elif device[REDUCE_X]:  # y outside x: each row of PEs on its own
+                real[3] *= blocks(size, part_of_pe * along_x, part_of_pe, lanes)
+            elif device[REDUCE_Y]:  # each column on its own
+                whole = size // (part_of_pe * fan[d])
+                rest = min(size - whole * part_of_pe * fan[d], part_of_pe * along_x)
+                real[3] *= whole * along_x * (part_of_pe // lanes) + -(-rest // lanes)
+            else:
+                real[3] *= per_pe
+        if d == K:
+            real[5], real[6] = per_pe, together
+
+
+@jit
+def fetched_words(sharing, fan, chip, work, p, scratch):
+    """Real input words that MACs fetch in all steps, for one plane: distinct ones among the lanes of a PE, and among
+    the PEs that `sharing` serves with one read."""
+    first_pe, lane = chip.device[FIRST_PE], chip.device[LEVELS]
+    total = 1
+    for side in range(2):
+        outputs, taps = (P, R) if side == 0 else (Q, S)
+        per_pe_p, per_pe_r = scratch.tiles[first_pe, outputs], scratch.tiles[first_pe, taps]
+        np_, nr = scratch.tiles[lane, outputs], scratch.tiles[lane, taps]
+        # loops over whole blocks of all PEs, then those inside a PE; the order does not matter for a sum over all steps
+        dims, trips, steps = scratch.axis_dims[side], scratch.axis_trips[side], scratch.axis_steps[side]
+        m = 0
+        for kind in range(2):
+            size, part_of_pe, lanes, fans = (
+                (scratch.tiles[0, outputs], per_pe_p, np_, fan[outputs])
+                if kind == 0
+                else (scratch.tiles[0, taps], per_pe_r, nr, fan[taps])
+            )
+            dims[m], trips[m], steps[m] = kind, size // (part_of_pe * fans), part_of_pe * fans
+            dims[m + 1], trips[m + 1], steps[m + 1] = kind, part_of_pe // lanes, lanes
+            m += 2
+        row = remembered(
+            work.operand_axes[p, side], dims, trips, steps, m, np_, nr, per_pe_p, per_pe_r, fan[outputs], fan[taps],
+            sharing, side, scratch,
+        )  # fmt: skip
+        total *= scratch.memo_sums[side, row, 0, m]
+    return total
+
+
+@part
+def price(p, chip, work, scratch, steps, pes, accumulator):
+    """Energy (pJ) of every part, energy [L+3, 3] (levels, then network, then MACs and idle power in column 0), and
+    cycles.
 
     Of problem p: per_word [., L, 3, 2]: pJ per word read, written; per_final [., L, 2]: of a finished output; per_hop
-    [., 4]: network, per word of W, I, partial sums, finished outputs; mac_rate [., 2]: MACs per unit and cycle.
+    [., 4]: network, per word of W, I, partial sums, finished outputs; mac_rate [., 2]: MACs per unit and cycle; gate
+    [.]: share of MACs, of their reads of weights and of their partial sums that zero inputs do not save.
     """
-    n_levels, first_pe = device[0], device[1]
+    counters, network, energy, bandwidth, bits = (
+        scratch.counters, scratch.network, scratch.energy, chip.bandwidth, work.bits,
+    )  # fmt: skip
+    n_levels, first_pe = chip.device[LEVELS], chip.device[FIRST_PE]
+    outputs = work.words[p, O]
     cycles = steps
-    if mac_rate[p, 0] != mac_rate[p, 1]:
-        cycles = -((-steps * mac_rate[p, 1]) // mac_rate[p, 0])
+    if work.mac_rate[p, 0] != work.mac_rate[p, 1]:
+        cycles = -((-steps * work.mac_rate[p, 1]) // work.mac_rate[p, 0])
     wait = 0.0  # cycles, as a float: a bandwidth far below one bit per cycle must not wrap around
     total = 0.0
-    for step in range(n_levels):
+    innermost_w = True
+    for step in range(n_levels - 1, -1, -1):
         level = index(step)
         reads_w, fills_w = counters[level, W, READS], counters[level, W, FILLS]
         reads_i, fills_i = counters[level, I, READS], counters[level, I, FILLS]
@@ -399,13 +722,17 @@ def price(
         holds_o = updates_o > 0
         finished = outputs if holds_o and step < accumulator else 0  # the innermost level adds partial sums only
         drained = outputs if drains_o > 0 else 0
-        energy_w = reads_w * per_word[p, level, W, 0] + fills_w * per_word[p, level, W, 1]
-        energy_i = reads_i * per_word[p, level, I, 0] + fills_i * per_word[p, level, I, 1]
+        gate_w = work.gate[p] if innermost_w and step >= first_pe else 1.0
+        gate_o = work.gate[p] if step == accumulator and step >= first_pe else 1.0
+        if reads_w > 0:
+            innermost_w = False
+        energy_w = gate_w * reads_w * work.per_word[p, level, W, 0] + fills_w * work.per_word[p, level, W, 1]
+        energy_i = reads_i * work.per_word[p, level, I, 0] + fills_i * work.per_word[p, level, I, 1]
         energy_o = (
-            (reads_o + drains_o - drained) * per_word[p, level, O, 0]
-            + drained * per_final[p, level, 0]
-            + (fills_o + updates_o - finished) * per_word[p, level, O, 1]
-            + finished * per_final[p, level, 1]
+            (gate_o * reads_o + drains_o - drained) * work.per_word[p, level, O, 0]
+            + drained * work.per_final[p, level, 0]
+            + (fills_o + gate_o * updates_o - finished) * work.per_word[p, level, O, 1]
+            + finished * work.per_final[p, level, 1]
         )
         energy[level, W] = energy_w
         energy[level, I] = energy_i
@@ -419,116 +746,111 @@ def price(
             moved = fills_w * bits[p, W] + fills_i * bits[p, I]
             moved += (fills_o + updates_o - finished) * bits[p, O] + finished * bits[p, 3]
             wait = max(wait, np.ceil(moved / (instances * bandwidth[level, 1])))
-    energy[n_levels, W] = network[W] * per_hop[p, W]
-    energy[n_levels, I] = network[I] * per_hop[p, I]
+    energy[n_levels, W] = network[W] * work.per_hop[p, W]
+    energy[n_levels, I] = network[I] * work.per_hop[p, I]
     energy[n_levels, O] = 0.0
     if network[O] > 0:
-        energy[n_levels, O] = (network[O] + network[3] - outputs) * per_hop[p, O] + outputs * per_hop[p, 3]
-    energy[n_levels + 1, 0] = macs * mac_pj[p]
+        energy[n_levels, O] = (network[O] + network[3] - outputs) * work.per_hop[p, O] + outputs * work.per_hop[p, 3]
+    energy[n_levels + 1, 0] = work.gate[p] * work.macs[p] * work.mac_pj[p]
     total += energy[n_levels, W] + energy[n_levels, I] + energy[n_levels, O] + energy[n_levels + 1, 0]
     if wait > LIMIT:
         return total, NO_CYCLES
-    return total, max(cycles, np.int64(wait))
+    cycles = max(cycles, np.int64(wait))
+    energy[n_levels + 2, 0] = cycles * work.idle_pj_per_cycle[p]
+    return total + energy[n_levels + 2, 0], cycles
 
 
 @part
-def cost_of(
-    b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes, bits, device, cap_mask, cap_bits,
-    bandwidth, per_word, per_final, per_hop, mac_pj, mac_rate, tiles, counters, network, energy,
-):  # fmt: skip
+def cost_of(b, p, factors, chip, work, scratch):
     """Cost of row b of factors for problem p: the function that single and batched evaluation share.
 
-    loop_dim, loop_n [M]: temporal loops, outermost first; prefix [M]: products of loop_n up to each; level_end [L]: how
-    many of them belong to a level or one further out; keep [L]: tensor bits each level holds; rest as `cost_batch`.
-    Returns (reason bits, violation, energy in pJ, cycles, active PEs); energy is infinite where the mapping is invalid.
+    Of scratch are read loop_dim, loop_n [M]: temporal loops, outermost first; prefix [M]: products of loop_n;
+    level_end [L]: how many of them belong to a level or one further out; keep [L]: tensor bits each level holds.
+    Returns (reason bits, violation, energy in pJ, cycles); energy is infinite where the mapping is invalid.
     """
-    reason, violation = check(
-        b, p, factors, slots, level_end, prefix, keep, sizes, bits, device, cap_mask, cap_bits, mac_rate, tiles
-    )
+    reason, violation = check(b, p, factors, chip, work, scratch)
     if reason != 0:
-        return reason, violation, math.inf, NO_CYCLES, 0
-    steps, pes, outputs, accumulator = count(
-        b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes, device, tiles, counters, network
-    )
-    macs = 1
-    for d in range(8):
-        macs *= tiles[0, d]
-    total, cycles = price(
-        p, counters, network, steps, pes, outputs, accumulator, macs, bits, device, bandwidth, per_word, per_final,
-        per_hop, mac_pj, mac_rate, energy,
-    )  # fmt: skip
+        return reason, violation, math.inf, NO_CYCLES
+    steps, pes, accumulator = count(b, p, factors, chip, work, scratch)
+    total, cycles = price(p, chip, work, scratch, steps, pes, accumulator)
     if cycles == NO_CYCLES:
-        return OVERFLOW, 1.0, math.inf, NO_CYCLES, 0
-    return 0, 0.0, total, cycles, pes
+        return OVERFLOW, 1.0, math.inf, NO_CYCLES
+    return 0, 0.0, total, cycles
 
 
-@jit
-def cost_one(
-    factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes, bits, device, cap_mask, cap_bits, bandwidth,
-    per_word, per_final, per_hop, mac_pj, mac_rate, tiles, counters, network, energy,
-):  # fmt: skip
-    """`cost_of` for loops in any order, a dimension repeated or not; tiles, counters, network and energy are filled."""
-    return cost_of(
-        0, 0, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes, bits, device, cap_mask, cap_bits,
-        bandwidth, per_word, per_final, per_hop, mac_pj, mac_rate, tiles, counters, network, energy,
+@part
+def list_loops(b, batch, chip, scratch):
+    """Fill loop_dim, loop_n, prefix, level_end and keep of scratch from row b; returns reason bits, 0 where it is a
+    mapping at all."""
+    n_levels = chip.device[LEVELS]
+    factors, orders, bypass = batch.factors, batch.orders, batch.bypass
+    hold, may_bypass, slots = chip.hold, chip.may_bypass, chip.slots
+    loop_dim, loop_n, prefix, level_end, keep = (
+        scratch.loop_dim, scratch.loop_n, scratch.prefix, scratch.level_end, scratch.keep,
     )  # fmt: skip
+    n_slots = factors.shape[1]
+    reason = 0
+    position = 0
+    running = 1
+    running_w = 1
+    running_i = 1
+    running_o = 1
+    for level in range(n_levels):
+        slot = slots[level]
+        seen = 0
+        for k in range(8):
+            d = np.uint8(orders[b, level, k] & 7)
+            n = np.int64(factors[b, slot, d])
+            seen |= 1 << orders[b, level, k]
+            loop_dim[index(position)] = d
+            loop_n[index(position)] = n
+            running *= n
+            running_w *= 1 + (n - 1) * (1 & ~(RELEVANT_W >> d))  # no branches: orders are hard to predict
+            running_o *= 1 + (n - 1) * (1 & ~(RELEVANT_O >> d))
+            running_i *= 1 + (n - 1) * (1 & ~(PLANES >> d))
+            prefix[index(position)] = running
+            scratch.again_w[index(position)] = running_w
+            scratch.again_i[index(position)] = running_i
+            scratch.again_o[index(position)] = running_o
+            position += n > 1
+        if seen != 255:
+            reason = FACTOR
+        level_end[level] = position
+        keep[level] = hold[level] & ~bypass[b, level]
+        if hold[level] & bypass[b, level] & ~may_bypass[level]:
+            reason |= BYPASS
+    lowest = factors[b, 0, 0]
+    for slot in range(n_slots):
+        for d in range(8):
+            lowest = min(lowest, factors[b, slot, d])
+    if lowest < 1:
+        reason |= FACTOR
+    return reason
 
 
 @jit
-def cost_batch(
-    begin, end, factors, orders, bypass, problem, slots, hold, may_bypass, sizes, bits, device, cap_mask, cap_bits,
-    bandwidth, per_word, per_final, per_hop, mac_pj, mac_rate, out_energy, out_cycles, out_reason, out_violation,
-    loop_dim, loop_n, prefix, level_end, keep, tiles, counters, network, energy,
-):  # fmt: skip
+def cost_batch(begin, end, batch, chip, work, scratch, result):
     """Rows begin..end-1 of a batch.
 
-    factors [B, slots, 8]; orders [B, L, 8]: dimensions outermost first; bypass [B, L] tensor bits; problem [B]: row of
-    sizes [., 9], bits [., 4], per_word [., L, 3, 2], ...; slots [L+3]: slot of each level, of x, y and the lanes.
-    The last nine arrays are scratch, one set per thread.
+    batch: factors [B, slots, 8]; orders [B, L, 8]: dimensions outermost first; bypass [B, L] tensor bits; problem [B]:
+    row of the ProblemTable. result: energy_pj, cycles, reason, violation [B]. No orders (B = 0 of them): the loops of
+    the one row stand in scratch already, in any order, a dimension repeated or not.
     """
-    n_levels = device[0]
-    n_slots = factors.shape[1]
+    orders = batch.orders
+    listed = len(orders) > 0
     for row in range(begin, end):
         b = np.uint64(row)
-        reason = 0
-        position = 0
-        running = 1
-        for level in range(n_levels):
-            slot = slots[level]
-            seen = 0
-            for k in range(8):
-                d = np.uint8(orders[b, level, k] & 7)
-                n = np.int64(factors[b, slot, d])
-                seen |= 1 << orders[b, level, k]
-                loop_dim[index(position)] = d
-                loop_n[index(position)] = n
-                running *= n
-                prefix[index(position)] = running
-                position += n > 1
-            if seen != 255:
-                reason = FACTOR
-            level_end[level] = position
-            keep[level] = hold[level] & ~bypass[b, level]
-            if hold[level] & bypass[b, level] & ~may_bypass[level]:
-                reason |= BYPASS
-        lowest = factors[b, 0, 0]
-        for slot in range(n_slots):
-            for d in range(8):
-                lowest = min(lowest, factors[b, slot, d])
-        if lowest < 1:
-            reason |= FACTOR
-        if reason != 0:
-            out_reason[b] = reason
-            out_violation[b] = math.inf
-            out_energy[b] = math.inf
-            out_cycles[b] = NO_CYCLES
-            continue
-        p = index(problem[b])
-        reason, violation, total, cycles, _ = cost_of(
-            b, p, factors, slots, loop_dim, loop_n, level_end, prefix, keep, sizes, bits, device, cap_mask,
-            cap_bits, bandwidth, per_word, per_final, per_hop, mac_pj, mac_rate, tiles, counters, network, energy,
-        )  # fmt: skip
-        out_reason[b] = reason
-        out_violation[b] = violation
-        out_energy[b] = total
-        out_cycles[b] = cycles
+        if listed:
+            reason = list_loops(b, batch, chip, scratch)
+            if reason != 0:
+                result.reason[b] = reason
+                result.violation[b] = math.inf
+                result.energy_pj[b] = math.inf
+                result.cycles[b] = NO_CYCLES
+                continue
+        p = index(batch.problem[b])
+        reason, violation, total, cycles = cost_of(b, p, batch.factors, chip, work, scratch)
+        result.reason[b] = reason
+        result.violation[b] = violation
+        result.energy_pj[b] = total
+        result.cycles[b] = cycles

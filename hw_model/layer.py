@@ -28,7 +28,8 @@ class Layer:
 
     Output row p and filter row r need input row p*stride_h + r*dilation_h - pad_top, which is real where it is at least
     0 and below H; all others are zeros that the PE makes. Columns likewise, with stride_w, dilation_w, pad_left and W.
-    H and W are, when left out, as many as the outputs need. `stride` and `dilation` set both directions.
+    H and W are, when left out, as many as the outputs need. `stride` and `dilation` set both directions. input_zeros is
+    the share of inputs that are zero, which devices with zero gating skip.
 
     Raises:
         InputError: a size is not an integer from 1 (paddings: 0) to 2**31 - 1, `stride` contradicts `stride_h` or
@@ -52,6 +53,7 @@ class Layer:
     W: int
     pad_top: int
     pad_left: int
+    input_zeros: float
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class Layer:
         W: int | None = None,
         pad_top: int = 0,
         pad_left: int = 0,
+        input_zeros: float = 0.0,
     ) -> None:
         if not isinstance(name, str):
             raise InputError(f"layer: name: {shown(name)} is not a string")
@@ -91,7 +94,10 @@ class Layer:
                     f"layer: pad_{axis[3]}: {fields[f'pad_{axis[3]}']} leaves no real input to the outputs"
                 )
             fields[size] = needed if given is None else _integer(size, given, 1)
+        if isinstance(input_zeros, bool) or not isinstance(input_zeros, int | float) or not 0 <= input_zeros <= 1:
+            raise InputError(f"layer: input_zeros: {shown(input_zeros)} is not a share between 0 and 1")
         object.__setattr__(self, "name", name)
+        object.__setattr__(self, "input_zeros", float(input_zeros))
         for field, value in fields.items():
             object.__setattr__(self, field, value)
         if self.macs > COUNT_LIMIT:
@@ -149,7 +155,7 @@ class Layer:
         """From {"K": 4, ...}; sizes left out are 1. Raises InputError naming an unknown or bad field."""
         if not isinstance(fields, MappingABC):
             raise InputError(f"layer: expected an object of sizes, got {shown(fields)}")
-        legal = ("name", *DIMS, "stride", "dilation", *STEPS, *INPUT)
+        legal = ("name", *DIMS, "stride", "dilation", *STEPS, *INPUT, "input_zeros")
         for key in fields:
             if key not in legal:
                 raise unknown("layer field", key, legal)
@@ -168,8 +174,8 @@ class Layer:
                 fields[step] = down
         for size, needed in (("H", self.rows.needed), ("W", self.columns.needed)):
             fields |= {size: getattr(self, size)} if getattr(self, size) != needed else {}
-        for pad in ("pad_top", "pad_left"):
-            fields |= {pad: getattr(self, pad)} if getattr(self, pad) else {}
+        for field in ("pad_top", "pad_left", "input_zeros"):
+            fields |= {field: getattr(self, field)} if getattr(self, field) else {}
         return fields
 
 

@@ -93,8 +93,8 @@ def partition(device: Device, columns: Sequence[int]) -> list[Device]:
         device: the whole device.
         columns: PEs along x for each stage; together at most the array's.
 
-    Every chip-wide buffer and every chip-wide bandwidth, the DRAM's too, is split in proportion to the columns, rounded
-    down to whole bits; what is inside a PE stays as it is.
+    Every chip-wide buffer, every chip-wide bandwidth, the DRAM's too, and the idle power is split in proportion to the
+    columns, buffers rounded down to whole bits; what is inside a PE stays as it is.
 
     Raises:
         InputError: no columns, a stage without any, more than there are, or a buffer that splits to nothing.
@@ -112,6 +112,7 @@ def partition(device: Device, columns: Sequence[int]) -> list[Device]:
             device,
             name=f"{device.name}, {count} of {width} columns",
             array=(count, height),
+            idle_power_mw=device.idle_power_mw * count / width,
             levels=tuple(_share(level, count, width) for level in device.levels),
         )
         for count in columns

@@ -42,7 +42,7 @@ def held_tensors(mapping: Mapping, device: Device) -> dict[str, tuple[str, ...]]
     }
 
 
-def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: int) -> list[str]:
+def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: object) -> list[str]:
     """One line per thing that is wrong; empty when the mapping is valid. `mapping` must be `mapping.on(device)`."""
     products = factor_products(mapping, device)
     tiles = level_tiles(mapping, device)
@@ -55,6 +55,10 @@ def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: int) -
         if needed > device.array[axis]:
             loops = " ".join(f"{dim}{n}" for dim, n in mapping[slot])
             reasons.append(f"array: {slot} ({loops}) needs {needed} PEs, the array has {device.array[axis]}")
+        wrong = [dim for dim in DIMS if products[slot][dim] > 1 and dim not in device.axis_dims[axis]]
+        if wrong:
+            may = ", ".join(device.axis_dims[axis]) or "nothing"
+            reasons.append(f"array: {', '.join(wrong)} on {slot}, device {device.name} spreads {may} there")
     if device.lanes > 1 and (needed := math.prod(products["lanes"].values())) > device.lanes:
         reasons.append(f"array: lanes need {needed} MACs in each PE, there are {device.lanes}")
     widths = word_bits(device, bits)
@@ -75,7 +79,7 @@ def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: int) -
     return reasons
 
 
-def _overflow(layer: Layer, mapping: Mapping, device: Device, bits: int, tiles: dict) -> list[str]:
+def _overflow(layer: Layer, mapping: Mapping, device: Device, bits: object, tiles: dict) -> list[str]:
     total = math.prod(factor for _, pairs in mapping.loops for _, factor in pairs)
     if total * mac_rate(device.mac, bits)[1] > COUNT_LIMIT:
         return [f"overflow: the factors multiply to {total} MACs, counts beyond 2**53 are refused"]

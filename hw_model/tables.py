@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import functools
+import math
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from hw_model.axis import Axis
 from hw_model.device import Device
 from hw_model.energy import access_energy_pj, mac_energy_pj, mac_rate
-from hw_model.errors import InputError, shown
-from hw_model.layer import TENSORS, Layer
+from hw_model.layer import DIMS, TENSORS, Layer
 from hw_model.mapping import Mapping
+from hw_model.widths import Widths, widths_of
 
 ARRAY_SLOTS = ("spatial_x", "spatial_y", "lanes")
+FAR = 2**40  # beyond any position
+MEMO_ROWS, KEY_LENGTH = 16384, 9 + 8  # axes remembered; numbers of a key, of them 8 loops
 TENSOR_BIT = {"W": 1, "I": 2, "O": 4}
 
 
-@dataclass(frozen=True)
-class DeviceTable:
-    """L levels. hold, may_bypass [L]: tensor bits (W 1, I 2, O 4); device [7]: levels, first PE level, x, y, lanes,
-    multicast, reduction; cap_mask, cap_bits [L, 3]: partitions; bandwidth [L, 2]: bits per cycle; slots [L + 3],
-    255 for lanes the device does not have."""
+class DeviceTable(NamedTuple):
+    """A device as the kernel reads it; L levels.
+
+    hold, may_bypass [L]: tensor bits (W 1, I 2, O 4); device [13]: in the order of the kernel's LEVELS, FIRST_PE, ..;
+    cap_mask, cap_bits [L, 3]: partitions; bandwidth [L, 2]: bits per cycle;
+    slots [L + 3]: of each level, of x, y and the lanes, 255 for lanes the device does not have.
+    """
 
     hold: np.ndarray
     may_bypass: np.ndarray
@@ -33,18 +40,78 @@ class DeviceTable:
     slots: np.ndarray
 
 
-@dataclass(frozen=True)
-class ProblemTable:
-    """One row per (layer, bit-width). sizes [., 9]: dimensions and stride; bits [., 4]: W, I, partial sums, finished
-    outputs; per_word [., L, 3, 2], per_final [., L, 2], per_hop [., 4], mac_pj [.]: pJ; mac_rate [., 2]."""
+class ProblemTable(NamedTuple):
+    """One row per (layer, widths).
+
+    sizes [., 8]: loop bounds; steps [., 4]: strides and dilations, down and across;
+    axes, operand_axes [., 2, 6]: rows and columns as `axis_words` takes them, for tiles and for what MACs fetch;
+    open [.]: 0 with padding, 1 without, 2 without strides and dilations too;
+    words [., 3]: real words of W, planes N*G*C of I, words of O; real [., 2]: positions needed on the two axes;
+    fetches [.]: real inputs that MACs of one output channel want; macs [.];
+    bits [., 4]: of a word of W, I, partial sums, finished outputs;
+    per_word [., L, 3, 2]: pJ per word read, written; per_final [., L, 2]: of a finished output;
+    per_hop [., 4]: pJ per word on the network; mac_pj [.]; mac_rate [., 2]: MACs per unit and cycle, a fraction;
+    gate [.]: share of the MACs' work that zero inputs do not save; idle_pj_per_cycle [.].
+    """
 
     sizes: np.ndarray
+    steps: np.ndarray
+    axes: np.ndarray
+    operand_axes: np.ndarray
+    open: np.ndarray
+    words: np.ndarray
+    real: np.ndarray
+    fetches: np.ndarray
+    macs: np.ndarray
     bits: np.ndarray
     per_word: np.ndarray
     per_final: np.ndarray
     per_hop: np.ndarray
     mac_pj: np.ndarray
     mac_rate: np.ndarray
+    gate: np.ndarray
+    idle_pj_per_cycle: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """What the kernel writes on, one set per thread; M loops, m of them along one axis, A PEs along one axis.
+
+    loop_dim, loop_n [M]; prefix [M]: products of the trips up to each loop; again_w, again_i, again_o [M]: of the trips
+    of loops that do not move W or O, or do not replace all of I; level_end, keep [L]; tiles [L + 1, 8];
+    counters [L, 3, 4]; network [4]; energy [L + 3, 3]; fan, alone [8]; axis_dims, axis_trips, axis_steps [2, m];
+    nested [2, 2, m]; spans [4, 2A]; found, counts, moved [2]; real [7]; sums [2, 2, m + 1]; box_steps [m];
+    box_axis [6]; key, memo_keys, memo_sums: see `remembered`.
+    """
+
+    loop_dim: np.ndarray
+    loop_n: np.ndarray
+    prefix: np.ndarray
+    again_w: np.ndarray
+    again_i: np.ndarray
+    again_o: np.ndarray
+    level_end: np.ndarray
+    keep: np.ndarray
+    tiles: np.ndarray
+    counters: np.ndarray
+    network: np.ndarray
+    energy: np.ndarray
+    fan: np.ndarray
+    alone: np.ndarray
+    axis_dims: np.ndarray
+    axis_trips: np.ndarray
+    axis_steps: np.ndarray
+    nested: np.ndarray
+    spans: np.ndarray
+    found: np.ndarray
+    counts: np.ndarray
+    moved: np.ndarray
+    real: np.ndarray
+    sums: np.ndarray
+    box_steps: np.ndarray
+    box_axis: np.ndarray
+    key: np.ndarray
+    memo_keys: np.ndarray
+    memo_sums: np.ndarray
 
 
 def tensor_bits(tensors: Sequence[str]) -> int:
@@ -52,16 +119,11 @@ def tensor_bits(tensors: Sequence[str]) -> int:
     return sum(TENSOR_BIT[tensor] for tensor in tensors)
 
 
-def word_bits(device: Device, bits: int) -> dict[str, int]:
-    """Bits of a word of W, I, partial sum ("O") and finished output ("final") for a layer of this bit-width."""
-    return {"W": bits, "I": bits, "O": max(device.psum_bits, bits), "final": bits}
-
-
-def check_bits(bits: object) -> int:
-    """A bit-width as an integer. Raises InputError outside 1 to 32."""
-    if isinstance(bits, bool) or not hasattr(bits, "__index__") or not 1 <= bits.__index__() <= 32:
-        raise InputError(f"bits: expected an integer from 1 to 32, got {shown(bits)}")
-    return bits.__index__()
+def word_bits(device: Device, bits: object) -> dict[str, int]:
+    """Bits of a word of W, I, partial sum ("O") and finished output ("final") for a layer of these widths."""
+    widths = widths_of(bits)
+    final = device.output_bits or widths.O
+    return {"W": widths.W, "I": widths.I, "O": max(device.psum_bits, final), "final": final}
 
 
 @functools.lru_cache(maxsize=64)
@@ -80,7 +142,20 @@ def device_table(device: Device) -> DeviceTable:
         hold=np.array([tensor_bits(level.holds) for level in device.levels]),
         may_bypass=np.array([tensor_bits(level.may_bypass) for level in device.levels]),
         device=np.array(
-            [n_levels, device.first_pe_level, x, y, device.lanes, device.multicast, device.spatial_reduction], np.int64
+            [
+                n_levels,
+                device.first_pe_level,
+                x,
+                y,
+                device.lanes,
+                device.multicast,
+                *device.reduces,
+                *(sum(1 << DIMS.index(d) for d in dims) for dims in device.axis_dims),
+                device.input_sharing == "identical",
+                device.forward_inputs,
+                device.input_words == "box",
+            ],
+            np.int64,
         ),
         cap_mask=cap_mask,
         cap_bits=cap_bits,
@@ -91,36 +166,60 @@ def device_table(device: Device) -> DeviceTable:
     )
 
 
-def problem_table(problems: Sequence[tuple[Layer, int]], device: Device) -> ProblemTable:
-    """The arrays of (layer, bits) pairs on a device."""
-    return _problem_table(tuple((layer, check_bits(bits)) for layer, bits in problems), device)
+def problem_table(problems: Sequence[tuple[Layer, object]], device: Device) -> ProblemTable:
+    """The arrays of (layer, widths) pairs on a device; widths: 8, "w4a8", .. (`widths_of`)."""
+    return _problem_table(tuple((layer, widths_of(bits)) for layer, bits in problems), device)
 
 
 @functools.lru_cache(maxsize=256)
-def _problem_table(problems: tuple[tuple[Layer, int], ...], device: Device) -> ProblemTable:
-    rows = [_problem_row(layer, bits, device) for layer, bits in problems]
+def _problem_table(problems: tuple[tuple[Layer, Widths], ...], device: Device) -> ProblemTable:
+    rows = [_problem_row(layer, widths, device) for layer, widths in problems]
     return ProblemTable(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def _problem_row(layer: Layer, bits: int, device: Device) -> tuple[np.ndarray, ...]:
-    widths = word_bits(device, bits)
+def _problem_row(layer: Layer, widths: Widths, device: Device) -> tuple[np.ndarray, ...]:
+    bits = word_bits(device, widths)
     per_word = np.zeros((len(device.levels), 3, 2))
     per_final = np.zeros((len(device.levels), 2))
     for index, level in enumerate(device.levels):
         for side, energies in enumerate((level.read_energy_pj_per_bit, level.write_energy_pj_per_bit)):
             for column, tensor in enumerate(TENSORS):
-                per_word[index, column, side] = access_energy_pj(energies[tensor], widths[tensor])
-            per_final[index, side] = access_energy_pj(energies["O"], widths["final"])
-    width_row = [widths[name] for name in ("W", "I", "O", "final")]
+                per_word[index, column, side] = access_energy_pj(energies[tensor], bits[tensor])
+            per_final[index, side] = access_energy_pj(energies["O"], bits["final"])
+    width_row = [bits[name] for name in ("W", "I", "O", "final")]
+    axes = (layer.rows, layer.columns)
+    box = device.input_words == "box"
+    reach = [(axis.outputs - 1) * axis.stride + (axis.taps - 1) * axis.dilation for axis in axes]
+    unpadded = all(axis.pad <= 0 and far < axis.pad + axis.size for axis, far in zip(axes, reach, strict=True))
+    simple = all(axis.reduced().stride == axis.reduced().dilation == 1 for axis in axes)
+    planes = layer.N * layer.G * layer.C
     return (
-        np.array([*layer.sizes, layer.stride], np.int64),
+        np.array(layer.sizes, np.int64),
+        np.array([layer.stride_h, layer.stride_w, layer.dilation_h, layer.dilation_w], np.int64),
+        np.array([_axis_row(axis, box, box) for axis in axes], np.int64),
+        np.array([_axis_row(axis, False, box) for axis in axes], np.int64),
+        np.array(2 if unpadded and simple else int(unpadded), np.int64),
+        np.array([layer.words("W"), planes, layer.words("O")], np.int64),
+        np.array([axis.real_count() for axis in axes], np.int64),
+        np.array(planes * math.prod(axis.outputs * axis.taps if box else axis.real_pairs() for axis in axes), np.int64),
+        np.array(layer.macs, np.int64),
         np.array(width_row, np.int64),
         per_word,
         per_final,
         np.array([access_energy_pj(device.network_energy_pj_per_bit, width) for width in width_row]),
-        np.array(mac_energy_pj(device.mac, bits)),
-        np.array(mac_rate(device.mac, bits), np.int64),
+        np.array(mac_energy_pj(device.mac, widths)),
+        np.array(mac_rate(device.mac, widths), np.int64),
+        np.array(1.0 - layer.input_zeros if device.zero_gating else 1.0),
+        np.array(device.idle_power_mw * 1e3 / device.clock_mhz),  # mW at MHz: nJ per cycle
     )
+
+
+def _axis_row(axis: Axis, as_given: bool, unbounded: bool) -> list[int]:
+    """[outputs, taps, stride, dilation, first real position, last + 1]."""
+    if not as_given:
+        axis = axis.reduced()
+    low, high = (-FAR, FAR) if unbounded else (axis.pad, axis.pad + axis.size)
+    return [axis.outputs, axis.taps, axis.stride, axis.dilation, low, high]
 
 
 def keep_table(mapping: Mapping, device: Device) -> np.ndarray:
@@ -133,17 +232,61 @@ def keep_table(mapping: Mapping, device: Device) -> np.ndarray:
     )
 
 
-def scratch(n_levels: int) -> tuple[np.ndarray, ...]:
-    """What the kernel writes on: loop_dim, loop_n, prefix, level_end, keep, tiles, counters, network, energy (pJ)."""
-    loops = 8 * n_levels
-    return (
-        np.zeros(loops, np.uint8),
-        np.zeros(loops, np.int64),
-        np.zeros(loops, np.int64),
-        np.zeros(n_levels, np.int64),
-        np.zeros(n_levels, np.int64),
-        np.ones((n_levels + 1, 8), np.int64),
-        np.zeros((n_levels, 3, 4), np.int64),
-        np.zeros(4, np.int64),
-        np.zeros((n_levels + 2, 3)),
+def scratch(device: Device, problems: ProblemTable, loops: int = 0) -> Scratch:
+    """Arrays for the kernel to write on, this thread's own; what it remembers of axes stays from call to call.
+
+    loops: temporal loops at most, more than the 8 per level of a batch where dimensions repeat.
+    """
+    n_levels = len(device.levels)
+    along = max(4, 2 * n_levels)
+    while along < loops:
+        along *= 2
+    loops = max(8 * n_levels, loops)
+    users = int(min(device.pes, max(1, np.max(problems.axes[:, :, 0] * problems.axes[:, :, 1]))))
+    memo = _memo(n_levels, along)
+    return Scratch(
+        loop_dim=np.zeros(loops, np.uint8),
+        loop_n=np.zeros(loops, np.int64),
+        prefix=np.zeros(loops, np.int64),
+        again_w=np.zeros(loops, np.int64),
+        again_i=np.zeros(loops, np.int64),
+        again_o=np.zeros(loops, np.int64),
+        level_end=np.zeros(n_levels, np.int64),
+        keep=np.zeros(n_levels, np.int64),
+        tiles=np.ones((n_levels + 1, 8), np.int64),
+        counters=np.zeros((n_levels, 3, 4), np.int64),
+        network=np.zeros(4, np.int64),
+        energy=np.zeros((n_levels + 3, 3)),
+        fan=np.ones(8, np.int64),
+        alone=np.zeros(8, np.bool_),
+        axis_dims=np.zeros((2, along), np.int64),
+        axis_trips=np.ones((2, along), np.int64),
+        axis_steps=np.ones((2, along), np.int64),
+        nested=np.ones((2, 2, along), np.int64),
+        spans=np.zeros((4, 2 * users), np.int64),
+        found=np.zeros(2, np.int64),
+        counts=np.zeros(2, np.int64),
+        moved=np.zeros(2, np.int64),
+        real=np.ones(7, np.int64),
+        sums=np.zeros((2, 2, along + 1), np.int64),
+        box_steps=np.zeros(along, np.int64),
+        box_axis=np.array([FAR, FAR, 1, 1, -FAR, FAR], np.int64),
+        **memo,
     )
+
+
+_remembered = threading.local()
+
+
+def _memo(n_levels: int, along: int) -> dict[str, np.ndarray]:
+    """What `axis_words.remembered` keeps: keys hold all that its sums depend on, so they serve any layer and device."""
+    known = getattr(_remembered, "tables", None)
+    if known is None:
+        known = _remembered.tables = {}
+    if along not in known:
+        known[along] = {
+            "key": np.zeros(KEY_LENGTH, np.int64),
+            "memo_keys": np.zeros((2, MEMO_ROWS + 1, KEY_LENGTH), np.int64),
+            "memo_sums": np.zeros((2, MEMO_ROWS + 1, 2, along + 1), np.int64),
+        }
+    return known[along]

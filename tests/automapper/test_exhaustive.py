@@ -47,6 +47,11 @@ CASES = [
     (Layer(G=4, K=2, C=3, P=5, Q=9, R=3, S=3, stride=2), "simple256", 4),
     (Layer(N=2, K=3, C=4, P=9, Q=8, R=2, S=5, stride=3), "eyeriss", 16),
     (Layer(N=3, G=2, P=11, Q=6, R=5, S=1, stride=4), "eyeriss", 8),
+    (Layer(K=6, C=5, P=8, Q=8, R=3, S=3, H=8, W=8, pad_top=1, pad_left=1), "eyeriss", 8),
+    (Layer(G=6, P=7, Q=4, R=5, S=5, H=7, W=4, pad_top=2, pad_left=2), "eyeriss", 4),
+    (Layer(K=3, C=4, P=7, Q=8, R=3, S=3, H=14, W=16, pad_top=1, pad_left=1, stride=2), "edge_tpu_like", 8),
+    (Layer(K=5, C=3, P=9, Q=6, R=3, S=3, H=9, W=6, pad_top=2, pad_left=2, dilation=2), "shidiannao", 8),
+    (Layer(K=7, C=6, P=5, Q=5, stride=2), "simba_like", 8),
 ]
 
 
@@ -69,11 +74,7 @@ def test_the_bound_is_below_every_cost_at_every_node(layer, device, bits):
         for d in rng.permutation(8):
             node[d] = leaf[d]
             assigned |= 1 << int(d)
-            energy, cycles = tree.bound(
-                node, assigned, np.array(layer.sizes), layer.stride, tables.bits[0], table.hold & ~b[row],
-                table.device, table.bandwidth, tables.per_word[0], tables.per_final[0], tables.per_hop[0],
-                float(tables.mac_pj[0]), tables.mac_rate[0],
-            )  # fmt: skip
+            energy, cycles = tree.bound(node, assigned, table.hold & ~b[row], table, tables)
             assert energy <= cost.energy_pj[row] * (1 + 1e-9)
             assert cycles <= cost.cycles[row]
             checked += 1

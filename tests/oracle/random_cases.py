@@ -20,20 +20,25 @@ def device_fields(rng: random.Random) -> dict:
         if index:
             level["size_bits"] = 10**6 if rng.random() < 0.5 else dict.fromkeys(holds, 10**6)
         levels.append(level)
-    array = {"x": 4, "y": 4}
+    array = {"x": 4, "y": 4, "reduce": rng.choice(["both", "both", "both", "x", "y", "none"])}
     if rng.random() < 0.3:
         array["lanes"] = 4
     return {
         "name": "random", "clock_mhz": 100, "array": array, "psum_bits": 16, "levels": levels,
         "network": {
-            "energy_pj_per_bit": 1.0, "multicast": rng.random() < 0.75, "spatial_reduction": rng.random() < 0.75,
+            "energy_pj_per_bit": 1.0, "multicast": rng.random() < 0.75,
         },
+        "input_sharing": rng.choice(["union", "union", "identical"]),
+        "input_words": rng.choice(["real", "real", "real", "real", "box"]),
         "mac": {"multiplier_energy_pj": 1.0, "multiplier_bits": 16, "adder_energy_pj": 0.1, "adder_bits": 32},
     }  # fmt: skip
 
 
 def layer_and_loops(rng: random.Random, slots: list[str], steps: int = 600) -> tuple[dict, dict]:
-    """Sizes and stride, and loops per slot that cover them (sometimes with padding), at most `steps` MACs."""
+    """A layer, and loops per slot that cover it, often with overshoot, at most `steps` MACs.
+
+    Strides 1 to 4, dilations 1 to 3, kernels smaller and larger than the stride, padding on any side.
+    """
     budget = {"spatial_x": 4, "spatial_y": 4, "lanes": 4}
     loops: dict[str, list] = {slot: [] for slot in slots}
     total = 1
@@ -54,6 +59,14 @@ def layer_and_loops(rng: random.Random, slots: list[str], steps: int = 600) -> t
         for pairs in loops.values():
             for d, n in pairs:
                 covered *= n if d == dim else 1
-        layer[dim] = rng.randint(max(1, covered - 1), covered) if rng.random() < 0.3 else covered
-    layer["stride"] = rng.choice([1, 1, 1, 2, 3])
+        layer[dim] = rng.randint(max(1, covered - covered // 2), covered) if rng.random() < 0.4 else covered
+    for out, tap, way, pad, size in (("P", "R", "h", "pad_top", "H"), ("Q", "S", "w", "pad_left", "W")):
+        layer[f"stride_{way}"] = stride = rng.choice([1, 1, 1, 2, 2, 3, 4])
+        layer[f"dilation_{way}"] = dilation = rng.choice([1, 1, 1, 2, 3])
+        kernel = (layer[tap] - 1) * dilation + 1
+        reach = (layer[out] - 1) * stride + kernel
+        layer[pad] = rng.randint(0, min(kernel - 1, reach - 1)) if rng.random() < 0.6 else 0
+        layer[size] = needed = reach - layer[pad]
+        if rng.random() < 0.5:  # padding at the end too, or rows that nothing needs
+            layer[size] = max(1, needed + rng.randint(-min(kernel - 1, 3), 2))
     return layer, loops

@@ -7,26 +7,41 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from typing import NamedTuple
 
 DIMS = "NGKCPQRS"
 RELEVANT = {"W": "GKCRS", "O": "NGKPQ"}
+AXES = (("P", "R", "h", "pad_top", "H"), ("Q", "S", "w", "pad_left", "W"))
 
 
-def run(layer, loops, level_names, first_pe, holds, multicast=True, reduction=True):
+def run(
+    layer, loops, level_names, first_pe, holds, *, multicast=True, reduces=(True, True), sharing="union", box=False
+):
     """Counters {level: {tensor: {reads, fills, updates, drains}}} of every level, by enumeration.
 
-    layer: sizes and stride; loops: {slot: [(dim, n), ..]} for the temporal levels, spatial_x, spatial_y and lanes;
-    holds: {level: tensors it holds}. Words of inputs are positions in the padded input, tiles bounding boxes.
+    layer: sizes, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, H, W; loops: {slot: [(dim, n), ..]} for
+    the temporal levels, spatial_x, spatial_y and lanes; holds: {level: tensors it holds}; reduces: whether partial sums
+    add up along x, along y; sharing: union or identical; box: tiles of inputs are bounding boxes, padding included.
     """
     levels = list(level_names)
+    chip = Chip(levels, first_pe, multicast, reduces, sharing, box)
     counters = {level: {t: defaultdict(int) for t in "WIO"} for level in levels}
     for tensor in "WIO":
         chain = [level for level in levels if tensor in holds[level]]
         inner = chain[-1]
         for parent, child in itertools.pairwise(chain):
-            _transfers(tensor, parent, child, layer, loops, levels, first_pe, counters, multicast, reduction)
-        _operands(tensor, inner, layer, loops, levels, first_pe, counters, multicast, reduction)
+            _transfers(tensor, parent, child, layer, loops, chip, counters)
+        _operands(tensor, inner, layer, loops, chip, counters)
     return counters
+
+
+class Chip(NamedTuple):
+    levels: list
+    first_pe: int
+    multicast: bool
+    reduces: tuple
+    sharing: str
+    box: bool
 
 
 def _nest(loops, slots):
@@ -53,16 +68,39 @@ def _origins(nest):
         yield at
 
 
-def _words(tensor, at, extent, stride):
-    """The set of words of a tile at an origin with these loop extents; inputs as a bounding box."""
+def _words(tensor, at, extent, layer, box=False):
+    """The set of real words of a tile at an origin with these loop extents.
+
+    Of a tensor's own dimensions only iterations of the layer count; of inputs only positions inside the real input. A
+    box of inputs has every position from the first to the last, real or not.
+    """
     if tensor != "I":
-        axes = [range(at[d], at[d] + extent[d]) for d in RELEVANT[tensor]]
+        axes = [range(at[d], min(at[d] + extent[d], layer[d])) for d in RELEVANT[tensor]]
         return set(itertools.product(*axes))
-    axes = [range(at[d], at[d] + extent[d]) for d in "NGC"]
-    for out, tap in ("PR", "QS"):
-        start = at[out] * stride + at[tap]
-        axes.append(range(start, start + (extent[out] - 1) * stride + extent[tap]))
+    axes = [range(at[d], min(at[d] + extent[d], layer[d])) for d in "NGC"]
+    for out, tap, way, pad, size in AXES:
+        stride, dilation = layer[f"stride_{way}"], layer[f"dilation_{way}"]
+        if box:
+            first = at[out] * stride + at[tap] * dilation
+            axes.append(range(first, first + (extent[out] - 1) * stride + (extent[tap] - 1) * dilation + 1))
+            continue
+        axes.append(
+            {
+                p * stride + r * dilation - layer[pad]
+                for p in range(at[out], min(at[out] + extent[out], layer[out]))
+                for r in range(at[tap], min(at[tap] + extent[tap], layer[tap]))
+                if 0 <= p * stride + r * dilation - layer[pad] < layer[size]
+            }
+        )
     return set(itertools.product(*axes))
+
+
+def _start(at, layer):
+    """Where the box of a tile of inputs starts: tiles of the same start are the same tile to a bus that tags tiles."""
+    place = [at["N"], at["G"], at["C"]]
+    for out, tap, way, _, _ in AXES:
+        place.append(at[out] * layer[f"stride_{way}"] + at[tap] * layer[f"dilation_{way}"])
+    return tuple(place)
 
 
 def _split(loops, levels, first_pe, level):
@@ -84,28 +122,53 @@ def _add(one, other):
     return {d: one[d] + other[d] for d in DIMS}
 
 
-def _transfers(tensor, parent, child, layer, loops, levels, first_pe, counters, multicast, reduction):
-    outside, fan, extent = _split(loops, levels, first_pe, child)
-    crossing = levels.index(child) >= first_pe > levels.index(parent)
+def _added(nest, reduces):
+    """Per PE, in the order of `_origins(nest)`, the group whose partial sums of one word add up on the way."""
+    groups = []
+    for index in itertools.product(*(range(n) for _, _, n, _ in nest)):
+        apart = [
+            i
+            for i, (slot, dim, _, _) in zip(index, nest, strict=True)
+            if dim in "CRS" and not reduces[slot == "spatial_y"]
+        ]
+        groups.append(tuple(apart))
+    return groups
+
+
+def _shared(tensor, arriving, starts, chip):
+    """Reads that serve all PEs of a step: one for each word, or for each word of each different tile."""
+    if tensor == "I" and chip.sharing == "identical":
+        tiles = defaultdict(set)
+        for start, words in zip(starts, arriving, strict=True):
+            tiles[start] |= words
+        return sum(map(len, tiles.values()))
+    return len(set().union(*arriving))
+
+
+def _transfers(tensor, parent, child, layer, loops, chip, counters):
+    outside, fan, extent = _split(loops, chip.levels, chip.first_pe, child)
+    crossing = chip.levels.index(child) >= chip.first_pe > chip.levels.index(parent)
     pes = list(_origins(fan))
+    groups = _added(fan, chip.reduces)
     held = [set() for _ in pes]
-    parent_seen = defaultdict(set) if levels.index(parent) >= first_pe else set()
-    parent_is_pe = isinstance(parent_seen, defaultdict)
+    parent_is_pe = chip.levels.index(parent) >= chip.first_pe
+    parent_seen = defaultdict(set) if parent_is_pe else set()
     child_seen = [set() for _ in pes]
     down, up = counters[child][tensor], counters[parent][tensor]
     for at in _origins(outside):
         arriving = []
         for index, pe in enumerate(pes):
-            tile = _words(tensor, _add(at, pe), extent, layer["stride"])
+            tile = _words(tensor, _add(at, pe), extent, layer, chip.box)
             arriving.append(tile - held[index])
             held[index] = tile
         if tensor != "O":
             down["fills"] += sum(map(len, arriving))
-            shared = crossing and multicast
-            up["reads"] += len(set().union(*arriving)) if shared else sum(map(len, arriving))
+            starts = [_start(_add(at, pe), layer) for pe in pes]
+            shared = crossing and chip.multicast
+            up["reads"] += _shared(tensor, arriving, starts, chip) if shared else sum(map(len, arriving))
             continue
         # Every stay of a partial sum in a PE ends in one update of the parent; the PEs that work on one word at the
-        # same step are added on the way, when the network can.
+        # same step are added on the way, where the network can.
         for index, words in enumerate(arriving):
             down["fills"] += len(words & child_seen[index])
             child_seen[index] |= words
@@ -116,7 +179,7 @@ def _transfers(tensor, parent, child, layer, loops, levels, first_pe, counters, 
                 parent_seen[index] |= words
                 down["drains"] += len(words)
         else:
-            batches = [set().union(*arriving)] if crossing and reduction else arriving
+            batches = _batches(arriving, groups) if crossing else arriving
             for words in batches:
                 up["updates"] += len(words)
                 up["reads"] += len(words & parent_seen)
@@ -124,25 +187,41 @@ def _transfers(tensor, parent, child, layer, loops, levels, first_pe, counters, 
                 down["drains"] += len(words)
 
 
-def _operands(tensor, inner, layer, loops, levels, first_pe, counters, multicast, reduction):
-    """MACs fetch their operands, and add their result, at every step from the innermost level that holds the tensor."""
-    slots = _slots(levels, first_pe)
+def _batches(words, groups):
+    """The words that reach the parent, one set for each group of PEs that add up."""
+    merged = defaultdict(set)
+    for group, part in zip(groups, words, strict=True):
+        merged[group] |= part
+    return list(merged.values())
+
+
+def _operands(tensor, inner, layer, loops, chip, counters):
+    """MACs fetch their operands, and add their result, at every step from the innermost level that holds the tensor.
+
+    Only real MACs do, those inside the layer in every dimension; a zero of the padding is not fetched.
+    """
+    slots = _slots(chip.levels, chip.first_pe)
     nest = _nest(loops, slots)
-    steps = [l for l in nest if l[0] in levels]
-    pes = list(_origins([l for l in nest if l[0] in ("spatial_y", "spatial_x")]))
+    steps = [l for l in nest if l[0] in chip.levels]
+    spatial = [l for l in nest if l[0] in ("spatial_y", "spatial_x")]
+    pes = list(_origins(spatial))
+    groups = _added(spatial, chip.reduces)
     lanes = list(_origins([l for l in nest if l[0] == "lanes"]))
     one = dict.fromkeys(DIMS, 1)
-    in_pe = levels.index(inner) >= first_pe
+    in_pe = chip.levels.index(inner) >= chip.first_pe
     counts = counters[inner][tensor]
     seen = [set() for _ in pes] if in_pe else set()
+    boundless = {**layer, "H": 10**6, "W": 10**6, "pad_top": 0, "pad_left": 0} if chip.box else layer
     for at in _origins(steps):
-        wanted = [
-            set().union(*(_words(tensor, _add(_add(at, pe), lane), one, layer["stride"]) for lane in lanes))
-            for pe in pes
-        ]
+        wanted = []
+        for pe in pes:
+            places = [_add(_add(at, pe), lane) for lane in lanes]
+            real = [place for place in places if all(place[d] < layer[d] for d in DIMS)]
+            wanted.append(set().union(*(_words(tensor, place, one, boundless) for place in real)))
         if tensor != "O":
-            shared = multicast and not in_pe
-            counts["reads"] += len(set().union(*wanted)) if shared else sum(map(len, wanted))
+            shared = chip.multicast and not in_pe
+            starts = [_start(_add(at, pe), layer) for pe in pes]
+            counts["reads"] += _shared(tensor, wanted, starts, chip) if shared else sum(map(len, wanted))
             continue
         if in_pe:
             for index, words in enumerate(wanted):
@@ -150,7 +229,7 @@ def _operands(tensor, inner, layer, loops, levels, first_pe, counters, multicast
                 counts["reads"] += len(words & seen[index])
                 seen[index] |= words
         else:
-            for words in [set().union(*wanted)] if reduction else wanted:
+            for words in _batches(wanted, groups):
                 counts["updates"] += len(words)
                 counts["reads"] += len(words & seen)
                 seen |= words
