@@ -30,22 +30,23 @@ PROGRAMS = ("conv", "matmul")  # Gemmini's two loop instructions
 
 
 class Constants(NamedTuple):
-    """The six constants fitted to tests/data/gemmini_rtl.csv, the same for every array size.
+    """The six constants fitted to tests/data/gemmini_rtl.csv, the same for every array size. The first three are minima
+    of the measurements, the others come from `benchmarks/gemmini.py --cross_validate`.
 
     instructions: cycles to set up one tile of a matmul; a convolution has twice as many (minima: 125 and 250).
     command: least cycles of a step, one preload and one compute (minimum on the 4 x 4 array).
     drain: least cycles of a step, per row of the array.
-    request: cycles of a request to the cache, beyond those on the bus.
-    line: cycles of a line that the cache does not hold.
-    cache_bytes: what the cache keeps in effect (512 KiB, shared with the core and its page tables).
+    request: cycles of a request to the cache.
+    line: further cycles for a line that the cache does not hold (6 bytes a cycle).
+    cache_bytes: what the cache keeps in effect (it has 512 KiB, shared with the core and its page tables).
     """
 
     instructions: float = 125.0
     command: float = 4.0
     drain: float = 0.5
-    request: float = 1.25
-    line: float = 13.0
-    cache_bytes: float = 384 * 1024.0
+    request: float = 1.2
+    line: float = 11.0
+    cache_bytes: float = 448 * 1024.0
 
 
 FITTED = Constants()
@@ -62,10 +63,14 @@ class Estimate(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What the array runs. size, tile: elements of each dimension, whole and (on average) in a tile; trips: tiles along
-    each dimension, outermost loop first; stride: (rows, columns); weight_blocks: blocks of array x array weights in a
-    tile; steps, pixels: how often a block gets pixels, and how many at once."""
+    """What the array runs.
 
+    program: one of PROGRAMS. size, tile: elements of each dimension, whole and (on average) in a tile. trips: tiles
+    along each dimension, outermost loop first. stride: (rows, columns). weight_blocks: blocks of array x array weights
+    in a tile. steps, pixels: how often a block gets pixels, and how many at once.
+    """
+
+    program: str
     size: MappingABC[str, int]
     tile: MappingABC[str, float]
     trips: MappingABC[str, int]
@@ -123,8 +128,8 @@ def _convolution(layer: Layer, inner: MappingABC[str, int], order: list[str], ar
     # P is the axis that a step runs along, up to `array` pixels at once
     per_line = math.ceil(tile["P"] / array)
     steps = tile["N"] * tile["Q"] * per_line
-    return Run(size, tile, _ordered(trips, order), (layer.stride_h, layer.stride_w), blocks, steps,
-               tile["P"] / per_line)  # fmt: skip
+    stride = (layer.stride_h, layer.stride_w)
+    return Run("conv", size, tile, _ordered(trips, order), stride, blocks, steps, tile["P"] / per_line)
 
 
 def _matmul(layer: Layer, inner: MappingABC[str, int], order: list[str], array: int) -> Run:
@@ -138,7 +143,8 @@ def _matmul(layer: Layer, inner: MappingABC[str, int], order: list[str], array: 
     order = list(dict.fromkeys("P" if dim in rows else dim for dim in order))
     steps = blocks["P"] / trips["P"]
     weight_blocks = blocks["K"] * blocks["C"] / (trips["K"] * trips["C"])
-    return Run(size, tile, _ordered(trips, order), (1, 1), weight_blocks, steps, size["P"] / blocks["P"])
+    pixels = size["P"] / blocks["P"]
+    return Run("matmul", size, tile, _ordered(trips, order), (1, 1), weight_blocks, steps, pixels)
 
 
 def _compute_cycles(run: Run, array: int, constants: Constants) -> float:
@@ -161,21 +167,30 @@ def _rows(run: Run, extent: MappingABC[str, float]) -> dict[str, tuple[float, fl
 
 
 def _memory_cycles(run: Run, array: int, tiles: int, constants: Constants) -> float:
-    """Cycles for the loads and the stores of one tile: for each tensor its requests, or the lines that it misses,
-    whichever takes longer. An output leaves once, after the last of its partial sums; a line of it that the cache does
-    not hold is fetched before it is written."""
+    """Cycles for the loads and the stores of one tile: the requests of each tensor, and the lines that they miss.
+
+    An output leaves once, after the last of its partial sums; a line of it that the cache does not hold is fetched
+    before it is written, so that it crosses twice.
+    """
     missed = missed_lines(run, constants.cache_bytes)
     rows = _rows(run, run.tile)
     longest = min(LINE_BYTES, BLOCKS_PER_LOAD * array)
+    sums = math.prod(run.trips.get(dim, 1) for dim in "CRS")
     cycles = 0.0
-    for tensor, most, crossings in (("W", longest, 1), ("I", longest, 1), ("O", array, 2)):
+    for tensor, most, crossings, share in (("W", longest, 1, 1.0), ("I", longest, 1, 1.0), ("O", array, 2, 1 / sums)):
         count, row_bytes, _ = rows[tensor]
-        requests = count * (constants.request * math.ceil(row_bytes / most) + row_bytes / BUS_BYTES)
-        if tensor == "O":
-            requests /= math.prod(run.trips.get(dim, 1) for dim in "CRS")
-            missed[tensor] /= math.prod(run.trips.get(dim, 1) for dim in "CRS")
-        cycles += max(requests, crossings * constants.line * missed[tensor] / tiles)
+        requests = _request_cycles(run.program, row_bytes, most, constants)
+        cycles += share * (count * requests + crossings * constants.line * missed[tensor] / tiles)
     return cycles
+
+
+def _request_cycles(program: str, row_bytes: float, most: int, constants: Constants) -> float:
+    """Cycles of the requests for one row, each for at most `most` bytes: those of a matmul overlap with the bytes on
+    the bus, those of a convolution were found not to."""
+    requests, beats = math.ceil(row_bytes / most), row_bytes / BUS_BYTES
+    if program == "conv":
+        return constants.request * requests + beats
+    return constants.request * max(requests, beats)
 
 
 def missed_lines(run: Run, cache_bytes: float) -> dict[str, float]:
@@ -213,7 +228,7 @@ def _touched(run: Run, extent: MappingABC[str, float]) -> dict[str, float]:
 
 def _occupied(run: Run, extent: MappingABC[str, float]) -> float:
     """Bytes of cache that an extent takes. Rows a power of two apart share a few of the cache's sets, so that part of a
-    row takes the room of all of it; outputs, written once, do not have to stay."""
+    row takes the room of all of it; outputs, which are not read again, take the lines they touch."""
     total = 0.0
     for tensor, (rows, part, whole) in _rows(run, extent).items():
         aligned = whole & -whole  # largest power of two that divides the distance
