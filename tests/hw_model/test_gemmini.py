@@ -127,7 +127,7 @@ def test_compute_by_hand():
     found = estimate(layer, mapping, device_of(8), "conv")
     assert found.tiles == 3 * 2 * 2 * 8
     assert found.compute == 49 * 56 * 7 * 8
-    assert found.cycles == found.tiles * found.compute
+    assert found.cycles == found.tiles * found.compute + found.memory + 250 and found.memory < found.compute
     short = read_mapping("L3[WIO] C3 Q2 P112 K8 - L2[WI] N1 K8X - L1[O] S7 R7 Q56")
     assert estimate(layer, short, device_of(8), "conv").compute == 49 * 56 * 4  # one pixel a step: half the array
     one = read_mapping("L3[WIO] C3 Q112 P112 K8 - L2[WI] N1 K8X - L1[O] S7 R7")
@@ -138,9 +138,12 @@ def test_instructions_by_hand():
     """A matmul tile of 1 x 1 x 2 blocks of 4 x 4, whose tile of 8 x 32 is counted in blocks of 16."""
     layer = hw_model.Layer(K=256, C=512)
     found = estimate(layer, read_mapping("L3[WIO] C16 K32 - L2[WI] K4X - L1[O] K2 C8 C4X"), device_of(4), "matmul")
-    assert found.tiles == 64 * 64 and found.compute == 2 * 4 and found.cycles == 125 * found.tiles
+    assert found.tiles == 64 * 64 and found.compute == 2 * 4
+    assert found.cycles == 125 * found.tiles + found.compute + found.memory
     tiny = hw_model.Layer(K=4, C=4, P=2, Q=2)
-    assert estimate(tiny, read_mapping("L3[WIO] P2 Q2 - L2[WI] K4X - L1[O] C4X"), device_of(4), "conv").cycles == 1000
+    found = estimate(tiny, read_mapping("L3[WIO] P2 Q2 - L2[WI] K4X - L1[O] C4X"), device_of(4), "conv")
+    assert found.memory == pytest.approx((4 + 1 + 1) * (1.2 + 4 / 16))  # four rows of weights, a pixel in and one out
+    assert found.cycles == 4 * 250 + 4 + found.memory
 
 
 def test_an_even_kernel_makes_one_more_row_and_column():
