@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -82,6 +83,20 @@ def test_the_table(capsys):
         "rows", "all", "without suspects", "suspects", *(f"conv, {n} x {n}" for n in (4, 8, 16, 32, 64)),
         *(f"matmul, {n} x {n}" for n in (4, 8, 16, 32, 64)),
     ]  # fmt: skip
+
+
+def test_the_page_shows_what_the_table_says(capsys):
+    page = (DATA.parent.parent.parent / "docs/hardware.md").read_text(encoding="utf-8")
+    names = {"all": "all, with suspects", "without suspects": "all", "suspects": "the 12 suspects"}
+    for line in run(capsys)[1].splitlines()[1:]:
+        name, number, *numbers = re.split(r"  +", line)
+        rho, *ratios = map(float, numbers)
+        digits = 0 if name == "suspects" else 2
+        shown = " | ".join([f"{rho:.3f}", *(f"{ratio:.{digits}f}" for ratio in ratios)])
+        assert f"| {names.get(name, name)} | {number} | {shown} |" in page
+    for name, value in zip(FITTED._fields, ("125", "4", "0.5", "1.2", "9", "384"), strict=True):
+        assert f"| `{name}` | {value} " in page
+    assert FITTED == (125, 4, 0.5, 1.2, 9, 384 * 1024)
 
 
 def test_figures_are_those_of_scipy():
