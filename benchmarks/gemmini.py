@@ -38,7 +38,7 @@ GRID = {
     "line": (7.0, 8.0, 9.0, 10.0, 11.0, 13.0),
     "cache_bytes": tuple(1024.0 * kib for kib in (256, 320, 384, 448, 512)),
 }
-LOW = 0.93  # the fit keeps the 5th percentile of measured/modelled at least here
+LOW = 0.95  # the fit keeps the 5th percentile of measured/modelled at least here
 
 
 class Row(NamedTuple):
@@ -165,13 +165,13 @@ def table(rows: Sequence[Row], model: np.ndarray) -> str:
 
 
 def fit(measured: np.ndarray, tried: dict[Constants, np.ndarray], mask: np.ndarray) -> Constants:
-    """The constants of GRID with the smallest mean |log(measured/modelled)| among those that keep the 5th percentile
-    at LOW or above; where none does, the one with the highest 5th percentile."""
+    """The constants of GRID with the smallest standard deviation of log(measured/modelled) among those that keep its
+    5th percentile at LOW or above; where none does, the ones with the highest 5th percentile."""
 
     def quality(constants: Constants) -> tuple[float, float]:
         ratio = measured[mask] / tried[constants][mask]
         low = float(np.percentile(ratio, 5))
-        return max(0.0, LOW - low), float(np.abs(np.log(ratio)).mean())
+        return max(0.0, LOW - low), float(np.log(ratio).std())
 
     return min(tried, key=quality)
 

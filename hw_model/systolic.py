@@ -23,6 +23,7 @@ from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Mapping
 from hw_model.reasons import factor_products
 
+# Defaults of Gemmini and Chipyard.
 LINE_BYTES = 64  # of the cache, and the most that one request moves
 BUS_BYTES = 16  # per cycle
 BLOCKS_PER_LOAD = 4  # a load instruction moves rows of at most this many array widths
@@ -38,7 +39,7 @@ class Constants(NamedTuple):
     drain: least cycles of a step, per row of the array.
     request: cycles of a request to the cache.
     line: further cycles for a line that the cache does not hold (7 bytes a cycle).
-    cache_bytes: what the cache keeps in effect (it has 512 KiB, shared with the core and its page tables).
+    cache_bytes: what the cache keeps in effect (Chipyard's default has 512 KiB; the core and its page tables share it).
     """
 
     instructions: float = 125.0
@@ -46,7 +47,7 @@ class Constants(NamedTuple):
     drain: float = 0.5
     request: float = 1.2
     line: float = 9.0
-    cache_bytes: float = 384 * 1024.0
+    cache_bytes: float = 448 * 1024.0
 
 
 FITTED = Constants()
