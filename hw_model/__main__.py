@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("case", metavar="CASE.json", help="a case, or a list of cases")
     parser.add_argument("--json", action="store_true", help="write the result as JSON to standard output")
-    parser.add_argument("--timeloop", metavar="DIR", help="also write the case as Timeloop inputs into this folder")
+    parser.add_argument("--timeloop", metavar="DIR", help="also write Timeloop inputs, five files, into this folder")
     options = parser.parse_args(arguments)
     try:
         cases = read_cases(options.case)

@@ -46,9 +46,9 @@ class Case:
             if field not in FIELDS:
                 raise unknown("field", field, FIELDS)
         device = data["device"]
-        if isinstance(device, str) and device not in device_names() and not os.path.isfile(device):
-            beside = os.path.join(folder, device)
-            device = beside if os.path.isfile(beside) else device
+        if isinstance(device, MappingABC) and "extends" in device:
+            device = {**device, "extends": _beside(device["extends"], folder)}
+        device = _beside(device, folder)
         case = cls(
             Layer.from_dict(data["layer"]),
             load_device(device),
@@ -62,6 +62,14 @@ class Case:
     def cost(self) -> Cost:
         """Raises InvalidMapping."""
         return evaluate(self.layer, self.mapping, self.device, self.bits)
+
+
+def _beside(device: Any, folder: str) -> Any:
+    """A path of a device that is not found from the working directory but from the folder of the case, as that."""
+    if not isinstance(device, str) or device in device_names() or os.path.isfile(device):
+        return device
+    beside = os.path.join(folder, device)
+    return beside if os.path.isfile(beside) else device
 
 
 def _mapping(data: Any, device: Any, folder: str) -> Mapping:

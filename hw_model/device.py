@@ -12,6 +12,7 @@ from typing import Any
 
 from hw_model.device_schema import check_device
 from hw_model.errors import InputError, shown, unknown
+from hw_model.extends import extended
 from hw_model.layer import DIMS, TENSORS
 from hw_model.yaml_lines import place, read_text, read_yaml
 
@@ -138,19 +139,21 @@ def device_names() -> list[str]:
 def load_device(source: str | os.PathLike | Mapping | Device) -> Device:
     """A device by name ("eyeriss"), by path of a YAML file, or from a file's content as a dictionary or as text.
 
+    A content may be {"extends": "eyeriss", ..}: that device with the fields given replaced (see `extends.extended`).
+
     Raises:
         InputError: no such device, or the file, line and field that is wrong and what was expected.
     """
     if isinstance(source, Device):
         return source
     if isinstance(source, Mapping):
-        return _build(dict(source), "device", {})
+        return _build(extended(dict(source), "device", DEVICE_FOLDER), "device", {})
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"device: expected a name, a path or an object, got {shown(source)}")
     text = os.fspath(source)
     if isinstance(text, str) and "\n" in text:
         data, lines = read_yaml(text, "device")
-        return _build(data, "device", lines)
+        return _build(extended(data, "device", DEVICE_FOLDER), "device", lines)
     if not isinstance(text, str):
         raise InputError(f"device: expected a name, a path or an object, got {shown(text)}")
     if text in device_names():
@@ -167,6 +170,7 @@ def _from_package(name: str) -> Device:
 
 def _from_file(path: str) -> Device:
     data, lines = read_yaml(read_text(path), path)
+    data = extended(data, path, DEVICE_FOLDER, os.path.dirname(path), (os.path.abspath(path),))
     return _build(data, path, lines)
 
 

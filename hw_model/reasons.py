@@ -58,7 +58,7 @@ def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: object
         wrong = [dim for dim in DIMS if products[slot][dim] > 1 and dim not in device.axis_dims[axis]]
         if wrong:
             may = ", ".join(device.axis_dims[axis]) or "nothing"
-            reasons.append(f"array: {', '.join(wrong)} on {slot}, device {device.name} spreads {may} there")
+            reasons.append(f"array: {slot} cannot carry {', '.join(wrong)} on device {device.name}, only {may}")
     if device.lanes > 1 and (needed := math.prod(products["lanes"].values())) > device.lanes:
         reasons.append(f"array: lanes need {needed} MACs in each PE, there are {device.lanes}")
     widths = word_bits(device, bits)

@@ -1,6 +1,5 @@
 """report.html and mappings/ say what report.json says."""
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -107,17 +106,19 @@ def test_mappings_as_text_and_case(folder):
 
 
 def test_mappings_for_timeloop(folder, tmp_path):
-    """Every layer's; where a dimension lies on both axes of the array, for one of one row."""
+    """Every layer's; one that lies in a single row of PEs there reads back on the device's own array."""
     words = ["--network", str(folder / "layers.yaml"), "--bits", "8", "--budget", "128", "--stages", "1"]
     main([*words, "--save", str(tmp_path)])
     device = hw_model.load_device("eyeriss")
     (row,) = json.loads((tmp_path / "report.json").read_text())["bit_widths"]
     folders = sorted((tmp_path / "mappings" / "8bit").glob("*.timeloop"))
     for layer, place in zip(row["layers"], folders, strict=True):
-        assert {path.name for path in place.iterdir()} == {"arch.yaml", "problem.yaml", "map.yaml"}
+        assert {path.name for path in place.iterdir()} == {
+            "arch.yaml", "problem.yaml", "map.yaml", "ert.yaml", "constraints.yaml",
+        }  # fmt: skip
         text = (place / "map.yaml").read_text()
-        one = dataclasses.replace(device, array=(device.pes, 1)) if "as one row" in text else device
-        assert hw_model.evaluate(layer["dims"], import_mapping(text, one), one, 8).edp_js == layer["edp_js"]
+        back = import_mapping(text, device)
+        assert hw_model.evaluate(layer["dims"], back, device, 8).edp_js == layer["edp_js"]
 
 
 def test_a_level_that_every_tensor_passes_holds_nothing():

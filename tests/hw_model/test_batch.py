@@ -21,6 +21,12 @@ WORDS = {
 }
 
 
+def may_carry(device, slot, dim):
+    """Whether a dimension may lie on a slot: anything on a temporal one."""
+    axes = {"spatial_x": device.axis_dims[0], "spatial_y": device.axis_dims[1]}
+    return dim in axes.get(slot, DIMS)
+
+
 def random_rows(rng, device, layer, count, spread=2):
     """Factors and orders [count, ..] around a layer's sizes: valid and invalid mappings of every kind."""
     slots, n_levels = len(device.slots), len(device.levels)
@@ -30,6 +36,8 @@ def random_rows(rng, device, layer, count, spread=2):
             rest = size
             for slot in rng.permutation(slots):
                 n = int(rng.integers(1, rest + 1)) if rng.random() < 0.5 else 1
+                if not may_carry(device, device.slots[slot], DIMS[d]) and rng.random() < 0.9:
+                    n = 1
                 row[slot, d] = n
                 rest = -(-rest // n)
             if rng.random() < 0.9:

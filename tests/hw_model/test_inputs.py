@@ -238,7 +238,9 @@ def test_command(run, tmp_path):
     assert status == 1 and "invalid:" in out
     status, out, _ = run(CASE, "--timeloop", str(tmp_path / "tl"))
     assert status == 0 and "for k2 in 0..15:" in out and "k = 8*k2 + 4*k1 + k0" in out and "utilisation" in out
-    assert {path.name for path in (tmp_path / "tl").iterdir()} == {"arch.yaml", "problem.yaml", "map.yaml"}
+    assert {path.name for path in (tmp_path / "tl").iterdir()} == {
+        "arch.yaml", "problem.yaml", "map.yaml", "ert.yaml", "constraints.yaml",
+    }  # fmt: skip
     _, out, _ = run(changed(mapping="tl/map.yaml"), "--json")
     assert json.loads(out)["energy_j"] == found["energy_j"]
 

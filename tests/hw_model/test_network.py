@@ -37,14 +37,25 @@ def test_costs_add_and_scale():
 @pytest.mark.parametrize("device", hw_model.device_names())
 def test_total_is_the_sum_of_its_parts(device):
     layer = hw_model.Layer(K=4, C=4, P=6, Q=6, R=3, S=3)
-    mapping = {"dram": [["K", 4], ["P", 6], ["C", 4], ["R", 3]], "spatial_y": [["S", 3]], "spatial_x": [["Q", 3]]}
+    x_dims, y_dims = hw_model.load_device(device).axis_dims
+    mapping = {"dram": [["K", 4], ["P", 6], ["C", 4], ["R", 3]]}
+    mapping["spatial_y" if "S" in y_dims else "dram"] = [
+        *mapping.get("dram" if "S" not in y_dims else "", []),
+        ["S", 3],
+    ]
+    mapping["spatial_x" if "Q" in x_dims else "dram"] = [
+        *mapping.get("dram" if "Q" not in x_dims else "", []),
+        ["Q", 3],
+    ]
     mapping[hw_model.load_device(device).level_names[1]] = [["Q", 2]]
     found = hw_model.evaluate(layer, mapping, device, 8)
     parts = [part.energy_pj for level in [*found.levels.values(), found.noc] for part in level.values()]
-    assert sum(parts) + found.mac_energy_pj == pytest.approx(found.energy_pj, rel=1e-12)
+    assert sum(parts) + found.mac_energy_pj + found.idle_energy_pj == pytest.approx(found.energy_pj, rel=1e-12)
     data = found.to_dict()
     inside = [part["energy_j"] for level in data["levels"].values() for part in level.values()]
-    assert sum(inside) + data["noc"]["energy_j"] + data["mac"]["energy_j"] == pytest.approx(data["energy_j"])
+    assert sum(inside) + data["noc"]["energy_j"] + data["mac"]["energy_j"] + data["idle"]["energy_j"] == pytest.approx(
+        data["energy_j"]
+    )
     text = str(found)
     assert "dram" in text and "utilisation" in text and "100.0%" in text
 
