@@ -79,6 +79,32 @@ def _check_config(config: dict[str, Any], shape: list[str]) -> None:
         raise ValueError(f"its bit-widths are {bits}")
 
 
+def load_module(module: nn.Module, example: Any) -> Network:
+    """The layers that run in a module of the caller's.
+
+    Args:
+        example: its input, a tensor or a sequence of positional arguments.
+
+    Layers of this project run at the bit-width of their network, plain ones beside them at 32 bit; in a module without
+    such layers all run at the network's.
+
+    Raises:
+        UserError: no example, one that the module does not take, or a layer that cannot be mapped.
+    """
+    name = type(module).__name__
+    if example is None:
+        raise UserError(
+            f"example: {name} needs one, the input that is passed through it; as torch.zeros(1, 3, 224, 224)"
+        )
+    inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
+    switchable = [m for m in module.modules() if isinstance(m, SwitchableConv2d | SwitchableLinear)]
+    try:
+        layers = tuple(extract_layers(module, *inputs, plain_bits=FLOAT_BITS if switchable else None))
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        raise UserError(f"example: {name} does not run on it ({error})") from error
+    return Network(name, layers, tuple(switchable[0].precision.bit_widths) if switchable else ())
+
+
 def load_torchvision(name: str, batch: int) -> Network:
     """The layers of a torchvision classification model with random weights, all at the network's bit-width.
 
@@ -111,8 +137,8 @@ def _backbone(name: str) -> str:
     return name[name.index(families[0]) :].removesuffix("_fpn") if families else ""
 
 
-def extract_layers(model: nn.Module, images: torch.Tensor, plain_bits: int | None = FLOAT_BITS) -> list[NetworkLayer]:
-    """Every convolution and linear layer that runs on `images` [N, C, H, W], in running order, named as in `model`.
+def extract_layers(model: nn.Module, *inputs: Any, plain_bits: int | None = FLOAT_BITS) -> list[NetworkLayer]:
+    """Every convolution and linear layer that runs on `inputs`, in running order, named as in `model`.
 
     Switchable layers run at the network's bit-width, plain ones at plain_bits (None: at the network's too).
     Raises UserError naming a layer that cannot be mapped: one with parameters that is neither, dilated, or with
@@ -138,7 +164,7 @@ def extract_layers(model: nn.Module, images: torch.Tensor, plain_bits: int | Non
     was_training = model.training
     try:
         with torch.no_grad():
-            model.eval()(images)
+            model.eval()(*inputs)
     finally:
         model.train(was_training)
         for handle in handles:
