@@ -289,8 +289,6 @@ BAD = {
     "{weights} --delay throughput": "setting delay = 'throughput': legal: latency, interval",
     "{weights} --stages 9": "setting stages = 9: must be between 1 and 4",
     "--network resnet19": "did you mean 'resnet1",
-    "--network vit_b_16": "self_attention (MultiheadAttention) is no convolution or linear layer: it cannot be mapped; "
-    "take a network of convolutions and linear layers",
     "--network fcn_resnet50": "a torchvision model, but not one that classifies images; only those can be mapped, or "
     "the layers that a file lists (--network layers.yaml): did you mean 'resnet50'?",
     "--network raft_large": "not one that classifies images; only those can be mapped",
