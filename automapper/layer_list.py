@@ -15,8 +15,8 @@ def read_layers(path: str, batch: int) -> Network:
     """The layers of a YAML file, in its order; all run at the network's bit-width.
 
     Args:
-        path: a list of objects {name, N, G, K, C, P, Q, R, S, stride}; sizes left out are 1, names "layer 0", ... ;
-            no two names alike.
+        path: a list of objects {name, N, G, K, C, P, Q, R, S, stride, ..}, the fields of hw_model.Layer; sizes left out
+            are 1, names "layer 0", ... ; no two names alike.
         batch: multiplies the N of every layer.
 
     Raises:

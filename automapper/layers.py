@@ -32,6 +32,7 @@ from runtime.settings import closest
 from runtime.stages import TrainSettings
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
+SWITCHABLE = (SwitchableConv2d, SwitchableLinear)
 EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
 
 # Names of torch's operations (namespace aten).
@@ -144,12 +145,12 @@ def load_module(module: nn.Module, example: Any) -> Network:
         raise UserError(
             f"example: {name} needs one, the input that is passed through it; as torch.zeros(1, 3, 224, 224)"
         )
-    inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
-    switchable = [m for m in module.modules() if isinstance(m, SwitchableConv2d | SwitchableLinear)]
+    switchable = [m for m in module.modules() if isinstance(m, SWITCHABLE)]
     try:
+        inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
         layers, unmapped = capture(module, *inputs, plain_bits=FLOAT_BITS if switchable else None)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
-        raise UserError(f"example: {name} does not run on it ({error})") from error
+        raise UserError(f"example: {name} does not run on it ({' '.join(str(error).split())})") from error
     if not layers:
         raise UserError(f"network: in {name} neither a convolution nor a matrix product runs: nothing to map")
     return Network(name, layers, tuple(switchable[0].precision.bit_widths) if switchable else (), {}, unmapped)
@@ -223,6 +224,9 @@ def capture(
 
     Raises UserError naming a layer that cannot be mapped.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # it runs without the dispatcher's modes
+            raise _unmappable(_Run(name or type(module).__name__, module, 1), "is compiled by torch.jit")
     batch = next((len(t) for t in tree_leaves(inputs) if isinstance(t, torch.Tensor) and t.dim() > 1), 1)
     recorder = _Recorder(model, batch, plain_bits)
     training = {module: module.training for module in model.modules()}
@@ -250,12 +254,14 @@ def capture(
 
 @dataclass
 class _Run:
-    """One call of a module. kinds: of the operations that ran in it and in no module inside it."""
+    """One call of a module. kinds: of the operations that ran in it and in no module inside it; quantized: elements of
+    a switchable layer's input."""
 
     name: str
     module: nn.Module
     number: int
     kinds: list[str] = field(default_factory=list)
+    quantized: int = 0
 
 
 class _Recorder(TorchDispatchMode):
@@ -331,7 +337,7 @@ class _Recorder(TorchDispatchMode):
         return output
 
     def _add(self, run: _Run, kind: str, layer: Layer, product: bool = False) -> None:
-        switchable = isinstance(run.module, SwitchableConv2d | SwitchableLinear)
+        switchable = isinstance(run.module, SWITCHABLE)
         item = NetworkLayer(layer, None if switchable else self.plain_bits, product)
         self.found.append((run, len(run.kinds), item))
         run.kinds.append(kind)
@@ -384,6 +390,11 @@ class _Recorder(TorchDispatchMode):
 
     def _other(self, run: _Run, name: str, values: Any) -> None:
         operations = max((tensor.numel() for tensor in _tensors(values)), default=0)
+        layer = next((one for one in reversed(self.runs) if isinstance(one.module, SWITCHABLE)), None)
+        if layer is not None:  # a dozen of torch's operations quantize an input; it is one, of each element
+            self.others[layer.name, "quantize"] += max(0, operations - layer.quantized)
+            layer.quantized = max(layer.quantized, operations)
+            return
         kind = KINDS.get(name, name.strip("_").removeprefix("native_"))
         self.others[run.name, kind] += operations
 

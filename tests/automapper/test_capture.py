@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_network import tiny_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
@@ -96,6 +97,7 @@ CONVOLUTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_by_hand(name):
     model, expected = CONVOLUTIONS[name]
@@ -200,6 +202,21 @@ def test_operations_that_are_full_of_products_are_refused_by_name():
     bilinear = nn.Sequential(Calls(lambda m, x: F.bilinear(x, x, m.w), w=torch.zeros(3, 8, 8)))
     with pytest.raises(UserError, match=r"^layer 0 \(Calls\) runs aten::_trilinear: it cannot be mapped"):
         extract_layers(bilinear, torch.zeros(2, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace")
+def test_compiled_modules_are_refused_not_skipped():
+    traced = torch.jit.trace(nn.Conv2d(4, 4, 3), IMAGE)
+    with pytest.raises(UserError, match=r"^layer 1 \(\w*TracedModule\) is compiled by torch\.jit: it cannot be mapped"):
+        extract_layers(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), traced), IMAGE)
+
+
+def test_quantization_is_one_operation_of_each_input():
+    layers, others = capture(tiny_model(), torch.zeros(1, 3, 8, 8))
+    found = {item.name: item.operations for item in others if item.kind == "quantize"}
+    inputs = {i.layer.name: i.layer.G * i.layer.C * i.layer.H * i.layer.W for i in layers if i.own_bits is None}
+    assert found == inputs
+    assert {item.kind for item in others} >= {"quantize", "batch_norm", "relu"}
 
 
 def test_modes_of_all_modules_are_left_as_they_were():

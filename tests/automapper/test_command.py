@@ -292,7 +292,8 @@ BAD = {
     "--network fcn_resnet50": "a torchvision model, but not one that classifies images; only those can be mapped, or "
     "the layers that a file lists (--network layers.yaml): did you mean 'resnet50'?",
     "--network raft_large": "not one that classifies images; only those can be mapped",
-    "--network vit_b16": "setting network = 'vit_b16': neither a torchvision model",
+    "--network vit_b16": "setting network = 'vit_b16': did you mean 'vit_b_16'? neither a torchvision model",
+    "--network raft_larg": "setting network = 'raft_larg': neither a torchvision model",
     "--network {files}/twice.yaml": "line 3: [2]: name: 'a' is the name of [0] too",
     "--network {files}/default.yaml": "line 2: [1]: name: 'layer 1' is the name of [0] too",
     "--network {files}/nameless.yaml": "line 1: [0]: name: empty",
