@@ -33,7 +33,7 @@ def convolution(
     n, axes = x[0], list(zip(x[2:], w[2:], y[2:], stride, padding, dilation, strict=True))
     if len(axes) == 1:
         # Rows, not columns: row-stationary and output-stationary arrays spread R and P.
-        axes.append((1, 1, 1, 1, 0, 1))
+        axes.append((1, 1, 1, stride[0], 0, dilation[0]))  # one position: steps along it change nothing
     if len(axes) == 3:
         # A filter of one tap moves along its axis as the batch does: each output sees one slice of the input.
         flat = next((i for i, (_, taps, _, _, pad, _) in enumerate(axes) if taps == 1 and pad == 0), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from automapper.workload import listed
+from automapper.workload import unmapped_lines
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -31,7 +31,7 @@ def summary(report: Mapping[str, Any]) -> str:
         "published one",
         *notes(report),
         *modes(report),
-        *unmapped(report["unmapped"]),
+        *unmapped_lines(report["unmapped"]),
     ]
     return "\n".join(lines)
 
@@ -46,16 +46,6 @@ def modes(report: Mapping[str, Any]) -> list[str]:
             of = f" ({chosen[0]['bits']} bit)" if len(chosen) > 1 and chosen[0]["pipeline"] else ""
             lines.append(f"{mode} at {bits} bit: {chosen[0]['why']}{of}")
     return lines
-
-
-def unmapped(items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What no mapping covers, by kind, with its share of the network's operations: a line, none where it is nothing."""
-    shares: dict[str, float] = {}
-    for item in items:
-        shares[item["kind"]] = shares.get(item["kind"], 0.0) + item["share"]
-    largest = sorted(shares.items(), key=lambda pair: -pair[1])
-    kinds = listed((f"{kind.replace('_', ' ')} {share:.2%}" for kind, share in largest), 5)
-    return [f"not mapped: {sum(shares.values()):.2%} of the operations ({kinds})"] if shares else []
 
 
 def _gain(baseline: Mapping[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from hw_model import Layer
 
@@ -90,3 +91,13 @@ def listed(names: Iterable[str], most: int = 4) -> str:
     if len(names) > most:
         names[most - 1 :] = [f"{len(names) - most + 1} more"]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def unmapped_lines(items: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What no mapping covers, by kind, with its share of the network's operations: a line, none where it is nothing."""
+    shares: dict[str, float] = {}
+    for item in items:
+        shares[item["kind"]] = shares.get(item["kind"], 0.0) + item["share"]
+    largest = sorted(shares.items(), key=lambda pair: -pair[1])
+    kinds = listed((f"{kind.replace('_', ' ')} {share:.2%}" for kind, share in largest), 5)
+    return [f"not mapped: {sum(shares.values()):.2%} of the operations ({kinds})"] if shares else []
