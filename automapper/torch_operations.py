@@ -15,8 +15,9 @@ REFUSED = {  # full of products that are not seen one by one
     "_trilinear", "addbmm", "addbmm_", "mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn", "deform_conv2d",
     "_native_multi_head_attention", "_transformer_encoder_layer_fwd", "_flash_attention_forward",
     "_efficient_attention_forward", "_convert_weight_to_int4pack", "_weight_int4pack_mm", "_weight_int8pack_mm",
-    "_sparse_addmm", "_sparse_mm", "_grouped_mm", "_scaled_grouped_mm", "conv_tbc", "_convolution", "mkldnn_convolution",
-    "mkldnn_linear", "_slow_conv2d_forward", "_conv_depthwise2d", "conv_depthwise3d", "slow_conv3d",
+    "_sparse_addmm", "_sparse_mm", "_grouped_mm", "_scaled_grouped_mm", "conv_tbc", "_convolution",
+    "mkldnn_convolution", "mkldnn_linear", "_slow_conv2d_forward", "_conv_depthwise2d", "conv_depthwise3d",
+    "slow_conv3d",
 }  # fmt: skip
 HANDLED = {"convolution", *PRODUCTS, *ATTENTION, *REFUSED}
 CREATES = {  # a tensor from the shape of another, whatever its elements
