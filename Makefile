@@ -1,12 +1,13 @@
 # make demo    search, train and map a switchable-precision network on handwritten digits (minutes on two CPU cores)
 # make test    the test suite        make lint    the style checks        make bench    the benchmarks
+# make test-full    the test suite with every check whole, not a sample of it
 # Each creates .venv from requirements.txt when it is missing or older.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench environment
+.PHONY: demo test test-full lint bench environment
 
 environment: $(VENV)/installed
 
@@ -25,6 +26,9 @@ demo: environment
 
 test: environment
 	$(BIN)/python -m pytest
+
+test-full: environment
+	$(BIN)/python -m pytest -m "full or not full"
 
 lint: environment
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Stage 3 settings, AutoMapper: `python -m automapper CHECKPOINT [--setting value ...]`
+"""Stage 3 settings, AutoMapper: `python -m automapper NETWORK [--setting value ...]`
 
 Every line below is a default. `python -m automapper --help` lists types and legal values.
 """

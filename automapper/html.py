@@ -9,6 +9,7 @@ from typing import Any
 
 from automapper.plot import COLOURS, Series, plot
 from automapper.terminal import modes, notes
+from automapper.workload import unmapped_lines
 from hw_model import DIMS, Device, Layer
 from hw_model import Mapping as LoopMapping
 from hw_model.energy import mac_rate
@@ -28,7 +29,7 @@ def render(report: Mapping[str, Any], device: Device) -> str:
         accuracy_plot=accuracy_plot(report),
         convergence_plot=convergence_plot(report),
         dataflows=_baselines(report),
-        notes=[*notes(report), *modes(report)],
+        notes=[*notes(report), *modes(report), *unmapped_lines(report["unmapped"])],
     )
 
 

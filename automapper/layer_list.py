@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from automapper.workload import Network, NetworkLayer
@@ -14,8 +15,8 @@ def read_layers(path: str, batch: int) -> Network:
     """The layers of a YAML file, in its order; all run at the network's bit-width.
 
     Args:
-        path: a list of objects {name, N, G, K, C, P, Q, R, S, stride}; sizes left out are 1, names "layer 0", ... ;
-            no two names alike.
+        path: a list of objects {name, N, G, K, C, P, Q, R, S, stride, ..}, the fields of hw_model.Layer; sizes left out
+            are 1, names "layer 0", ... ; no two names alike.
         batch: multiplies the N of every layer.
 
     Raises:
@@ -25,17 +26,34 @@ def read_layers(path: str, batch: int) -> Network:
     if not isinstance(data, list) or not data:
         raise InputError(f"{path}: expected a list of layers, each {{name, N, G, K, C, P, Q, R, S, stride}}")
     layers: list[Layer] = []
-    first: dict[str, int] = {}  # where each name stands
+    first: dict[str, int] = {}
     for index, fields in enumerate(data):
         try:
             layer = Layer.from_dict(fields)
             if "name" in fields and not layer.name.strip():
                 raise InputError("name: empty; leave it out, or say what the report shall call the layer")
-            name = layer.name or f"layer {index}"
-            if name in first:
-                raise InputError(f"name: {shown(name)} is the name of [{first[name]}] too; each layer needs its own")
-            first[name] = index
-            layers.append(replace(layer, name=name, N=layer.N * batch))
+            layers.append(_named(layer, index, batch, first))
         except InputError as error:
             raise InputError(f"{place(path, (index,), lines)}: {error}") from None
     return Network(path, tuple(NetworkLayer(layer) for layer in layers), ())
+
+
+def network_of(layers: Sequence[Layer], batch: int, name: str) -> Network:
+    """The same of layers in memory. Raises InputError naming the layer by its index."""
+    first: dict[str, int] = {}
+    found = []
+    for index, layer in enumerate(layers):
+        try:
+            found.append(NetworkLayer(_named(layer, index, batch, first)))
+        except InputError as error:
+            raise InputError(f"{name}[{index}]: {error}") from None
+    return Network(name, tuple(found), ())
+
+
+def _named(layer: Layer, index: int, batch: int, first: dict[str, int]) -> Layer:
+    """The layer under the name the report gives it. first: where each name was used first, and now this one's."""
+    name = layer.name or f"layer {index}"
+    if name in first:
+        raise InputError(f"name: {shown(name)} is the name of [{first[name]}] too; each layer needs its own")
+    first[name] = index
+    return replace(layer, name=name, N=layer.N * batch)

@@ -1,21 +1,29 @@
-"""A checkpoint, or a torchvision model -> the layers that run. The one file of automapper that knows torch.
+"""A checkpoint, a torchvision model or a module -> the layers that run. The one file of automapper that knows torch.
 
-Shapes are measured, not computed: one image runs through the rebuilt network, and every convolution and linear layer
-notes what it was given.
+Shapes are measured, not computed: one input runs through the network, and every operation that torch dispatches is
+seen, whether a module or a function called it.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from automapper.workload import Network, NetworkLayer
-from hw_model import Layer
+from automapper.shapes import NoLayer, convolution, linear, product, renamed, transposed_convolution
+from automapper.torch_operations import ATTENTION, CREATES, HANDLED, KINDS, MOVES, PRODUCTS, REFUSED
+from automapper.workload import Network, NetworkLayer, Unmapped
+from hw_model import InputError, Layer
 from networks import Form, build_network
 from operations import Geometry
 from quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
@@ -25,10 +33,8 @@ from runtime.settings import closest
 from runtime.stages import TrainSettings
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
+SWITCHABLE = (SwitchableConv2d, SwitchableLinear)
 EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
-NOT_SUGGESTED = ("vit", "swin", "maxvit", "convnext")  # torchvision models with layers that cannot be mapped
-NOT_CHARGED = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
-"""Modules with parameters that run on no MAC array: normalisation folds into the layer before it."""
 
 
 def load_network(path: str, batch: int) -> Network:
@@ -58,7 +64,7 @@ def load_network(path: str, batch: int) -> Network:
         if "model" in content:
             load_weights(model, content["model"], file)
         image = torch.zeros(batch, 3, config["image_height"], config["image_width"])
-        layers = tuple(extract_layers(model, image))
+        layers, unmapped = capture(model, image)
         # A search's accuracies are those of its supernet, not of the network that is mapped.
         measured = content.get("accuracy", {}) if "model" in content else {}
         accuracy = {int(b): float(value) for b, value in measured.items()}
@@ -66,7 +72,7 @@ def load_network(path: str, batch: int) -> Network:
             raise ValueError("an accuracy is not between 0 and 100 %")
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UserError(f"{file}: its network cannot be rebuilt ({error}); expected {EXPECTED}") from error
-    return Network(str(file), layers, precision.bit_widths, accuracy)
+    return Network(str(file), layers, precision.bit_widths, accuracy, unmapped)
 
 
 def _check_config(config: dict[str, Any], shape: list[str]) -> None:
@@ -79,6 +85,34 @@ def _check_config(config: dict[str, Any], shape: list[str]) -> None:
         raise ValueError(f"its bit-widths are {bits}")
 
 
+def load_module(module: nn.Module, example: Any) -> Network:
+    """The layers that run in a module of the caller's.
+
+    Args:
+        example: its input, a tensor or a sequence of positional arguments.
+
+    Layers of this project run at the bit-width of their network, plain ones beside them at 32 bit; in a module without
+    such layers all run at the network's.
+
+    Raises:
+        UserError: no example, one that the module does not take, or a layer that cannot be mapped.
+    """
+    name = type(module).__name__
+    if example is None:
+        raise UserError(
+            f"example: {name} needs one, the input that is passed through it; as torch.zeros(1, 3, 224, 224)"
+        )
+    switchable = [m for m in module.modules() if isinstance(m, SWITCHABLE)]
+    try:
+        inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
+        layers, unmapped = capture(module, *inputs, plain_bits=FLOAT_BITS if switchable else None)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        raise UserError(f"example: {name} does not run on it ({' '.join(str(error).split())})") from error
+    if not layers:
+        raise UserError(f"network: in {name} neither a convolution nor a matrix product runs: nothing to map")
+    return Network(name, layers, tuple(switchable[0].precision.bit_widths) if switchable else (), {}, unmapped)
+
+
 def load_torchvision(name: str, batch: int) -> Network:
     """The layers of a torchvision classification model with random weights, all at the network's bit-width.
 
@@ -88,21 +122,40 @@ def load_torchvision(name: str, batch: int) -> Network:
 
     names, others = models.list_models(module=models), models.list_models()
     if name not in names:
-        mappable = [known for known in names if not known.startswith(NOT_SUGGESTED)]
         hint = closest(name, others)
-        hint = hint if any(repr(known) in hint for known in mappable) else ""
+        hint = hint if any(repr(known) in hint for known in names) else ""
         raise UserError(
             f"setting network = {name!r}: a torchvision model, but not one that classifies images; only those can be "
-            f"mapped, or the layers that a file lists (--network layers.yaml){closest(_backbone(name), mappable)}"
+            f"mapped, or the layers that a file lists (--network layers.yaml){closest(_backbone(name), names)}"
             if name in others
             else f"setting network = {name!r}{hint or ':'} neither a torchvision model, as "
             "resnet18, mobilenet_v2, alexnet or vgg16, nor the path of a .yaml file of layers"
         )
-    with torch.device("meta"), warnings.catch_warnings():  # shapes are enough: no weights, nothing is computed
+    model = build_torchvision(name)
+    images = torch.zeros(batch, 3, *IMAGE_SIZE.get(name, (224, 224)), device="meta")
+    with torch.device("meta"):
+        layers, unmapped = capture(model, images, plain_bits=None)
+    return Network(name, layers, (), {}, unmapped)
+
+
+def build_torchvision(name: str) -> nn.Module:
+    """A torchvision model on the device "meta": shapes are enough, so it has no weights and computes nothing."""
+    from torchvision import models
+
+    with _MetaWeights(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on how weights will be initialised
-        model = models.get_model(name, weights=None)
-        images = torch.zeros(batch, 3, *IMAGE_SIZE.get(name, (224, 224)))
-    return Network(name, tuple(extract_layers(model, images, plain_bits=None)), ())
+        return models.get_model(name, weights=None).to("meta")
+
+
+class _MetaWeights(TorchFunctionMode):
+    """Makes the tensors that weights are made of on "meta". Others keep their values: RegNet computes its widths with
+    them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.empty, torch.zeros, torch.ones) and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def _backbone(name: str) -> str:
@@ -111,72 +164,206 @@ def _backbone(name: str) -> str:
     return name[name.index(families[0]) :].removesuffix("_fpn") if families else ""
 
 
-def extract_layers(model: nn.Module, images: torch.Tensor, plain_bits: int | None = FLOAT_BITS) -> list[NetworkLayer]:
-    """Every convolution and linear layer that runs on `images` [N, C, H, W], in running order, named as in `model`.
+def extract_layers(model: nn.Module, *inputs: Any, plain_bits: int | None = FLOAT_BITS) -> list[NetworkLayer]:
+    """The layers of `capture`."""
+    return list(capture(model, *inputs, plain_bits=plain_bits)[0])
 
-    Switchable layers run at the network's bit-width, plain ones at plain_bits (None: at the network's too).
-    Raises UserError naming a layer that cannot be mapped: one with parameters that is neither, dilated, or with
-    different strides down and across.
+
+def capture(
+    model: nn.Module, *inputs: Any, plain_bits: int | None = FLOAT_BITS
+) -> tuple[tuple[NetworkLayer, ...], tuple[Unmapped, ...]]:
+    """Every convolution and matrix product that runs on `inputs`, in running order, and what else runs.
+
+    Layers are named by the module they run in. Of a module that runs several operations each gets their kind as a
+    suffix, `attention[linear]`, `attention[matmul]`, `attention[matmul 2]`; of a module that runs several times,
+    ` (run 2)`. Switchable layers run at the network's bit-width, all others at plain_bits (None: at the network's too).
+    The model is left as it was.
+
+    Raises UserError naming a layer that cannot be mapped.
     """
-    layers: list[NetworkLayer] = []
-    runs: Counter[str] = Counter()  # of each module
-    handles = []
-
-    def note(name: str, module: nn.Module):
-        def hook(module: nn.Module, inputs: tuple, output: Any) -> None:
-            own_bits = None if isinstance(module, SwitchableConv2d | SwitchableLinear) else plain_bits
-            runs[name] += 1
-            shown = name if runs[name] == 1 else f"{name} (run {runs[name]})"
-            layers.append(NetworkLayer(_layer(shown, module, inputs[0], output), own_bits))
-
-        return module.register_forward_hook(hook)
-
-    _check_modules(model)
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            handles.append(note(name, module))
-    was_training = model.training
+        if isinstance(module, torch.jit.ScriptModule):  # it runs without the dispatcher's modes
+            raise _unmappable(_Run(name or type(module).__name__, module, 1), "is compiled by torch.jit")
+    batch = next((len(t) for t in tree_leaves(inputs) if isinstance(t, torch.Tensor) and t.dim() > 1), 1)
+    recorder = _Recorder(model, batch, plain_bits)
+    training = {module: module.training for module in model.modules()}
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(partial(recorder.enter, name)))
+        handles.append(module.register_forward_hook(recorder.leave, always_call=True))
+    fast_path, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
+    # These run a whole encoder layer, or a whole LSTM, as one operation.
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.mkldnn.enabled = False
     try:
-        with torch.no_grad():
-            model.eval()(images)
+        with torch.no_grad(), recorder:
+            recorder.depends_on_input(inputs)
+            model.eval()(*inputs)
     finally:
-        model.train(was_training)
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.backends.mkldnn.enabled = onednn
         for handle in handles:
             handle.remove()
-    return layers
+        for module, mode in training.items():
+            module.training = mode
+    return recorder.layers(), recorder.unmapped()
 
 
-def _check_modules(model: nn.Module) -> None:
-    """Raise UserError on a module that has parameters but is no layer known here; the innermost is named."""
-    unknown = {
-        name: module
-        for name, module in model.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-        and not isinstance(module, (nn.Conv2d, nn.Linear, *NOT_CHARGED))
-    }
-    for name, module in unknown.items():
-        if not any(other.startswith(f"{name}." if name else "") for other in unknown if other != name):
-            raise _unmappable(name or "(the model itself)", module, "is no convolution or linear layer")
+@dataclass
+class _Run:
+    """One call of a module. kinds: of the operations that ran in it and in no module inside it; quantized: elements of
+    a switchable layer's input."""
+
+    name: str
+    module: nn.Module
+    number: int
+    kinds: list[str] = field(default_factory=list)
+    quantized: int = 0
 
 
-def _layer(name: str, module: nn.Conv2d | nn.Linear, x: torch.Tensor, y: torch.Tensor) -> Layer:
-    if isinstance(module, nn.Linear):  # [.., C_in] -> [.., C_out]
-        return Layer(name=name, N=x.shape[:-1].numel(), K=module.out_features, C=module.in_features)
-    if module.stride[0] != module.stride[1]:
-        raise _unmappable(name, module, f"has strides {module.stride}, different down and across")
-    if module.dilation != (1, 1):
-        raise _unmappable(name, module, f"has dilation {module.dilation}")
-    N, _, P, Q = y.shape
-    R, S = module.kernel_size
-    G = module.groups
-    K, C = module.out_channels // G, module.in_channels // G
-    return Layer(name=name, N=N, G=G, K=K, C=C, P=P, Q=Q, R=R, S=S, stride=module.stride[0])
+class _Recorder(TorchDispatchMode):
+    """Notes every operation that torch dispatches below its modules and functions, where nothing can be hidden."""
+
+    def __init__(self, model: nn.Module, batch: int, plain_bits: int | None):
+        super().__init__()
+        self.batch, self.plain_bits = batch, plain_bits
+        self.runs = [_Run(type(model).__name__, model, 1)]  # the calls that are on now, the innermost last
+        self.counts: Counter[str] = Counter()
+        self.found: list[tuple[_Run, int, NetworkLayer]] = []  # with the position among the operations of the run
+        self.others: Counter[tuple[str, str]] = Counter()
+        self.tracked = WeakTensorKeyDictionary()  # tensors that depend on the input: activations
+        self.padded = WeakTensorKeyDictionary()  # output of a padding with zeros -> (shape before, padding)
+
+    def enter(self, name: str, module: nn.Module, inputs: Any) -> None:
+        name = name or type(module).__name__
+        self.counts[name] += 1
+        self.runs.append(_Run(name, module, self.counts[name]))
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.runs.pop()
+
+    def depends_on_input(self, values: Any) -> None:
+        for tensor in _tensors(values):
+            self.tracked[tensor] = True
+
+    def layers(self) -> tuple[NetworkLayer, ...]:
+        several = {run.name for run, _, _ in self.found if len(run.kinds) > 1}
+        named = []
+        for run, position, item in self.found:
+            kind, before = run.kinds[position], run.kinds[:position].count(run.kinds[position])
+            name = run.name
+            name += f"[{kind}{f' {before + 1}' if before else ''}]" if name in several else ""
+            name += f" (run {run.number})" if run.number > 1 else ""
+            named.append(replace(item, layer=renamed(item.layer, name)))
+        return tuple(named)
+
+    def unmapped(self) -> tuple[Unmapped, ...]:
+        return tuple(Unmapped(name, kind, count) for (name, kind), count in self.others.items())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        namespace, _, name = func.name().partition(".")[0].partition("::")
+        if name not in HANDLED:
+            with self:  # in inference mode operations that are made of others come whole
+                output = func.decompose(*args, **kwargs)
+            if output is not NotImplemented:
+                return output
+        run = self.runs[-1]
+        if namespace == "quantized" or name in REFUSED:
+            raise _unmappable(run, f"runs {namespace}::{name}")
+        output = func(*args, **kwargs)
+        active = name not in CREATES and any(tensor in self.tracked for tensor in _tensors((args, kwargs)))
+        try:
+            if name == "convolution":
+                self._convolution(run, output, *args)
+            elif name in PRODUCTS:
+                left, right = args[PRODUCTS[name] :][:2]
+                self._product(run, left, right)
+            elif name in ATTENTION:
+                self._attention(run, *args[:3])
+            elif active and name not in MOVES and not func.is_view:
+                self._other(run, name, (args, kwargs, output))
+        except NoLayer as error:
+            raise _unmappable(run, str(error)) from error
+        except InputError as error:
+            raise _unmappable(run, f"is beyond what a layer can be ({error})") from error
+        if name == "constant_pad_nd" and not any(args[2:]):
+            self.padded[output] = (args[0].shape, args[1])
+        if active:
+            self.depends_on_input(output)
+        return output
+
+    def _add(self, run: _Run, kind: str, layer: Layer, product: bool = False) -> None:
+        switchable = isinstance(run.module, SWITCHABLE)
+        item = NetworkLayer(layer, None if switchable else self.plain_bits, product)
+        self.found.append((run, len(run.kinds), item))
+        run.kinds.append(kind)
+
+    def _convolution(
+        self, run: _Run, y: Any, x: Any, w: Any, bias: Any, stride: Any, padding: Any, dilation: Any,
+        transposed: bool, output_padding: Any, groups: int,
+    ) -> None:  # fmt: skip
+        if not y.numel():
+            return
+        if transposed:
+            return self._add(run, "conv", transposed_convolution(x.shape, w.shape, groups), w in self.tracked)
+        axes = x.dim() - 2
+        x_shape, padding = list(x.shape), [*padding] * (axes if len(padding) == 1 else 1)
+        # padding="same" with an even filter pads one side by an operation of its own; any other padding that is one
+        # makes rows of the input that are there to be read
+        if getattr(run.module, "padding", None) == "same" and x in self.padded:
+            shape, around = self.padded[x]
+            x_shape = list(shape)
+            before = [*around[::2], *[0] * axes][:axes][::-1]  # given from the last axis on, (before, after) each
+            padding = [pad + more for pad, more in zip(padding, before, strict=True)]
+        every = [[*given] * (axes if len(given) == 1 else 1) for given in (stride, padding, dilation)]
+        self._add(run, "conv", convolution(x_shape, w.shape, y.shape, *every, groups), w in self.tracked)
+
+    def _product(self, run: _Run, left: Any, right: Any) -> None:
+        """[.., rows, inner] x [.., inner, columns], with up to one dimension before; either may be a vector."""
+        count = len(left) if left.dim() == 3 else 1
+        rows = left.shape[-2] if left.dim() > 1 else 1
+        columns = right.shape[-1] if right.dim() > 1 else 1
+        inner = left.shape[-1]
+        if not count * rows * columns * inner:
+            return
+        if left in self.tracked and right in self.tracked:
+            return self._add(run, "matmul", product(count, rows, inner, columns), product=True)
+        weights = right
+        if right in self.tracked:  # W x: the same product as x' W'
+            weights, rows, columns = left, columns, rows
+        if count == 1 or weights.stride(0) == 0:  # the same weights for all
+            return self._add(run, "linear", linear(count * rows, inner, columns, self.batch))
+        self._add(run, "linear", product(count, rows, inner, columns))
+
+    def _attention(self, run: _Run, q: Any, k: Any, v: Any) -> None:
+        """Scaled dot product attention in one operation: q [.., L, D], k [.., M, D], v [.., M, E]."""
+        count, rows, columns = q.shape[:-2].numel(), q.shape[-2], k.shape[-2]
+        if not q.numel() * v.numel():
+            return
+        self._add(run, "matmul", product(count, rows, q.shape[-1], columns), product=True)
+        self._add(run, "matmul", product(count, rows, columns, v.shape[-1]), product=True)
+        self.others[run.name, "softmax"] += count * rows * columns
+
+    def _other(self, run: _Run, name: str, values: Any) -> None:
+        operations = max((tensor.numel() for tensor in _tensors(values)), default=0)
+        layer = next((one for one in reversed(self.runs) if isinstance(one.module, SWITCHABLE)), None)
+        if layer is not None:  # a dozen of torch's operations quantize an input; it is one, of each element
+            self.others[layer.name, "quantize"] += max(0, operations - layer.quantized)
+            layer.quantized = max(layer.quantized, operations)
+            return
+        kind = KINDS.get(name, name.strip("_").removeprefix("native_"))
+        self.others[run.name, kind] += operations
 
 
-def _unmappable(name: str, module: nn.Module, why: str) -> UserError:
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+
+def _unmappable(run: _Run, why: str) -> UserError:
     return UserError(
-        f"layer {name} ({type(module).__name__}) {why}: it cannot be mapped; take a network of convolutions and linear "
-        "layers, or list the layers to map in a file: --network layers.yaml"
+        f"layer {run.name} ({type(run.module).__name__}) {why}: it cannot be mapped; list the layers to map in a file: "
+        "--network layers.yaml"
     )
 
 

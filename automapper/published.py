@@ -89,13 +89,17 @@ def why_missing(layers: Sequence[Layer], found: Sequence[Found | None], device: 
 
 
 def _same(one: Layer, layer: Layer) -> bool:
-    return layer.sizes[1:] == one.sizes[1:] and layer.stride == one.stride
+    return layer.sizes[1:] == one.sizes[1:] and _steps(layer) == _steps(one)
 
 
 def _alike(one: Layer, layer: Layer) -> bool:
     """The same but for channels, filters and groups; a depth-wise layer is another kind."""
-    kept = all(getattr(one, name) == getattr(layer, name) for name in ("P", "Q", "R", "S", "stride"))
-    return kept and (layer.G == 1 or layer.C > 1)
+    kept = all(getattr(one, name) == getattr(layer, name) for name in ("P", "Q", "R", "S"))
+    return kept and _steps(layer) == _steps(one) and (layer.G == 1 or layer.C > 1)
+
+
+def _steps(layer: Layer) -> tuple[int, ...]:
+    return layer.stride_h, layer.stride_w, layer.dilation_h, layer.dilation_w
 
 
 def _mapping(one: Published, layer: Layer, device: Device) -> Mapping:

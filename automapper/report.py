@@ -52,6 +52,7 @@ def build_report(
         "objective": objective.name,
         "minimised": objective.quantity,
         "bit_widths": [_bit_width(network, bits, outcome, pipelines, objective, device) for bits in bit_widths],
+        "unmapped": network.unmapped_report(),
         "search": dict(search),
         "settings": dict(settings),
         "versions": versions(),

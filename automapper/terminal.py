@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from automapper.workload import unmapped_lines
+
 
 def summary(report: Mapping[str, Any]) -> str:
     """The table of a report: per bit-width accuracy, energy, latency, interval, EDP, and what it gains over each
@@ -29,6 +31,7 @@ def summary(report: Mapping[str, Any]) -> str:
         "published one",
         *notes(report),
         *modes(report),
+        *unmapped_lines(report["unmapped"]),
     ]
     return "\n".join(lines)
 

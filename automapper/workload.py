@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from hw_model import Layer
 
 
 @dataclass(frozen=True)
 class NetworkLayer:
-    """layer: its shape, with a readable name; own_bits: the bit-width it always runs at, None = the network's."""
+    """layer: its shape, with a readable name; own_bits: the bit-width it always runs at, None = the network's.
+
+    product: both operands are activations (attention's products), so W too has the bit-width of activations.
+    """
 
     layer: Layer
     own_bits: int | None = None
+    product: bool = False
 
     def bits_at(self, bits: int) -> int:
         """The bit-width this layer really runs at while the network runs at `bits`."""
@@ -21,18 +26,38 @@ class NetworkLayer:
 
 
 @dataclass(frozen=True)
+class Unmapped:
+    """Work that runs on no MAC array: name of the module it runs in, kind ("softmax"), operations per inference.
+
+    operations: one per element of the largest tensor that goes in or comes out. What only moves or renames elements
+    (reshape, concatenation, padding) has none and is not listed, nor is what does not depend on the input.
+    """
+
+    name: str
+    kind: str
+    operations: int
+
+
+@dataclass(frozen=True)
 class Network:
-    """layers in running order; bit_widths lowest first, none where any will do; accuracy {bits: %} where known."""
+    """layers in running order; bit_widths lowest first, none where any will do; accuracy {bits: %} where known;
+    unmapped: all else that runs, each name and kind once, in running order."""
 
     name: str
     layers: tuple[NetworkLayer, ...]
     bit_widths: tuple[int, ...]
     accuracy: dict[int, float] = field(default_factory=dict)
+    unmapped: tuple[Unmapped, ...] = ()
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one run of the network."""
         return sum(item.layer.macs for item in self.layers)
+
+    def unmapped_report(self) -> list[dict[str, str | int | float]]:
+        """Every Unmapped as a dictionary, with `share`: its part of all operations, multiply-accumulates included."""
+        every = self.macs + sum(item.operations for item in self.unmapped)
+        return [asdict(item) | {"share": item.operations / every} for item in self.unmapped]
 
     def name_of(self, problem: Problem) -> str:
         """The name of the first layer that poses `problem`."""
@@ -66,3 +91,13 @@ def listed(names: Iterable[str], most: int = 4) -> str:
     if len(names) > most:
         names[most - 1 :] = [f"{len(names) - most + 1} more"]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def unmapped_lines(items: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What no mapping covers, by kind, with its share of the network's operations: a line, none where it is nothing."""
+    shares: dict[str, float] = {}
+    for item in items:
+        shares[item["kind"]] = shares.get(item["kind"], 0.0) + item["share"]
+    largest = sorted(shares.items(), key=lambda pair: -pair[1])
+    kinds = listed((f"{kind.replace('_', ' ')} {share:.2%}" for kind, share in largest), 5)
+    return [f"not mapped: {sum(shares.values()):.2%} of the operations ({kinds})"] if shares else []

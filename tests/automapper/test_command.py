@@ -162,6 +162,13 @@ def test_a_list_of_layers(tmp_path):
     assert row["accuracy"] is None
 
 
+def test_a_list_of_layers_without_its_option(tmp_path):
+    (tmp_path / "layers.yaml").write_text(LAYERS)
+    words = ["--bits", "8", "--stages", "1"]
+    named = run("--network", tmp_path / "layers.yaml", *words, folder=tmp_path)
+    assert without_time(run(tmp_path / "layers.yaml", *words, folder=tmp_path)) == without_time(named)
+
+
 def test_objectives_and_goal(tmp_path, capsys):
     (tmp_path / "layers.yaml").write_text(LAYERS)
     words = ["--network", tmp_path / "layers.yaml", "--bits", "8"]
@@ -217,13 +224,11 @@ def test_interrupt_writes_the_best_so_far(weights, tmp_path, seconds):
 
 
 def test_interrupted_among_the_pipelines_it_writes_what_the_search_found(weights, tmp_path, monkeypatch, capsys):
-    import automapper.__main__ as command
-
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command.Pipelines, "advance", interrupted)
-    command.main([str(weights), "--save", str(tmp_path), "--budget", "300", "--bits", "4"])
+    monkeypatch.setattr("automapper.pipelines.Pipelines.advance", interrupted)
+    main([str(weights), "--save", str(tmp_path), "--budget", "300", "--bits", "4"])
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["search"]["interrupted"] and report["bit_widths"][0]["mode"] == "multi-cycle"
     assert "interrupted, best so far" in capsys.readouterr().out
@@ -231,10 +236,8 @@ def test_interrupted_among_the_pipelines_it_writes_what_the_search_found(weights
 
 
 def test_the_winner_of_a_layer_is_the_objectives(weights, tmp_path):
-    import automapper.__main__ as command
-
     words = ["--save", str(tmp_path), "--budget", "300", "--bits", "4", "--objective", "energy", "--stages", "1"]
-    command.main([str(weights), *words])
+    main([str(weights), *words])
     (row,) = json.loads((tmp_path / "report.json").read_text())["bit_widths"]
     for layer in row["layers"]:
         joules = {name: values["energy_j"] for name, values in layer["baselines"].items()}
@@ -286,12 +289,11 @@ BAD = {
     "{weights} --delay throughput": "setting delay = 'throughput': legal: latency, interval",
     "{weights} --stages 9": "setting stages = 9: must be between 1 and 4",
     "--network resnet19": "did you mean 'resnet1",
-    "--network vit_b_16": "self_attention (MultiheadAttention) is no convolution or linear layer: it cannot be mapped; "
-    "take a network of convolutions and linear layers",
     "--network fcn_resnet50": "a torchvision model, but not one that classifies images; only those can be mapped, or "
     "the layers that a file lists (--network layers.yaml): did you mean 'resnet50'?",
     "--network raft_large": "not one that classifies images; only those can be mapped",
-    "--network vit_b16": "setting network = 'vit_b16': neither a torchvision model",
+    "--network vit_b16": "setting network = 'vit_b16': did you mean 'vit_b_16'? neither a torchvision model",
+    "--network raft_larg": "setting network = 'raft_larg': neither a torchvision model",
     "--network {files}/twice.yaml": "line 3: [2]: name: 'a' is the name of [0] too",
     "--network {files}/default.yaml": "line 2: [1]: name: 'layer 1' is the name of [0] too",
     "--network {files}/nameless.yaml": "line 1: [0]: name: empty",
@@ -307,6 +309,10 @@ BAD = {
     "{weights} --objective energy=0": "one of the weights must be above 0",
     "{weights} --preset fast": "unknown preset 'fast'",
     "{weights} {weights}": "one checkpoint at a time",
+    "{files}/twice.yaml": "line 3: [2]: name: 'a' is the name of [0] too",
+    "{files}/size.yaml --network resnet18": "size.yaml' and --network: give one of them",
+    "{weights} --checkpoint={weights}": "weights.pt' and --checkpoint: give one of them",
+    "{files}/size.yaml --checkpoint {weights}": "give one of them",
     "{files}/missing.pt": "no such file",
     "{files}/empty": "neither weights.pt nor arch.pt",
     "{files}/text.pt": "not a readable checkpoint",

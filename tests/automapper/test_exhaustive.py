@@ -241,7 +241,7 @@ def test_a_walk_given_up_leaves_the_others_proven(monkeypatch, tmp_path, capsys)
 
     (tmp_path / "layers.yaml").write_text("[{name: large, K: 48, C: 24, P: 14, Q: 14}, {name: small, K: 3, C: 2}]")
     monkeypatch.setattr(exhaustive, "NODE_LIMIT", 2000)
-    monkeypatch.setattr("automapper.__main__.check_size", lambda *arguments: None)
+    monkeypatch.setattr("automapper.api.check_size", lambda *arguments: None)
     main(["--network", str(tmp_path / "layers.yaml"), "--bits", "8", "--engine", "exhaustive", "--budget", "200",
           "--workers", "1", "--stages", "1", "--save", str(tmp_path)])  # fmt: skip
     (row,) = json.loads((tmp_path / "report.json").read_text())["bit_widths"]

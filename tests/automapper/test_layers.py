@@ -14,16 +14,16 @@ from runtime.checkpoint import save_checkpoint
 from runtime.errors import UserError
 
 BY_HAND = [  # 8x8 images, stem 8, cells 8 -> 8, 8 -> 12 (stride 2), 12 -> 12, 12 -> 16
-    (Layer(name="stem.conv", K=8, C=3, P=8, Q=8, R=3, S=3), 32),
+    (Layer(name="stem.conv", K=8, C=3, P=8, Q=8, R=3, S=3, H=8, W=8, pad_top=1, pad_left=1), 32),
     (Layer(name="cells.0.expand", K=24, C=8, P=8, Q=8), None),
-    (Layer(name="cells.0.depthwise", G=24, P=8, Q=8, R=3, S=3), None),
+    (Layer(name="cells.0.depthwise", G=24, P=8, Q=8, R=3, S=3, H=8, W=8, pad_top=1, pad_left=1), None),
     (Layer(name="cells.0.project", K=8, C=24, P=8, Q=8), None),
     (Layer(name="cells.1.expand", G=2, K=4, C=4, P=8, Q=8), None),
-    (Layer(name="cells.1.depthwise", G=8, P=4, Q=4, R=3, S=3, stride=2), None),
+    (Layer(name="cells.1.depthwise", G=8, P=4, Q=4, R=3, S=3, stride=2, H=8, W=8, pad_top=1, pad_left=1), None),
     (Layer(name="cells.1.project", G=2, K=6, C=4, P=4, Q=4), None),
     # cells.2 is an identity: nothing runs
     (Layer(name="cells.3.expand", K=12, C=12, P=4, Q=4), None),
-    (Layer(name="cells.3.depthwise", G=12, P=4, Q=4, R=5, S=5), None),
+    (Layer(name="cells.3.depthwise", G=12, P=4, Q=4, R=5, S=5, H=4, W=4, pad_top=2, pad_left=2), None),
     (Layer(name="cells.3.project", K=16, C=12, P=4, Q=4), None),
     (Layer(name="header.conv", K=20, C=16, P=4, Q=4), 32),
     (Layer(name="classifier", K=10, C=20), 32),
@@ -43,7 +43,7 @@ def test_a_skip_that_changes_the_shape_is_a_strided_convolution():
     found = extracted(tiny_model(["k3_e1", "skip", "skip", "skip"]))
     skips = [item.layer for item in found if item.layer.name.endswith(".conv") and "cells" in item.layer.name]
     assert skips == [
-        Layer(name="cells.1.conv", K=12, C=8, P=4, Q=4, stride=2),
+        Layer(name="cells.1.conv", K=12, C=8, P=4, Q=4, stride=2, H=8, W=8),
         Layer(name="cells.3.conv", K=16, C=12, P=4, Q=4),
     ]
 
@@ -106,20 +106,6 @@ def test_equal_layers_are_searched_once(tmp_path):
     assert {(p.layer, p.bits) for p in problems} == {
         (Layer(**{**layer.to_dict(), "name": ""}), own or bits) for layer, own in BY_HAND for bits in (4, 8, 16)
     }
-
-
-def test_layers_that_cannot_be_mapped_are_named():
-    image = torch.zeros(1, 3, 8, 8)
-    cases = {
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2)): "layer 1 (ConvTranspose2d)",
-        nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2)): "dilation (2, 2)",
-        nn.Sequential(nn.Conv2d(3, 4, 3, stride=(1, 2))): "strides (1, 2)",
-    }
-    for model, message in cases.items():
-        with pytest.raises(UserError) as error:
-            extract_layers(model, image)
-        assert message in str(error.value)
-        assert "list the layers to map in a file" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ def test_active_pes_of_the_chip(index, batch):
 def test_other_layers_and_devices_have_none():
     eyeriss = hw_model.load_device("eyeriss")
     assert published_mappings(hw_model.Layer(K=384, C=256, P=13, Q=13, R=3, S=3, stride=2), eyeriss) == []
+    assert published_mappings(hw_model.Layer(K=384, C=256, P=13, Q=13, R=3, S=3, dilation_w=2), eyeriss) == []
+    assert published_mappings(hw_model.Layer(K=384, C=256, P=13, Q=13, R=3, S=3, stride_h=2), eyeriss) == []
     assert published_mappings(hw_model.Layer(G=256, P=13, Q=13, R=3, S=3), eyeriss) == []  # depth-wise
     assert published_mappings(ALEXNET[2].layer, hw_model.load_device("simple256")) == []
 

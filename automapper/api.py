@@ -1,0 +1,326 @@
+"""AutoMapper from Python: `map_network` searches, the `Report` it returns prints, converts and writes what was found.
+
+report = automapper.map_network("resnet18", "eyeriss", bits=[4, 8])
+print(report)
+report.write("ckpt/map")
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from automapper.budget import parse_budget
+from automapper.exhaustive import NODE_LIMIT, TooLarge, check_size
+from automapper.folder import write_outputs
+from automapper.interrupt import interrupt_held_back
+from automapper.layer_list import network_of, read_layers
+from automapper.objective import Objective, parse_objective
+from automapper.pipelines import Pipelines
+from automapper.published import add_published
+from automapper.report import build_report
+from automapper.result import found_of, network_cost, value_of
+from automapper.search import NoMapping, Outcome, load_compiled, run_search
+from automapper.terminal import summary
+from automapper.trade import trade_layers
+from automapper.workload import Network, Problem, distinct_problems, listed
+from hw_model import Device, Layer, load_device
+from runtime.errors import UserError
+from runtime.folders import writable_folder
+from runtime.stages import MapSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PIPELINE_SHARE = 0.2  # of a search's mappings go to each size of a pipeline's stage
+BIT_WIDTHS = (4, 8, 12, 16, 32)  # where neither the caller nor the network names any: the paper's
+YAML = (".yaml", ".yml")
+
+
+class Report:
+    """What a search found: `print(report)` shows the table, `to_dict()` is report.json, `write(folder)` all files."""
+
+    def __init__(self, content: Mapping[str, Any], device: Device):
+        self._content = json.loads(json.dumps(content))  # as a reader of the file has it: keys as text
+        self._device = device
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of report.json; see docs/automapper.md."""
+        return copy.deepcopy(self._content)
+
+    def summary(self) -> str:
+        """The table that the command prints: energy, latency, EDP and gains per bit-width."""
+        return summary(self._content)
+
+    def write(self, folder: str | os.PathLike) -> None:
+        """Write report.json, report.html and mappings/ into `folder`, which is made where it does not exist.
+
+        Raises UserError where nothing can be written there.
+        """
+        write_outputs(writable_folder(Path(folder), f"folder {os.fspath(folder)!r}"), self._content, self._device)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        bits = [row["bits"] for row in self._content["bit_widths"]]
+        return f"<Report: {self._content['network']} on {self._device.name} at {bits} bit>"
+
+
+class Progress:
+    """What a search reports while it runs. This one ignores it; a subclass shows it."""
+
+    def sizes(self, problems: Sequence[Problem]) -> Iterable[Problem]:
+        """The problems, passed on one by one as the exhaustive engine estimates their sizes."""
+        return problems
+
+    def searched(self, share: float, edp_js: Mapping[int, float]) -> None:
+        """share: of the budget used so far; edp_js: bit-width -> the best EDP of the network so far."""
+
+    def proved(self, done: int, of: int) -> None:
+        """The exhaustive engine has finished `done` of `of` searches."""
+
+    def close(self) -> None:
+        """The search has ended, or failed."""
+
+
+def map_network(
+    network: str | os.PathLike | Sequence[Layer] | Network | nn.Module,
+    device: str | os.PathLike | Mapping[str, Any] | Device,
+    bits: int | Sequence[int] | None = None,
+    *,
+    example: Tensor | Sequence[Any] | None = None,
+    batch: int = 1,
+    objective: str = "edp",
+    delay: str = "latency",
+    budget: int | str = 20000,
+    seed: int = 0,
+    engine: str = "evolution",
+    stages: int = 3,
+    goal: float | None = None,
+    workers: int = 0,
+    backend: str = "threading",
+    progress: Progress | None = None,
+) -> Report:
+    """Search a mapping onto `device` for every layer and bit-width of `network`.
+
+    Args:
+        network: a torch module (with `example`); the path of a checkpoint, weights.pt or arch.pt, or of its folder; the
+            path of a .yaml list of layers; the name of a torchvision classification model; or hw_model layers.
+        device: a device's name, the path of its file, or the file's content.
+        bits: one bit-width or several, 1 to 32; None: all of the network, else 4, 8, 12, 16 and 32.
+        example: the input of a module, a tensor [N, C, H, W] or a sequence of positional arguments. It may be on the
+            device "meta", with the module: nothing is computed then.
+        batch: images per inference; multiplies N where the network is a list of layers. Not for a module: N is that of
+            `example`.
+        budget: mappings per layer, bit-width and dataflow, or seconds in all as text: "30s".
+        progress: told how far the search is.
+        objective, delay, seed, engine, stages, goal, workers, backend: the settings of the command; see
+            `python -m automapper --help`.
+
+    Raises:
+        UserError: a setting that is not legal, a network that cannot be mapped, or no valid mapping of a layer.
+        hw_model.InputError: a device or a layer that is none.
+    """
+    settings = MapSettings().replaced(
+        checkpoint="", network=None, save="", device="", bits=[bits] if isinstance(bits, int) else list(bits or ()),
+        batch=batch, objective=objective, delay=delay, stages=stages, goal=goal, engine=engine, budget=str(budget),
+        seed=seed, workers=workers, backend=backend,
+    )  # fmt: skip
+    parse_objective(settings.objective, settings.delay), parse_budget(settings.budget)  # before torch is loaded
+    built = load_device(device)
+    read = read_network(network, settings.batch, example)
+    place = "checkpoint" if read.bit_widths and isinstance(network, str | os.PathLike) else "network"
+    values = settings.to_dict() | {place: read.name, "device": _source(device, built)}
+    return run(read, built, values, progress)
+
+
+def read_network(
+    network: str | os.PathLike | Sequence[Layer] | Network | nn.Module, batch: int = 1, example: Any = None
+) -> Network:
+    """The layers of what `map_network` takes. Raises UserError or hw_model.InputError where it is nothing of that."""
+    if isinstance(network, _module_type()):
+        if batch != 1:
+            raise UserError(f"setting batch = {batch}: the batch of a module is that of its example input")
+        from automapper import layers
+
+        return layers.load_module(network, example)
+    if example is not None:
+        raise UserError("example: only a torch module takes an example input")
+    if isinstance(network, Network):
+        return network
+    if isinstance(network, str | os.PathLike):
+        return _read_named(os.fspath(network), batch)
+    if isinstance(network, Sequence) and network and all(isinstance(layer, Layer) for layer in network):
+        return network_of(network, batch, "layers")
+    raise UserError(
+        f"network: a {type(network).__name__} is neither a torch module, a path, a torchvision model's name nor a list "
+        "of hw_model layers"
+    )
+
+
+def _module_type() -> Any:
+    """torch.nn.Module where torch is loaded, else (): then nothing can be one, and torch takes seconds to load."""
+    return sys.modules["torch"].nn.Module if "torch" in sys.modules else ()
+
+
+def _read_named(name: str, batch: int) -> Network:
+    if name.endswith(YAML):
+        return read_layers(name, batch)
+    from automapper import layers  # here: torch takes seconds to load
+
+    if name.endswith(".pt") or os.sep in name or os.path.exists(name):
+        return layers.load_network(name, batch)
+    return layers.load_torchvision(name, batch)
+
+
+def _source(given: Any, device: Device) -> Any:
+    """What the report names as the device, such that hw_model loads it: a name, a path, or a file's content."""
+    if not isinstance(given, Device):
+        return given if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else os.fspath(given)
+    try:
+        same = load_device(given.name) == given
+    except ValueError:
+        same = False
+    if not same:
+        raise UserError(f"device {given.name}: not one that comes with hw_model; give the path or content of its file")
+    return given.name
+
+
+def chosen_bits(bits: Sequence[int], network: Network) -> tuple[int, ...]:
+    """The bit-widths to map, lowest first: those asked for, else all of the network's, else the paper's.
+
+    Raises UserError where the network does not have one.
+    """
+    missing = [width for width in bits if network.bit_widths and width not in network.bit_widths]
+    if missing:
+        raise UserError(f"setting bits: {network.name} has no bit-width {missing[0]}, only {list(network.bit_widths)}")
+    return tuple(sorted(set(bits))) or network.bit_widths or BIT_WIDTHS
+
+
+def run(network: Network, device: Device, settings: Mapping[str, Any], progress: Progress | None = None) -> Report:
+    """Map `network` as `settings` say, those of MapSettings by name; they become part of the report.
+
+    Ctrl-C ends the search; the report then holds the best so far. Raises UserError as `map_network` does.
+    """
+    objective = parse_objective(settings["objective"], settings["delay"])
+    budget = parse_budget(settings["budget"])
+    engine, seed = settings["engine"], settings["seed"]
+    spreading = settings["workers"], settings["backend"]
+    bit_widths = chosen_bits(settings["bits"], network)
+    problems = distinct_problems(network, bit_widths)
+    progress = progress or Progress()
+
+    if engine == "exhaustive":
+        _refuse_large(network, problems, device, objective, seed, progress)
+    with interrupt_held_back() as early:
+        pipelines = Pipelines(
+            network, bit_widths, device, objective, settings["stages"], seed, *spreading, engine == "random"
+        )
+        load_compiled(device)
+    watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
+    try:
+        outcome = run_search(
+            problems, device, objective, budget, seed, engine, *spreading, watch.after_round, progress.proved,
+            bool(early),
+        )  # fmt: skip
+    except NoMapping as error:
+        raise UserError(
+            f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: no valid mapping on device "
+            f"{settings['device']} found; closest miss: {'; '.join(error.reasons)}"
+        ) from error
+    finally:
+        progress.close()
+    add_published(outcome, problems, device, objective)
+    with interrupt_held_back() as came:
+        trade_layers(network, bit_widths, outcome, device, objective, seed, *spreading, engine != "random")
+    outcome.interrupted |= bool(came)
+    statistics = {
+        "engine": engine,
+        "mappings": watch.mappings,
+        "mappings_for_pipelines": pipelines.evaluated,
+        "seconds": watch.seconds,
+        "mappings_per_second": watch.mappings / watch.seconds,
+        "seed": seed,
+        "interrupted": outcome.interrupted,
+        "goal_met": outcome.goal_met,
+        "convergence": watch.history,
+    }
+    with interrupt_held_back():
+        content = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, settings)
+        return Report(content, device)
+
+
+class _Watch:
+    """Follows a search round by round: pipelines keep pace with it; convergence; the goal."""
+
+    def __init__(
+        self,
+        network: Network,
+        bit_widths: Sequence[int],
+        objective: Objective,
+        goal: float | None,
+        pipelines: Pipelines,
+        progress: Progress,
+    ):
+        self.network, self.bit_widths, self.objective, self.goal = network, bit_widths, objective, goal
+        self.pipelines, self.progress = pipelines, progress
+        self.mappings, self.seconds, self.begin = 0, 0.0, time.perf_counter()
+        self.history: list[dict] = []
+
+    def after_round(self, outcome: Outcome, share: float) -> bool:
+        """True when the result at every bit-width, pipelines included, has met the goal."""
+        if not outcome.interrupted:
+            try:
+                self.pipelines.advance(max(1, int(PIPELINE_SHARE * outcome.per_search)), share)
+            except KeyboardInterrupt:
+                outcome.interrupted = True
+        self.mappings = outcome.mappings + self.pipelines.evaluated
+        self.seconds = time.perf_counter() - self.begin
+        costs = {bits: network_cost(self.network, bits, outcome) for bits in self.bit_widths}
+        if not all(costs.values()):
+            return False
+        edp_js = {bits: cost.edp_js for bits, cost in costs.items()}
+        values = {bits: value_of(self.objective, cost) for bits, cost in costs.items()}
+        layers = {bits: self._mean_layer(outcome, bits) for bits in self.bit_widths}
+        self.history.append(
+            {"mappings": self.mappings, "seconds": self.seconds, "edp_js": edp_js, "objective_value": values,
+             "mean_layer_value": layers}
+        )  # fmt: skip
+        self.progress.searched(share, edp_js)
+        return self.goal is not None and all(
+            value <= self.goal or self._pipeline_value(bits) <= self.goal for bits, value in values.items()
+        )
+
+    def _mean_layer(self, outcome: Outcome, bits: int) -> float:
+        """Geometric mean over the layers of what each minimises; it never rises, as the network's sums may."""
+        costs = [found.cost for found in found_of(self.network, bits, outcome)]
+        logs = [math.log(self.objective.value(cost.energy_j, cost.latency_s)) for cost in costs]
+        return math.exp(sum(logs) / len(logs))
+
+    def _pipeline_value(self, bits: int) -> float:
+        pipeline = self.pipelines.best(bits)
+        return value_of(self.objective, pipeline.cost) if pipeline else math.inf
+
+
+def _refuse_large(
+    network: Network, problems: Sequence[Problem], device: Device, objective: Objective, seed: int, progress: Progress
+) -> None:
+    """Raise UserError naming the layers that are too large for the exhaustive engine."""
+    try:
+        check_size(progress.sizes(problems), device, objective, seed)
+    except TooLarge as error:
+        names = list(dict.fromkeys(network.name_of(problem) for problem in error.problems))
+        most = max(error.problems.values())
+        these = f"layer {names[0]} is" if len(names) == 1 else f"layers {listed(names, 10)} are"
+        raise UserError(
+            f"{these} too large for the exhaustive engine: about {most:.0e} steps, and "
+            f"{NODE_LIMIT:.0e} take a minute; use --engine evolution, or a list of the layers that are small enough"
+        ) from error
