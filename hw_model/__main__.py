@@ -9,6 +9,7 @@ from hw_model.cases import Case, read_cases, results_json
 from hw_model.errors import InputError, InvalidMapping
 from hw_model.loop_nest import loop_nest
 from hw_model.timeloop import export_timeloop, write_timeloop
+from hw_model.widths import widths_of
 
 EPILOG = """exit status: 0 valid, 1 a mapping is invalid, 2 the input cannot be read. A case is
 {"layer": {"K": 128, "C": 128, "P": 28, "Q": 28, "R": 3, "S": 3}, "device": "eyeriss", "bits": 16,
@@ -34,9 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.json:
+    try:
+        return _show(cases, options.json)
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        sys.stdout = None
+        return 0
+
+
+def _show(cases: list[Case] | Case, as_json: bool) -> int:
+    """Print the results; returns the exit status."""
+    if as_json:
         text, valid = results_json(cases)
-        print(text)
+        print(text, flush=True)
     else:
         printed = [_print(case) for case in (cases if isinstance(cases, list) else [cases])]
         valid = all(printed)
@@ -53,7 +63,7 @@ def _export(cases: list[Case] | Case, folder: str) -> None:
 def _print(case: Case) -> bool:
     """Print a case and its cost; False when the mapping is invalid."""
     unit = "" if case.device.energy_unit == "pJ" else f" (1 pJ stands for one unit: {case.device.energy_unit})"
-    print(f"{case.layer.name or 'layer'} on {case.device.name}, {case.bits} bit{unit}")
+    print(f"{case.layer.name or 'layer'} on {case.device.name}, {widths_of(case.bits).words}{unit}")
     print(loop_nest(case.layer, case.mapping, case.device, case.bits))
     try:
         cost = case.cost()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hw_model.axis import Axis
 from hw_model.device import Device
 from hw_model.layer import Layer, tile_words
 from hw_model.mapping import SPATIAL_SLOTS, Mapping
@@ -9,7 +10,7 @@ from hw_model.reasons import held_tensors, level_tiles
 from hw_model.tables import word_bits
 
 
-def loop_nest(layer: Layer, mapping: Mapping, device: Device, bits: int) -> str:
+def loop_nest(layer: Layer, mapping: Mapping, device: Device, bits: object) -> str:
     """The nested for-loops, outermost first, with each level's tile per tensor in words and its share of the capacity.
 
     A dimension with several loops has one index each, k2 the outermost, k0 the innermost, and k is what they amount to.
@@ -39,10 +40,15 @@ def loop_nest(layer: Layer, mapping: Mapping, device: Device, bits: int) -> str:
     for dim, factors in trips.items():
         if len(factors) > 1:
             lines.append("  " * depth + f"{dim.lower()} = {_amount(dim.lower(), factors)}")
-    rows = "p" if layer.stride == 1 else f"{layer.stride}p"
-    columns = "q" if layer.stride == 1 else f"{layer.stride}q"
-    lines.append("  " * depth + f"O[n,g,k,p,q] += W[g,k,c,r,s] * I[n,g,c,{rows}+r,{columns}+s]")
+    rows, columns = _position(layer.rows, "p", "r"), _position(layer.columns, "q", "s")
+    lines.append("  " * depth + f"O[n,g,k,p,q] += W[g,k,c,r,s] * I[n,g,c,{rows},{columns}]")
     return "\n".join(lines)
+
+
+def _position(axis: Axis, output: str, tap: str) -> str:
+    """`2p+3r-1`: the input position of an output and a tap, with stride, dilation and padding."""
+    steps = [f"{step if step > 1 else ''}{index}" for step, index in ((axis.stride, output), (axis.dilation, tap))]
+    return "+".join(steps) + (f"-{axis.pad}" if axis.pad else "")
 
 
 def _amount(name: str, factors: list[int]) -> str:
@@ -55,7 +61,7 @@ def _amount(name: str, factors: list[int]) -> str:
     return " + ".join(reversed(terms))
 
 
-def _tiles(layer: Layer, tile: dict, tensors: tuple, device: Device, slot: str, bits: int) -> str:
+def _tiles(layer: Layer, tile: dict, tensors: tuple, device: Device, slot: str, bits: object) -> str:
     widths = word_bits(device, bits)
     if not tensors:
         return "nothing: all tensors pass it by"

@@ -26,6 +26,11 @@ class Widths(NamedTuple):
         return f"w{self.W}a{self.I}" if self.I == self.O else self._asdict()
 
     @property
+    def words(self) -> str:
+        """For sentences: `8 bit`, `w4a8`."""
+        return f"{self.W} bit" if isinstance(self.spec, int) else self.label
+
+    @property
     def label(self) -> str:
         """For tables and file names: `8`, `w4a8`, `w4i8o16`."""
         return str(self.spec) if not isinstance(self.spec, dict) else f"w{self.W}i{self.I}o{self.O}"
