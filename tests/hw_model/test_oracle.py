@@ -1,5 +1,6 @@
 """Equal to the brute-force counter, whatever the layer, the mapping and the device."""
 
+import dataclasses
 import itertools
 import json
 import random
@@ -57,6 +58,7 @@ def check_case(seed):
     truth = word_sets.run(
         layer, loops, device.level_names, device.first_pe_level, holds, multicast=device.multicast,
         reduces=device.reduces, sharing=device.input_sharing, box=device.input_words == "box",
+        forward=device.forward_inputs,
     )  # fmt: skip
     for level, tensors in truth.items():
         for tensor, expected in tensors.items():
@@ -69,6 +71,54 @@ def check_case(seed):
 def test_counters_equal_enumeration(chunk):
     for seed in range(chunk, SAMPLE, CHUNKS):
         check_case(seed)
+
+
+def forwarding_case(seed, **sharing):
+    """A device that forwards inputs, with output rows and columns on its axes and filter loops outside the PEs."""
+    rng = random.Random(seed)
+    fields = random_cases.device_fields(rng) | {"forward_inputs": True, **sharing}
+    fields["network"]["multicast"] = True
+    fields["array"].pop("lanes", None)
+    device = hw_model.load_device(fields)
+    loops = {slot: [] for slot in device.slots}
+    sizes = dict.fromkeys("NGKCPQRS", 1)
+    for slot, dim in zip(("spatial_y", "spatial_x"), rng.choice(["PQ", "QP", "RQ", "PS"]), strict=True):
+        sizes[dim] = rng.choice([1, 2, 3])
+        loops[slot] += [(dim, sizes[dim])]
+    for dim in rng.sample("RSPQKC", 4):
+        n = rng.choice([2, 2, 3])
+        loops[rng.choice(device.level_names)].append((dim, n))
+        sizes[dim] *= n
+    layer = sizes | {
+        "stride_h": rng.choice([1, 1, 2]), "stride_w": rng.choice([1, 1, 2]), "dilation_h": rng.choice([1, 1, 2]),
+        "dilation_w": 1, "pad_top": rng.randrange(sizes["R"]), "pad_left": rng.randrange(sizes["S"]),
+    }  # fmt: skip
+    layer = hw_model.Layer(**layer)
+    layer = {name: getattr(layer, name) for name in layer.__dataclass_fields__}
+    return device, layer, loops, {slot: [list(pair) for pair in pairs] for slot, pairs in loops.items()}
+
+
+FORWARDING = {  # queues in the PEs; or none, where only whole tiles of the step before are passed on
+    "queues": {"input_sharing": "union"},
+    "tags": {"input_sharing": "identical", "input_words": "box"},
+}
+
+
+@pytest.mark.parametrize("sharing", FORWARDING.values(), ids=FORWARDING)
+def test_forwarding_equals_enumeration(sharing):
+    passed_on = 0
+    for seed in range(700):
+        device, layer, loops, mapping = forwarding_case(seed, **sharing)
+        ours = hw_model.evaluate(layer, mapping, device, 16)
+        truth = word_sets.run(
+            layer, loops, device.level_names, device.first_pe_level, {l.name: l.holds for l in device.levels},
+            reduces=device.reduces, box=device.input_words == "box", forward=True, sharing=device.input_sharing,
+        )  # fmt: skip
+        for level in device.level_names:
+            assert ours.levels[level]["I"].reads == truth[level]["I"]["reads"], (seed, level, layer, mapping)
+        alone = hw_model.evaluate(layer, mapping, dataclasses.replace(device, forward_inputs=False), 16)
+        passed_on += alone != ours
+    assert passed_on > 30
 
 
 @pytest.mark.full

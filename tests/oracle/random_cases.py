@@ -28,6 +28,7 @@ def device_fields(rng: random.Random) -> dict:
         "network": {
             "energy_pj_per_bit": 1.0, "multicast": rng.random() < 0.75,
         },
+        "forward_inputs": rng.random() < 0.3,
         "input_sharing": rng.choice(["union", "union", "identical"]),
         "input_words": rng.choice(["real", "real", "real", "real", "box"]),
         "mac": {"multiplier_energy_pj": 1.0, "multiplier_bits": 16, "adder_energy_pj": 0.1, "adder_bits": 32},

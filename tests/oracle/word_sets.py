@@ -15,16 +15,18 @@ AXES = (("P", "R", "h", "pad_top", "H"), ("Q", "S", "w", "pad_left", "W"))
 
 
 def run(
-    layer, loops, level_names, first_pe, holds, *, multicast=True, reduces=(True, True), sharing="union", box=False
-):
+    layer, loops, level_names, first_pe, holds, *, multicast=True, reduces=(True, True), sharing="union", box=False,
+    forward=False,
+):  # fmt: skip
     """Counters {level: {tensor: {reads, fills, updates, drains}}} of every level, by enumeration.
 
     layer: sizes, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, H, W; loops: {slot: [(dim, n), ..]} for
     the temporal levels, spatial_x, spatial_y and lanes; holds: {level: tensors it holds}; reduces: whether partial sums
-    add up along x, along y; sharing: union or identical; box: tiles of inputs are bounding boxes, padding included.
+    add up along x, along y; sharing: union or identical; box: tiles of inputs are bounding boxes, padding included;
+    forward: PEs pass inputs on to their neighbours, with queues.
     """
     levels = list(level_names)
-    chip = Chip(levels, first_pe, multicast, reduces, sharing, box)
+    chip = Chip(levels, first_pe, multicast, reduces, sharing, box, forward)
     counters = {level: {t: defaultdict(int) for t in "WIO"} for level in levels}
     for tensor in "WIO":
         chain = [level for level in levels if tensor in holds[level]]
@@ -42,6 +44,7 @@ class Chip(NamedTuple):
     reduces: tuple
     sharing: str
     box: bool
+    forward: bool
 
 
 def _nest(loops, slots):
@@ -155,7 +158,14 @@ def _transfers(tensor, parent, child, layer, loops, chip, counters):
     parent_seen = defaultdict(set) if parent_is_pe else set()
     child_seen = [set() for _ in pes]
     down, up = counters[child][tensor], counters[parent][tensor]
-    for at in _origins(outside):
+    passing = []
+    if tensor == "I" and crossing and chip.multicast and chip.forward and chip.sharing == "union":
+        passing = _passing(layer, loops, outside, fan, chip)
+    tagged = tensor == "I" and crossing and chip.multicast and chip.forward and chip.sharing == "identical" and chip.box
+    before = []
+    turns = list(itertools.product(*(range(n) for _, _, n, _ in outside)))
+    places = list(itertools.product(*(range(n) for _, _, n, _ in fan)))
+    for turn, at in zip(turns, _origins(outside), strict=True):
         arriving = []
         for index, pe in enumerate(pes):
             tile = _words(tensor, _add(at, pe), extent, layer, chip.box)
@@ -164,6 +174,16 @@ def _transfers(tensor, parent, child, layer, loops, chip, counters):
         if tensor != "O":
             down["fills"] += sum(map(len, arriving))
             starts = [_start(_add(at, pe), layer) for pe in pes]
+            for loop, axis in passing:  # the outer one first: only PEs at the edge read
+                if turn[loop]:
+                    edge = [place[axis] == fan[axis][2] - 1 for place in places]
+                    arriving = [words if last else set() for words, last in zip(arriving, edge, strict=True)]
+                    break
+            if tagged and turn and turn[-1]:  # only the innermost loop has moved on
+                arriving = _not_passed(
+                    arriving, before, [_start(_add(at, pe), layer) for pe in pes], fan, places, extent, layer
+                )
+            before = [_start(_add(at, pe), layer) for pe in pes]
             shared = crossing and chip.multicast
             up["reads"] += _shared(tensor, arriving, starts, chip) if shared else sum(map(len, arriving))
             continue
@@ -185,6 +205,54 @@ def _transfers(tensor, parent, child, layer, loops, chip, counters):
                 up["reads"] += len(words & parent_seen)
                 parent_seen |= words
                 down["drains"] += len(words)
+
+
+def _passing(layer, loops, outside, fan, chip):
+    """[(loop outside, spatial loop)]: per axis of the input the outermost loop that moves tiles by the way from a PE to
+    the next along a dimension that is alone on its axis of the array; none where the axis overshoots."""
+    slots = _slots(chip.levels, chip.first_pe)
+    found = []
+    for out, tap, way, _, _ in AXES:
+        size = {out: layer[f"stride_{way}"], tap: layer[f"dilation_{way}"]}
+        covered = dict.fromkeys((out, tap), 1)
+        for _, dim, n, _ in _nest(loops, slots):
+            covered[dim] = covered.get(dim, 1) * n
+        if covered[out] != layer[out] or covered[tap] != layer[tap]:
+            continue
+        alone = [
+            (axis, step * size[dim])
+            for axis, (slot, dim, n, step) in enumerate(fan)
+            if dim in size and n > 1 and sum(other == slot for other, _, m, _ in fan if m > 1) == 1
+        ]
+        for number, (_, dim, n, step) in enumerate(outside):
+            if dim not in size or n < 2:
+                continue
+            axes = [axis for axis, pitch in sorted(alone, key=lambda a: fan[a[0]][1]) if pitch == step * size[dim]]
+            if axes:
+                found.append((number, axes[0]))
+                break
+    return sorted(found)
+
+
+def _not_passed(arriving, before, starts, fan, places, extent, layer):
+    """What PEs still read where the whole tile is the one that the next PE, along a dimension alone on its axis, had
+    the step before, and nothing of it is their own already."""
+    left = list(arriving)
+    whole = extent["N"] * extent["G"] * extent["C"]
+    for out, tap, way, _, _ in AXES:
+        whole *= (extent[out] - 1) * layer[f"stride_{way}"] + (extent[tap] - 1) * layer[f"dilation_{way}"] + 1
+    for axis, (slot, dim, n, _) in enumerate(fan):
+        if dim not in "PQRS" or n < 2 or sum(other == slot for other, _, m, _ in fan if m > 1) > 1:
+            continue
+        for index, place in enumerate(places):
+            neighbour = (*place[:axis], place[axis] + 1, *place[axis + 1 :])
+            if (
+                place[axis] + 1 < n
+                and before[places.index(neighbour)] == starts[index]
+                and len(arriving[index]) == whole
+            ):
+                left[index] = set()
+    return left
 
 
 def _batches(words, groups):
