@@ -5,17 +5,16 @@ Settings: config_map.py. The same from Python: automapper.map_network.
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from automapper import api
 from automapper.budget import parse_budget
-from automapper.exhaustive import NODE_LIMIT
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import parse_objective
-from automapper.workload import Network, Problem, distinct_problems, listed
+from automapper.workload import Network, distinct_problems, listed
 from hw_model import InputError, load_device
 from runtime.errors import UserError, exit_status
 from runtime.folders import writable_folder
@@ -74,10 +73,6 @@ class Bar(api.Progress):
     def __init__(self) -> None:
         self.bar = None
 
-    def sizes(self, problems: Sequence[Problem]) -> Iterable[Problem]:
-        with tqdm(problems, "sizes", disable=None, leave=False) as sized:
-            yield from sized
-
     def searched(self, share: float, edp_js: Mapping[int, float]) -> None:
         bar = self._open()
         bar.n = round(100 * share)
@@ -102,22 +97,21 @@ class Bar(api.Progress):
 
 def proven(report: Mapping[str, Any]) -> str:
     """What the exhaustive engine has shown, one line; of another engine "" ."""
-    covered, cut, seen = 0, [], []
+    covered, open_gaps, seen = 0, [], []
     for layer in (layer for row in report["bit_widths"] for layer in row["layers"] if "exhaustive" in layer):
         if (problem := (layer["dims"], layer["bits"])) in seen:
             continue
         seen.append(problem)
-        if layer["exhaustive"]["complete"]:
-            covered += layer["exhaustive"]["mappings_covered"]
-        else:
-            cut.append(f"{layer['name']} ({layer['bits']} bit)")
-    if not cut:
-        line = f"exhaustive: every mapping is the optimum of its layer; {covered:.3e} mappings covered"
-        return line if seen else ""
-    return (
-        f"exhaustive: every mapping is the optimum of its layer, {covered:.3e} mappings covered, but those of "
-        f"{listed(cut)}: given up after {NODE_LIMIT:.0e} steps, the best so far"
-    )
+        covered += layer["exhaustive"]["mappings_covered"]
+        if not layer["exhaustive"]["complete"]:
+            open_gaps.append((layer["bound"]["gap"], f"{layer['name']} ({layer['bits']} bit)"))
+    if not seen:
+        return ""
+    line = f"exhaustive: {len(seen) - len(open_gaps)} of {len(seen)} mappings are proven optima; {covered:.3e} covered"
+    if not open_gaps:
+        return line
+    gaps = [f"{name} {gap:.1%}" for gap, name in sorted(open_gaps, reverse=True)]
+    return f"{line}; the others can be improved by at most {listed(gaps)}"
 
 
 def read_network(C: MapSettings) -> Network:

@@ -13,12 +13,11 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automapper.budget import parse_budget
-from automapper.exhaustive import NODE_LIMIT, TooLarge, check_size
 from automapper.folder import write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import network_of, read_layers
@@ -30,7 +29,7 @@ from automapper.result import found_of, network_cost, value_of
 from automapper.search import NoMapping, Outcome, load_compiled, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
-from automapper.workload import Network, Problem, distinct_problems, listed
+from automapper.workload import Network, distinct_problems
 from hw_model import Device, Layer, load_device
 from runtime.errors import UserError
 from runtime.folders import writable_folder
@@ -76,10 +75,6 @@ class Report:
 
 class Progress:
     """What a search reports while it runs. This one ignores it; a subclass shows it."""
-
-    def sizes(self, problems: Sequence[Problem]) -> Iterable[Problem]:
-        """The problems, passed on one by one as the exhaustive engine estimates their sizes."""
-        return problems
 
     def searched(self, share: float, edp_js: Mapping[int, float]) -> None:
         """share: of the budget used so far; edp_js: bit-width -> the best EDP of the network so far."""
@@ -218,8 +213,6 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     problems = distinct_problems(network, bit_widths)
     progress = progress or Progress()
 
-    if engine == "exhaustive":
-        _refuse_large(network, problems, device, objective, seed, progress)
     with interrupt_held_back() as early:
         pipelines = Pipelines(
             network, bit_widths, device, objective, settings["stages"], seed, *spreading, engine == "random"
@@ -308,19 +301,3 @@ class _Watch:
     def _pipeline_value(self, bits: int) -> float:
         pipeline = self.pipelines.best(bits)
         return value_of(self.objective, pipeline.cost) if pipeline else math.inf
-
-
-def _refuse_large(
-    network: Network, problems: Sequence[Problem], device: Device, objective: Objective, seed: int, progress: Progress
-) -> None:
-    """Raise UserError naming the layers that are too large for the exhaustive engine."""
-    try:
-        check_size(progress.sizes(problems), device, objective, seed)
-    except TooLarge as error:
-        names = list(dict.fromkeys(network.name_of(problem) for problem in error.problems))
-        most = max(error.problems.values())
-        these = f"layer {names[0]} is" if len(names) == 1 else f"layers {listed(names, 10)} are"
-        raise UserError(
-            f"{these} too large for the exhaustive engine: about {most:.0e} steps, and "
-            f"{NODE_LIMIT:.0e} take a minute; use --engine evolution, or a list of the layers that are small enough"
-        ) from error

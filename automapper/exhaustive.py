@@ -17,75 +17,58 @@ from dataclasses import dataclass
 import numpy as np
 
 from automapper import tree
-from automapper.evolve import EXPLORE, SAME, Evolution
+from automapper.evolve import SAME
 from automapper.objective import TIE, Objective
 from automapper.space import Search, build_space
 from automapper.workload import Problem
-from hw_model import Device, Mapping, decode, evaluate_batch
+from hw_model import DIMS, Device, Mapping, decode, evaluate_batch
 from hw_model.tables import device_table, problem_table
 
-NODE_LIMIT = 100_000_000  # nodes of the tree, about a minute
-TRIED = 2000  # mappings of the short search before a size is estimated
-WAYS, LOOKED_AT = 64, 200_000  # ways down the tree for that, per choice of bypasses; fewer where each is long
-MARGIN = 2.0  # an estimate of more than so many times the limit is believed
+NODE_LIMIT = 20_000_000  # nodes of the tree visited for one problem, well under a minute
+GAPS = (0.8, 0.6, 0.45, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.0)  # shares of the objective, one by one
 LEAVES = 512
 ROWS = 1 << 16  # mappings costed at once
 
 
-class TooLarge(Exception):
-    """problems: {problem: estimated nodes} of those that would take far more than NODE_LIMIT."""
-
-    def __init__(self, problems: dict[Problem, float]):
-        super().__init__(f"too large for the exhaustive engine: {len(problems)} problems")
-        self.problems = problems
-
-
 @dataclass(frozen=True)
 class Optimum:
-    """mapping: the best there is (None: nothing beats the score given); covered: mappings in the space; evaluated: of
-    them costed one by one; nodes: of the tree visited; complete: False where the walk was given up after NODE_LIMIT."""
+    """mapping: the best found (None: nothing beats the score given); score: its logarithm of the objective, or the one
+    given; covered: mappings in the space; evaluated: of them costed one by one; nodes: of the tree visited.
+
+    lower: no mapping has a lower score; complete: it is the score itself, so that the mapping is the optimum.
+    """
 
     mapping: Mapping | None
     score: float
     covered: int
     evaluated: int
     nodes: int
+    lower: float = -math.inf
     complete: bool = True
 
 
-def check_size(problems: Iterable[Problem], device: Device, objective: Objective, seed: int) -> None:
-    """Estimate the tree of every problem, in less than a second each, by a short search and random ways down.
-
-    Raises:
-        TooLarge: some would take far more than NODE_LIMIT nodes; all of those are named.
-    """
-    large = {}
-    for problem in problems:
-        evolution = Evolution([Search(problem)], device, objective, seed)
-        evolution.advance(int(EXPLORE * TRIED), EXPLORE).advance(TRIED, 1.0)
-        walk = _Walk(problem, device, objective, float(evolution.score[0]))
-        rng = np.array([seed], np.uint64)
-        nodes = sum(walk.estimate(np.array(bypass, np.uint8), rng) for bypass in walk.free_bypasses())
-        if nodes > MARGIN * NODE_LIMIT:
-            large[problem] = nodes
-    if large:
-        raise TooLarge(large)
-
-
 def find_optimum(problem: Problem, device: Device, objective: Objective, score: float = math.inf) -> Optimum:
-    """The optimum of one problem.
+    """The optimum of one problem, or how far from it the best mapping can be at most.
 
     Args:
         score: of a mapping already known; the better it is, the less has to be walked.
 
-    Given up after NODE_LIMIT nodes, with the best until then.
+    The tree is walked for what is better by a large part, then by a smaller one, down to any: each walk that ends
+    raises the lower bound. After NODE_LIMIT nodes it is given up, with the bound and the best mapping until then.
     """
     walk = _Walk(problem, device, objective, score)
     free = walk.free_bypasses()
     covered = walk.mappings() * len(free)
-    for bypass in free:
-        walk.run(np.array(bypass, np.uint8))
-    return Optimum(walk.mapping, walk.score, covered, walk.evaluated, walk.nodes, walk.nodes <= NODE_LIMIT)
+    lower = walk.root_bound([np.array(bypass, np.uint8) for bypass in free])
+    gaps = GAPS if math.isfinite(score) and walk.dims else (0.0,)
+    for gap in gaps:
+        margin = -math.log1p(-gap)
+        proven = all(walk.run(np.array(bypass, np.uint8), margin) for bypass in free)
+        if not proven:
+            break
+        lower = max(lower, walk.score - margin)
+    complete = proven and not gaps[-1]
+    return Optimum(walk.mapping, walk.score, covered, walk.evaluated, walk.nodes, min(lower, walk.score), complete)
 
 
 class _Walk:
@@ -96,7 +79,7 @@ class _Walk:
         self.space = build_space([Search(problem)], device)
         self.levels = len(device.levels)
         sizes = problem.layer.sizes
-        splits = {d: splits_of(sizes[d], device) for d in range(8) if sizes[d] > 1}
+        splits = {d: splits_of(sizes[d], device, DIMS[d]) for d in range(8) if sizes[d] > 1}
         self.dims = sorted(splits, key=lambda d: -len(splits[d]))
         self.splits = [splits[d] for d in self.dims]
         empty = np.ones((0, self.levels + 2), np.int64)
@@ -123,25 +106,32 @@ class _Walk:
             counts = step
         return sum(count * math.prod(map(math.factorial, active)) for active, count in counts.items())
 
-    def estimate(self, bypass: np.ndarray, rng: np.ndarray) -> float:
-        """Nodes that `run` would visit, the mean over some random ways down; rng [1] uint64."""
-        ways = max(4, min(WAYS, LOOKED_AT // max(1, len(self.table))))
-        of = self._tree(bypass), self.device_table, self.tables
-        return sum(tree.probe(rng, self.score - SAME, *of) for _ in range(ways)) / ways
+    def root_bound(self, bypasses: Iterable[np.ndarray]) -> float:
+        """A score that no mapping is below: the bound with nothing assigned, for the best choice of bypasses."""
+        bounds = []
+        for bypass in bypasses:
+            at = self._tree(bypass)
+            assigned = tree.assigned_at_start(self.tables)
+            energy, cycles = tree.bound(at.f, assigned, at.hold, self.device_table, self.tables)
+            bounds.append(float(at.weights @ np.log([energy, cycles])))
+        return min(bounds)
 
-    def run(self, bypass: np.ndarray) -> None:
-        """Walk the whole tree for one choice of bypasses."""
+    def run(self, bypass: np.ndarray, margin: float) -> bool:
+        """Walk the tree for one choice of bypasses, but for what is not better than the best by `margin` of the score;
+        whether the walk came to its end."""
         index = np.full(len(self.dims), -1)
         leaves = np.ones((LEAVES, 8, self.levels + 2), np.int64)
         if not self.dims:  # one multiply-accumulate: one mapping
             self._cost(leaves[:1], bypass)
-            return
+            return True
         of = self._tree(bypass), self.device_table, self.tables
         over = False
         while not over and self.nodes <= NODE_LIMIT:
-            written, nodes, over = tree.walk(index, self.score - SAME, leaves, NODE_LIMIT, *of)
+            best = self.score - max(SAME, margin)
+            written, nodes, over = tree.walk(index, best, leaves, NODE_LIMIT - self.nodes, *of)
             self.nodes += nodes
             self._cost(leaves[:written], bypass)
+        return over
 
     def _tree(self, bypass: np.ndarray) -> tree.Tree:
         depth = len(self.dims)
@@ -161,29 +151,35 @@ class _Walk:
         """Cost every order of some leaves, and note the best."""
         factors, orders, count = [], [], 0
         for leaf in leaves:
-            f, o = self._mappings_of(leaf)
-            factors.append(f)
-            orders.append(o)
-            count += len(o)
+            o = self._orders_of(leaf)
+            for f in self._factors_of(leaf):
+                factors.append(f)
+                orders.append(o)
+                count += len(o)
             if count > ROWS:
                 self._best_of(factors, orders, bypass)
                 factors, orders, count = [], [], 0
         if count:
             self._best_of(factors, orders, bypass)
 
-    def _mappings_of(self, leaf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(factors [1, slots, 8], orders [n, L, 8]) of a leaf [8, L + 2]."""
+    def _factors_of(self, leaf: np.ndarray) -> list[np.ndarray]:
+        """[1, slots, 8] for each way to lay the PEs of a leaf [8, L + 2] on the axes that may differ in cost."""
         names = self.device.slots
         f = np.ones((1, len(names), 8), np.int32)
         for level, name in enumerate(self.device.level_names):
             f[0, names.index(name)] = leaf[:, level]
-        x, y = on_axes(tuple(leaf[:, self.levels].tolist()), *self.device.array)
-        f[0, names.index("spatial_x")], f[0, names.index("spatial_y")] = x, y
         if "lanes" in names:
             f[0, names.index("lanes")] = leaf[:, self.levels + 1]
+        found = []
+        for x, y in on_axes(tuple(leaf[:, self.levels].tolist()), self.device):
+            found.append(f.copy())
+            found[-1][0, names.index("spatial_x")], found[-1][0, names.index("spatial_y")] = x, y
+        return found
+
+    def _orders_of(self, leaf: np.ndarray) -> np.ndarray:
+        """[n, L, 8]: orders of the loops of a leaf [8, L + 2] that may differ in cost."""
         active = [tuple(d for d in range(8) if leaf[d, level] > 1) for level in range(self.levels - 1)]
-        orders = np.array(list(itertools.product(*(different_orders(a) for a in active), [tuple(range(8))])), np.int8)
-        return f, orders
+        return np.array(list(itertools.product(*(different_orders(a) for a in active), [tuple(range(8))])), np.int8)
 
     def _best_of(self, factors: list[np.ndarray], orders: list[np.ndarray], bypass: np.ndarray) -> None:
         f = np.concatenate([np.repeat(one, len(o), axis=0) for one, o in zip(factors, orders, strict=True)])
@@ -199,11 +195,11 @@ class _Walk:
             self.mapping = decode(f[row], o[row], self.device, b[row])
 
 
-def splits_of(size: int, device: Device) -> list[tuple[int, ...]]:
+def splits_of(size: int, device: Device, dim: str) -> list[tuple[int, ...]]:
     """Every split of a dimension without needless padding: factors per level, outermost first, of PEs, of lanes."""
-    limits = [*device.array, device.lanes, *[size] * len(device.levels)]
+    axes = [units if dim in dims else 1 for units, dims in zip(device.array, device.axis_dims, strict=True)]
     found = set()
-    for x, y, lanes, *levels in _covers(size, limits):
+    for x, y, lanes, *levels in _covers(size, [*axes, device.lanes, *[size] * len(device.levels)]):
         found.add((*levels, x * y, lanes))
     return sorted(found)
 
@@ -226,20 +222,26 @@ def _covers(size: int, limits: list[int]) -> list[tuple[int, ...]]:
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def on_axes(pes: tuple[int, ...], width: int, height: int) -> tuple[list[int], list[int]]:
-    """PEs per dimension as factors along x and along y that fit the array."""
+def on_axes(pes: tuple[int, ...], device: Device) -> list[tuple[list[int], list[int]]]:
+    """PEs per dimension as factors along x and along y that fit the array and may lie there: one way where the axes
+    are alike, all ways where cost depends on the axis (sums that add up along one only, inputs passed on)."""
+    (width, height), (x_dims, y_dims) = device.array, device.axis_dims
+    alike = len(set(device.reduces)) == 1 and not device.forward_inputs
+    found: list[tuple[list[int], list[int]]] = []
 
-    def place(k: int, x: list[int], y: list[int]) -> tuple[list[int], list[int]] | None:
-        if math.prod(x) > width or math.prod(y) > height:
-            return None
+    def place(k: int, x: list[int], y: list[int]) -> None:
+        if math.prod(x) > width or math.prod(y) > height or (alike and found):
+            return
         if k == len(pes):
-            return x, y
+            found.append((x, y))
+            return
         for part in range(1, pes[k] + 1):
-            if pes[k] % part == 0 and (found := place(k + 1, [*x, part], [*y, pes[k] // part])):
-                return found
-        return None
+            rest = pes[k] // part
+            if pes[k] % part == 0 and (part == 1 or DIMS[k] in x_dims) and (rest == 1 or DIMS[k] in y_dims):
+                place(k + 1, [*x, part], [*y, rest])
 
-    return place(0, [], [])
+    place(0, [], [])
+    return found
 
 
 @functools.cache

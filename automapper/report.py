@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -156,7 +157,7 @@ def _layer(item: NetworkLayer, bits: int, outcome: Outcome, objective: Objective
         "bits": problem.bits,
         "dims": {name: size for name, size in item.layer.to_dict().items() if name != "name"},
         **_mapped(best, objective),
-        **({"exhaustive": _optimum(outcome.optima[problem])} if problem in outcome.optima else {}),
+        **(_proof(outcome.optima[problem], best, objective) if problem in outcome.optima else {}),
         "winner": _winner(best, baselines, objective),
         "traded": (bits, problem) in outcome.traded,
         **({"in_network": _mapped(outcome.best(problem, bits), objective)} if (bits, problem) in outcome.aside else {}),
@@ -169,13 +170,20 @@ def _mapped(found: Found, objective: Objective) -> dict[str, Any]:
     return {"mapping": found.mapping.to_dict(), "cycles": found.cost.cycles, **_totals(found.cost, objective)}
 
 
-def _optimum(optimum: Optimum) -> dict[str, int | bool]:
-    """What shows that a layer's mapping is the best there is; complete: False where the walk was given up."""
+def _proof(optimum: Optimum, best: Found, objective: Objective) -> dict[str, Any]:
+    """What shows how good a layer's mapping is. `bound`: no mapping is below the lower value; the gap is the share by
+    which the best one found could be improved at most, 0 where the walk came to its end (`complete`)."""
+    value = objective.value(best.cost.energy_j, best.cost.latency_s)
+    gap = 0.0 if optimum.complete else -math.expm1(optimum.lower - optimum.score)
+    what = "edp_js" if objective.name == "edp" else "objective_value"
     return {
-        "complete": optimum.complete,
-        "mappings_covered": optimum.covered,
-        "mappings_costed": optimum.evaluated,
-        "nodes": optimum.nodes,
+        "exhaustive": {
+            "complete": optimum.complete,
+            "mappings_covered": optimum.covered,
+            "mappings_costed": optimum.evaluated,
+            "nodes": optimum.nodes,
+        },
+        "bound": {f"best_{what}": value, f"lower_{what}": value * (1 - gap), "gap": gap},
     }
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from automapper.breed import jit, uniform
+from automapper.breed import jit
 from hw_model.axis_words import DILATION, HIGH, LOW, OUTPUTS, STRIDE, TAPS
 from hw_model.compiled_rules import capacity_bits, input_words, output_words, span, weight_words
 from hw_model.kernel import (
@@ -353,33 +353,6 @@ def assigned_at_start(work):
         if work.sizes[0, d] == 1:
             assigned |= 1 << d
     return assigned
-
-
-@jit
-def probe(rng, best, tree, chip, work):
-    """An unbiased estimate of the nodes of the tree, from one random way down (Knuth, Math. Comp. 29, 1975).
-
-    rng [1]: uint64, of breed.uniform; the others as in `walk`.
-    """
-    dims, table, start = tree.dims, tree.table, tree.start
-    tree.f[:] = 1
-    assigned = assigned_at_start(work)
-    nodes, ways = 0.0, 1.0
-    for k in range(len(dims)):
-        d = dims[k]
-        assigned |= 1 << d
-        nodes += ways * (start[k + 1] - start[k])
-        count, chosen = 0, -1
-        for i in range(start[k], start[k + 1]):
-            if alive(d, table[i], k, assigned, best, tree, chip, work):
-                count += 1
-                if uniform(rng) * count < 1.0:
-                    chosen = i
-        if count == 0:
-            break
-        ways *= count
-        alive(d, table[chosen], k, assigned, best, tree, chip, work)
-    return nodes
 
 
 @jit

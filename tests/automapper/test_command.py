@@ -269,9 +269,6 @@ def files(tmp_path, weights):
     (tmp_path / "twice.yaml").write_text("- {name: a, K: 4}\n- {name: b, K: 4}\n- {name: a, C: 4}\n")
     (tmp_path / "default.yaml").write_text("- {name: layer 1, K: 4}\n- {K: 4}\n")
     (tmp_path / "nameless.yaml").write_text("- {name: '', K: 4}\n")
-    (tmp_path / "wide.yaml").write_text(
-        "- {name: wide, K: 256, C: 256, P: 56, Q: 56, R: 3, S: 3}\n- {name: narrow, K: 4}\n"
-    )
     (tmp_path / "size.yaml").write_text("- {K: 0}\n")
     return tmp_path
 
@@ -297,7 +294,6 @@ BAD = {
     "--network {files}/twice.yaml": "line 3: [2]: name: 'a' is the name of [0] too",
     "--network {files}/default.yaml": "line 2: [1]: name: 'layer 1' is the name of [0] too",
     "--network {files}/nameless.yaml": "line 1: [0]: name: empty",
-    "--network {files}/wide.yaml --engine exhaustive": "layer wide is too large for the exhaustive engine: about ",
     "--network {files}/none.yaml": "No such file",
     "--network {files}/words.yaml": "expected a list of layers",
     "--network {files}/field.yaml": "line 2: [1]: unknown layer field 'kernel'",

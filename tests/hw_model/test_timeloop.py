@@ -47,10 +47,12 @@ def test_inputs_equal_where_timeloop_is_exact(case):
             assert ours == expected, (level, counter)
 
 
-@pytest.mark.parametrize(("rules", "equal"), [({}, 82), ({"input_sharing": "identical"}, 96),
-                                               ({"input_sharing": "identical", "forward_inputs": True}, 98)])  # fmt: skip
+RULES = [({}, 82), ({"input_sharing": "identical"}, 96), ({"input_sharing": "identical", "forward_inputs": True}, 98)]
+
+
+@pytest.mark.parametrize(("rules", "equal"), RULES)
 def test_input_reads_follow_timeloops_rules_of_sharing(rules, equal):
-    """Reads of I at the buffer: a read for each different tile explains 14 of the 28 that differ from the union, tiles
+    """Reads of I at the buffer: one for each different tile explains 14 of the 28 that differ from the union, tiles
     passed on to neighbours some of the rest."""
     same = 0
     for case in CASES:
