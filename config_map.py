@@ -15,6 +15,20 @@ C.bits = []  # all of the checkpoint
 C.batch = 1  # latency of a single image
 C.save = "ckpt/map"  # report.json, report.html, mappings/
 
+# what it is compared with
+C.dataflow = []  # the built-in dataflows are always searched
+C.within = None  # the whole space
+C.baselines = [
+    "row_stationary",
+    "weight_stationary",
+    "output_stationary",
+    "output_stationary_channels",
+    "no_local_reuse",
+    "row_stationary_fixed",  # the paper's kind of baseline: one mapping for all bit-widths
+    "eyeriss_published",
+]
+C.fixed_at = None  # the widest words: their tiles fit at every other width
+
 # how it is searched
 C.objective = "edp"  # the paper's
 C.delay = "latency"  # the paper's EDP; interval where only the pace of results counts

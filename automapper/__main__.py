@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from automapper.baselines import check_fit, chosen_baselines
 from automapper.budget import parse_budget
 from automapper.exhaustive import NODE_LIMIT, TooLarge, check_size
+from automapper.fixed import add_fixed, fixed_problems
 from automapper.folder import write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import read_layers
@@ -50,6 +52,10 @@ def run(argv: Sequence[str]) -> None:
     device = load_device(C.device)
     network = read_network(C)
     bit_widths = chosen_bits(C, network)
+    baselines = chosen_baselines(C.baselines, C.dataflow, C.within, C.fixed_at, bit_widths)
+    check_fit(baselines, network, bit_widths, device)
+    if baselines.own and C.engine == "exhaustive":
+        raise UserError("setting within: not with engine = 'exhaustive', which covers the whole space")
     problems = distinct_problems(network, bit_widths)
     folder = writable_folder(C.save, f"setting save = {C.save!r}")
     place = device.name if C.device == device.name else f"{device.name} of {C.device}"
@@ -64,14 +70,15 @@ def run(argv: Sequence[str]) -> None:
         refuse_large(network, problems, device, objective, C.seed)
     with interrupt_held_back() as early:
         pipelines = Pipelines(
-            network, bit_widths, device, objective, C.stages, C.seed, C.workers, C.backend, C.engine == "random"
-        )
+            network, bit_widths, device, objective, C.stages, C.seed, C.workers, C.backend, C.engine == "random",
+            baselines.own,
+        )  # fmt: skip
         load_compiled(device)
     watch = Watch(network, bit_widths, objective, C.goal, pipelines)
     try:
         outcome = run_search(
             problems, device, objective, budget, C.seed, C.engine, C.workers, C.backend, watch.after_round,
-            watch.after_proof, bool(early),
+            watch.after_proof, bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at),
         )  # fmt: skip
     except NoMapping as error:
         raise UserError(
@@ -81,6 +88,7 @@ def run(argv: Sequence[str]) -> None:
     finally:
         watch.close()
     add_published(outcome, problems, device, objective)
+    add_fixed(outcome, network, bit_widths, device)
     with interrupt_held_back() as came:
         trade_layers(
             network, bit_widths, outcome, device, objective, C.seed, C.workers, C.backend, C.engine != "random"

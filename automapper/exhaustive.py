@@ -151,7 +151,7 @@ class _Walk:
         space, device, tables = self.space, self.device_table, self.tables
         tree_of = (np.array(self.dims, np.int64), self.table, self.start, self.score - SAME, weights, self.reach)
         limits = (
-            space.sizes[0], int(space.stride[0]), tables.bits[0], device.hold & ~bypass, space.caps,
+            space.sizes[0], self.problem.layer.stride, tables.bits[0], device.hold & ~bypass, space.caps,
             space.cap_bits, device.device, device.bandwidth, tables.per_word[0], tables.per_final[0],
             tables.per_hop[0], float(tables.mac_pj[0]), tables.mac_rate[0],
         )  # fmt: skip

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from automapper.space import Space
+from automapper import breed
+from automapper.breed import Space
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def neighbours(space: Space, t: int, row: Row) -> Row:
-    """(f [n, slots, 8], o [n, L, 8], b [n, L]): all neighbours of a mapping of search t, which has no constraints.
+    """(f [n, slots, 8], o [n, L, 8], b [n, L]): all neighbours of a mapping among the mappings of search t.
 
     A part of a loop moves to another slot, alone or together with a changed bypass, or with a part of another
     dimension that moves the other way; a loop moves within its level; a bypass changes. Not all of them are valid.
@@ -43,7 +44,11 @@ def neighbours(space: Space, t: int, row: Row) -> Row:
     f_all = np.concatenate([*factors, np.repeat(f[None], same, axis=0)])
     o_all = np.concatenate([np.repeat(o[None], len(f_all) - len(orders), axis=0), orders])
     b_all = np.concatenate([*bypasses, *(x[None] for x in flips), np.repeat(b[None], len(orders), axis=0)])
-    return f_all, o_all, b_all
+    rows = f_all, o_all, b_all
+    if space.own[t] > 1 or space.allowed[t, 0].min() < 255 or space.least[t, 0].max() > 1:
+        within = breed.inside(*rows, t, space)
+        rows = tuple(part[within] for part in rows)
+    return rows
 
 
 def moves(f: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 
 import hw_model
 from automapper.budget import Budget
-from automapper.dataflows import DATAFLOWS
+from automapper.dataflows import built_in
 from automapper.evolve import FLOOR, Evolution
 from automapper.objective import parse_objective
 from automapper.search import run_search
@@ -22,7 +22,7 @@ PROBLEMS = [Problem(layer, bits) for layer in LAYERS for bits in (4, 32)]
 
 
 def searches(layer=LAYERS[0]):
-    return [Search(Problem(layer, bits), flow) for bits in (4, 32) for flow in ("", *DATAFLOWS)]
+    return [Search(Problem(layer, bits), flow) for bits in (4, 32) for flow in ("", *built_in())]
 
 
 @pytest.mark.parametrize("budget", [1, 7, 127, 128, 129, 300, 1100])
@@ -53,7 +53,7 @@ def test_the_smallest_budgets_give_every_layer_a_mapping(budget, engine, device)
     for problem in PROBLEMS:
         best = outcome.found[Search(problem)]
         hw_model.evaluate(problem.layer, best.mapping, device, problem.bits)
-        others = [outcome.found[Search(problem, name)] for name in DATAFLOWS if Search(problem, name) in outcome.found]
+        others = [outcome.found[Search(problem, name)] for name in built_in() if Search(problem, name) in outcome.found]
         if engine == "evolution":
             assert all(best.cost.edp_js <= other.cost.edp_js * (1 + 1e-6) for other in others)
 

@@ -7,7 +7,7 @@ from inequalities import check_inequalities
 
 import hw_model
 from automapper.budget import Budget
-from automapper.dataflows import DATAFLOWS
+from automapper.dataflows import built_in
 from automapper.exhaustive import Optimum
 from automapper.objective import parse_objective
 from automapper.pipelines import Pipelines
@@ -48,7 +48,7 @@ def behind():
         and total(slow, outcome, fc) < total(fast, outcome, fc)
     ]  # fmt: skip
     slow, fast = max(pairs, key=lambda pair: total(pair[1], outcome, fc) / total(pair[0], outcome, fc))
-    for name in DATAFLOWS:
+    for name in built_in():
         outcome.found[Search(fc, name)] = outcome.found[Search(fc)]
         outcome.found[Search(conv, name)] = slow
     outcome.found[Search(conv)] = fast
