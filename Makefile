@@ -1,12 +1,13 @@
 # make demo    search, train and map a switchable-precision network on handwritten digits (minutes on two CPU cores)
 # make test    the test suite        make lint    the style checks        make bench    the benchmarks
+# make test-full    the test suite with the whole counts of its sampled checks
 # Each creates .venv from requirements.txt when it is missing or older.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench environment
+.PHONY: demo test test-full lint bench environment
 
 environment: $(VENV)/installed
 
@@ -24,6 +25,9 @@ demo: environment
 	@$(BIN)/python -m automapper ckpt/finetune/weights.pt --device eyeriss
 
 test: environment
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: environment
 	$(BIN)/python -m pytest
 
 lint: environment

@@ -58,7 +58,7 @@ class Space(NamedTuple):
 
 def jit(function):
     """A compiled function, kept on disk."""
-    return cached(function, sources=compiled_rules.SOURCES, nogil=True, error_model="numpy")
+    return cached(function, sources=compiled_rules.SOURCES, nogil=True, error_model="numpy", forceinline=True)
 
 
 @jit
@@ -156,18 +156,23 @@ def random_split(rng, f, d, t, c, space):
 
 
 @jit
-def tile_bits(f, first, mask, t, space):
-    """Bits that the tensors of `mask` need of a tile made of slots first.. ."""
-    x = np.ones(8)
-    for s in range(first, len(f)):
-        for d in range(8):
-            x[d] *= f[s, d]
+def tile_bits(x, mask, t, space):
+    """Bits that the tensors of `mask` need of a tile of extents x [8]."""
     rows = span(x[P], x[R], space.steps[t, 0], space.steps[t, 2])
     columns = span(x[Q], x[S], space.steps[t, 1], space.steps[t, 3])
     weights = weight_words(x[G], x[K], x[C], x[R], x[S])
     inputs = input_words(x[N], x[G], x[C], rows, columns)
     outputs = output_words(x[N], x[G], x[K], x[P], x[Q])
     return capacity_bits(mask, weights, inputs, outputs, space.bits[t, 0], space.bits[t, 1], space.bits[t, 2])
+
+
+@jit
+def extents(f, first, x):
+    """x [8]: of a tile made of slots first.. ."""
+    for d in range(8):
+        x[d] = 1.0
+        for s in range(first, len(f)):
+            x[d] *= f[s, d]
 
 
 @jit
@@ -222,9 +227,9 @@ def relevant(mask):
 
 
 @jit
-def repair(rng, f, b, t, c, space):
+def repair(rng, f, b, x, t, c, space):
     """Shorten loops until the spatial slots fit the array and every tile its memory; the rest goes outwards. Where
-    that does not help, a tensor is sent past the memory if it may be."""
+    that does not help, a tensor is sent past the memory if it may be. x [8]: to work on."""
     slots = len(f)
     for s in range(slots - 1, 0, -1):
         if space.limit[s] > 0:
@@ -236,15 +241,17 @@ def repair(rng, f, b, t, c, space):
                     break
     cover(f, t, c, space)
     for level in range(len(space.level_slot) - 1, 0, -1):
+        first = space.level_slot[level]
+        extents(f, first, x)
         for group in range(3):
-            first = space.level_slot[level]
             for _ in range(200):
                 mask = space.caps[level, group] & space.hold[level] & ~b[level]
-                if mask == 0 or tile_bits(f, first, mask, t, space) <= space.cap_bits[level, group]:
+                if mask == 0 or tile_bits(x, mask, t, space) <= space.cap_bits[level, group]:
                     break
                 dims = relevant(mask)
                 inside = slots if uniform(rng) < 0.1 else first + 1
                 if shrink(rng, f, first, inside, dims, t, c, space) or shrink(rng, f, first, slots, dims, t, c, space):
+                    extents(f, first, x)
                     continue
                 past = mask & space.free[t, level]
                 if past == 0:
@@ -254,8 +261,8 @@ def repair(rng, f, b, t, c, space):
 
 
 @jit
-def fits(f, b, t, space):
-    """Whether the spatial slots fit the array and every tile its memory."""
+def fits(f, b, x, t, space):
+    """Whether the spatial slots fit the array and every tile its memory. x [8]: to work on."""
     for s in range(1, len(f)):
         if space.limit[s] > 0:
             used = 1
@@ -263,16 +270,22 @@ def fits(f, b, t, space):
                 used *= f[s, d]
             if used > space.limit[s]:
                 return False
-    for level in range(1, len(space.level_slot)):
+    x[:] = 1.0
+    inner = len(f)
+    for level in range(len(space.level_slot) - 1, 0, -1):
+        for s in range(space.level_slot[level], inner):
+            for d in range(8):
+                x[d] *= f[s, d]
+        inner = space.level_slot[level]
         for group in range(3):
             mask = space.caps[level, group] & space.hold[level] & ~b[level]
-            if mask and tile_bits(f, space.level_slot[level], mask, t, space) > space.cap_bits[level, group]:
+            if mask and tile_bits(x, mask, t, space) > space.cap_bits[level, group]:
                 return False
     return True
 
 
 @jit
-def grow(rng, f, b, t, c, space):
+def grow(rng, f, b, x, t, c, space):
     """Move parts of the outermost loops inwards, some tries, where everything still fits: good tiles are full ones."""
     slots = len(f)
     for _ in range(TRIES):
@@ -289,7 +302,7 @@ def grow(rng, f, b, t, c, space):
         part = random_divisor(rng, outer)
         f[rest, d] = -(-outer // part)
         f[s, d] = inner * part
-        if not fits(f, b, t, space):
+        if not fits(f, b, x, t, space):
             f[rest, d] = outer
             f[s, d] = inner
     cover(f, t, c, space)
@@ -603,6 +616,7 @@ def breed(which, seeds, generation, fresh, pool_f, pool_o, pool_b, parents, spac
     the search's own sets, 2 = the same of all sets that it knows.
     """
     rng = np.zeros(1, np.uint64)
+    x = np.empty(8)
     for t in which:
         for row in range(0 if fresh[t] else parents, pool_f.shape[1]):
             rng[0] = seeds[t] + np.uint64(generation[t]) * MULTIPLY + np.uint64(row) * MULTIPLY_AGAIN
@@ -626,6 +640,6 @@ def breed(which, seeds, generation, fresh, pool_f, pool_o, pool_b, parents, spac
                     mutate(rng, f, o, b, t, c, space)
             conform(f, t, c, space)
             arrange(o, t, c, space)
-            repair(rng, f, b, t, c, space)
+            repair(rng, f, b, x, t, c, space)
             if uniform(rng) < GROWN:
-                grow(rng, f, b, t, c, space)
+                grow(rng, f, b, x, t, c, space)

@@ -21,7 +21,7 @@ from dataclasses import astuple, replace
 import numpy as np
 
 from automapper import breed
-from automapper.local import neighbours
+from automapper.local import double_steps, single_steps
 from automapper.objective import Objective
 from automapper.space import Search, build_space, inside, on_single_axes
 from hw_model import Device, Mapping, decode, evaluate_batch
@@ -31,7 +31,10 @@ PATIENCE = 40  # generations without improvement before a pool starts again
 KEPT = 24  # bests of earlier starts a search remembers
 EXPLORE = 0.8  # share of the budget before the bests are brought together
 TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before that is worth the pool it takes to cost
-LOCAL = 0.5  # of the mappings bred that local search may cost on top, at most
+LOCAL = (
+    4.0  # of the mappings bred that local search may cost on top, at most; costing one takes a tenth of breeding one
+)
+POLISHED = 8  # starts whose bests a local search begins from
 FLOOR, AT_ONCE = 512, 8  # mappings a search without a valid one may breed however small the budget, so many at once
 SAME = 1e-9  # scores (logarithms) closer than this are the same cost
 INVALID = 1e6  # score of any invalid mapping: worse than every valid one, plus how far it is from validity
@@ -74,6 +77,7 @@ class Evolution:
         self.generation = np.zeros(T, int)
         self.next_row = np.full(T, M)  # of a generation that is bred and not all costed yet; M: it is
         self.bred = np.zeros(T, int)
+        self.costed = np.zeros(T, int)  # neighbours, of the local search
         self.evaluated = 0  # by all searches together
         self.together = np.zeros(T, bool)
         self.running = self.stopped = False  # set from another thread, stopped ends `advance` after a generation
@@ -160,6 +164,8 @@ class Evolution:
     def bring_together(self, which: np.ndarray) -> None:
         """Pools of the bests of a search's starts, and for the whole space of the built-in dataflows' searches."""
         self.together[which] = True
+        for t in which:
+            self._polish(t)
         known = list(self.rows)
         for t in which:
             own = [row for _, row in sorted(self.kept[t], key=lambda pair: pair[0])]
@@ -176,6 +182,18 @@ class Evolution:
         self.fresh[which] = 0
         self._rank(which)
         self._remember_best(which)
+
+    def _polish(self, t: int) -> None:
+        """Local search from the bests of search t's starts, the best of them first."""
+        known = [pair for pair in self.kept[t] if not math.isfinite(pair[0])]
+        ended = sorted((pair for pair in self.kept[t] if math.isfinite(pair[0])), key=lambda pair: pair[0])[:POLISHED]
+        ended = [self._climbed(t, *pair) for pair in ended]
+        score, row = self._climbed(t, self.score[t], self.rows[t])
+        for pair in (*ended, (score, row)):
+            if pair[0] < self.score[t] - SAME:
+                self._note(t, *pair)
+        self.kept[t] = [*known, *ended]
+        self.starts[t] = sorted([score for score, _ in ended])
 
     def take_over(self) -> None:
         """Let every search of the whole space have what a built-in dataflow found, where that is better."""
@@ -208,29 +226,32 @@ class Evolution:
                 setattr(self, name, _writable(value))
 
     def climb(self) -> None:
-        """Local search from every search's best, as long as it helps and is a small part of the mappings bred."""
+        """Local search from every search's best."""
+        for t in range(len(self.searches)):
+            score, row = self._climbed(t, self.score[t], self.rows[t])
+            if score < self.score[t] - SAME:
+                self._note(t, score, row)
+
+    def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
+        """(score, row) where no neighbour is better, or where search t has had its share of neighbours costed: first
+        those one step away, where none of these helps those two steps away."""
         if self.random or self.stopped:
-            return
-        climbing = list(range(len(self.searches)))
-        costed = np.zeros(len(self.searches))
-        while climbing:
-            around = [neighbours(self.space, t, self.rows[t]) for t in climbing]
-            costed[climbing] += [len(rows[0]) for rows in around]
-            within = [costed[t] <= LOCAL * self.bred[t] for t in climbing]
-            around = [rows for rows, ok in zip(around, within, strict=True) if ok]
-            climbing = [t for t, ok in zip(climbing, within, strict=True) if ok]
-            if not climbing:
-                break
-            which = np.repeat(np.array(climbing), [len(rows[0]) for rows in around])
-            scores = self._score(*(np.concatenate(parts) for parts in zip(*around, strict=True)), which)
-            higher = []
-            for t, rows in zip(climbing, around, strict=True):
-                own = scores[which == t]
-                if len(own) and own.min() < self.score[t] - SAME:
-                    k = int(np.argmin(own))
-                    self._note(t, own[k], tuple(part[k].copy() for part in rows))
-                    higher.append(t)
-            climbing = higher
+            return score, row
+        steps = single_steps
+        while True:
+            around = steps(self.space, t, row)
+            if self.costed[t] + len(around[0]) > LOCAL * self.bred[t]:
+                return score, row
+            self.costed[t] += len(around[0])
+            scores = self._score(*around, np.full(len(around[0]), t))
+            k = int(np.argmin(scores)) if len(scores) else -1
+            if k >= 0 and scores[k] < score - SAME:
+                score, row = float(scores[k]), tuple(part[k].copy() for part in around)
+                steps = single_steps
+            elif steps is single_steps:
+                steps = double_steps
+            else:
+                return score, row
 
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         layers = [search.problem.layer for search in self.searches]

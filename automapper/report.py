@@ -39,8 +39,8 @@ def build_report(
     the whole array. Each layer's `dims`, `bits` and `mapping` with the device are a case of `python -m hw_model`, which
     gives the same numbers. They are the layer's own best; where the network runs another mapping for the sake of its
     sums, that is in `in_network` (see trade). A baseline that only some layers have runs AutoMapper's mappings at the
-    others; `covered` has the sums and gains over its own layers, on both sides, and `baseline_notes` the reason. A baseline has
-    its gains, `*_improvement_percent`, only where it is `converged`: its searches and AutoMapper's are.
+    others; `covered` has the sums and gains over its own layers, on both sides, and `baseline_notes` the reason. A
+    baseline has gains, `*_improvement_percent`, only where it is `converged`: its searches and AutoMapper's are.
     """
     return {
         "format": FORMAT,

@@ -30,7 +30,9 @@ def test_exactly_so_many_are_bred(budget):
     evolution = Evolution(searches(), hw_model.load_device("simple256"), EDP, 0)
     evolution.advance(budget, 1.0)
     assert evolution.mappings == budget
-    assert evolution.evaluated <= 1.6 * budget * len(evolution.searches) + 64
+    assert (evolution.bred[evolution.bred > budget] <= FLOOR).all()  # those without a valid mapping by then
+    assert (evolution.bred == budget).sum() > len(evolution.searches) / 2
+    assert evolution.evaluated <= 1.6 * evolution.bred.sum() + 64
 
 
 def test_how_a_budget_is_cut_into_rounds_changes_nothing():
