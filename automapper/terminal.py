@@ -69,10 +69,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             found.setdefault((name, note), []).append(row["bits"])
     every, names = len(report["bit_widths"]), _names(report)
     lines = []
-    open_ones = {
-        name: [str(row["bits"]) for row in report["bit_widths"] if not _converged(row, name)] for name in names
-    }
-    where = [f"{name.replace('_', '-')} ({', '.join(bits)} bit)" for name, bits in open_ones.items() if bits]
+    where = []
+    for name in names:
+        bits = [str(row["bits"]) for row in report["bit_widths"] if not _converged(row, name)]
+        where += [f"{name.replace('_', '-')} ({', '.join(bits)} bit)"] if bits else []
     if where:
         lines = [f"no gain is shown where a search has not converged, a larger --budget may do: {', '.join(where)}"]
     for (name, note), bits in found.items():

@@ -2,9 +2,9 @@
 
     python benchmarks/seeds.py [--device simba_like,eyeriss] [--cases 48] [--budget 20000] [--seeds 5] [--json FILE]
 
-48 cases: layers of AlexNet, VGG-16, ResNet, MobileNetV2 and EfficientNet, linear, grouped and odd-sized ones, each at one
-bit-width. A search is what a run does for a layer: the whole space and the built-in dataflows. One core; compilation is
-not timed.
+48 cases: layers of AlexNet, VGG-16, ResNet, MobileNetV2 and EfficientNet, linear, grouped and odd-sized ones, each at
+one bit-width. A search is what a run does for a layer: the whole space and the built-in dataflows. One core;
+compilation is not timed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A dataflow is what it is called: checked by a definition of its own, by the cost model's counters, and in every file."""
+"""A dataflow is what it is called, by a second definition and by the cost model's counters; its files are checked."""
 
 import itertools
 import json
@@ -7,6 +7,7 @@ import random
 import pytest
 
 import hw_model
+from automapper import breed
 from automapper.__main__ import main
 from automapper.dataflows import built_in, constraints, load_dataflow, why_none
 from automapper.evolve import Evolution
@@ -57,8 +58,8 @@ def check_definition(name, mapping, layer, device, bits):
     """The definitions in words of hardware.md, not by the code under test."""
     order, x, y = outside(mapping, device), along(mapping, "spatial_x"), along(mapping, "spatial_y")
     if name == "row_stationary":
-        rows = dict(mapping["spatial_y"]).get("R", 1)
-        assert rows >= layer.R or layer.R > device.array[1]
+        height, rows = device.array[1], dict(mapping["spatial_y"]).get("R", 1)
+        assert rows >= layer.R or height < layer.R
         assert nested(order, RELEVANT["W"], "Q") and "Q" not in x | y and "S" not in x | y
         assert in_pes(mapping, device) <= set("SKC")
     if name == "weight_stationary":
@@ -95,8 +96,7 @@ def check(case):
     evolution = Evolution([Search(Problem(layer, bits), name)], device, EDP, seed).advance(400, 1.0)
     mapping = evolution.best(0)
     assert inside(evolution.space, 0, encode(mapping, device))
-    for pool in range(len(evolution.pool[0][0])):  # whatever was bred, not the best alone
-        assert inside(evolution.space, 0, tuple(part[0, pool] for part in evolution.pool))
+    assert breed.inside(*(part[0] for part in evolution.pool), 0, evolution.space).all()  # not the best alone
     check_definition(name, mapping, layer, device, bits)
     if evolution.score[0] >= 1e6:
         return False
@@ -269,12 +269,12 @@ BAD = {
     "name: other\nstays: W\nover: [K]\n": "line 3: over: W depends on K; legal: N, P, Q",
     "name: other\nx: [K]\nover: [K]\n": "line 3: over: only with stays; legal: nothing",
     "name: other\nx: {dims: [K], whole: [C]}\n": "line 2: x.whole: C is not among the dims that may lie there (K)",
-    "name: other\nx: {whole: [C]}\n": "dataflow other: layer fc at 8 bit: x: the whole of C, 72, has to lie there: x of "
-    "eyeriss has 14",
-    "name: other\nlanes: {whole: [S]}\n": "layer conv at 8 bit: lanes: the whole of S, 3, has to lie there: eyeriss has "
-    "none",
-    "name: other\npe: {whole: [C]}\n": "layer fc at 8 bit: pe: the whole of C, 72, has to lie there: rf of eyeriss has 192 "
-    "of the 576 bits that I needs",
+    "name: other\nx: {whole: [C]}\n":
+        "dataflow other: layer fc at 8 bit: x: the whole of C, 72, has to lie there: x of eyeriss has 14",
+    "name: other\nlanes: {whole: [S]}\n":
+        "layer conv at 8 bit: lanes: the whole of S, 3, has to lie there: eyeriss has none",
+    "name: other\npe: {whole: [C]}\n":
+        "layer fc at 8 bit: pe: the whole of C, 72, has to lie there: rf of eyeriss has 192 of the 576 bits",
     "- 1\n": "expected a dataflow: an object",
     "name: [\n": "line",
 }  # fmt: skip
