@@ -20,6 +20,7 @@ from hw_model.disk_cache import cached
 
 N, G, K, C, P, Q, R, S = range(8)
 GROWN, TRIES = 0.5, 4  # share of the mappings bred whose tiles are grown, and how many loops are tried for that
+FILLED = 0.5  # share of the random mappings whose spatial slots are filled once more
 TURNED = 0.1  # share of the children that are moved to another of their search's sets
 MULTIPLY = np.uint64(0xBF58476D1CE4E5B9)
 MULTIPLY_AGAIN = np.uint64(0x94D049BB133111EB)
@@ -405,6 +406,10 @@ def random_mapping(rng, f, o, b, t, c, space):
     first = below(rng, 8)
     for i in range(8):
         random_split(rng, f, (first + 3 * i) % 8, t, c, space)
+    if uniform(rng) < FILLED:
+        for s in range(len(f)):
+            if space.limit[s] > 0:
+                fill(rng, f, s, t, c, space)
     for level in range(len(o)):
         for d in range(8):
             o[level, d] = d
@@ -509,12 +514,18 @@ def exchange(rng, f, t, c, space):
 
 @jit
 def refill(rng, f, t, c, space):
+    """Fill a random spatial slot anew."""
+    s = 1 + below(rng, len(f) - 1)
+    while space.limit[s] == 0:
+        s = s + 1 if s + 1 < len(f) else 1
+    fill(rng, f, s, t, c, space)
+
+
+@jit
+def fill(rng, f, s, t, c, space):
     """Fill a spatial slot anew, from the outermost loops or one of another level; what was on it goes outwards."""
     slots = len(f)
     least = space.least[t, c]
-    s = 1 + below(rng, slots - 1)
-    while space.limit[s] == 0:
-        s = s + 1 if s + 1 < slots else 1
     room = space.limit[s]
     for d in range(8):
         f[s, d] = least[s, d]

@@ -27,19 +27,21 @@ from automapper.space import Search, build_space, inside, on_single_axes
 from hw_model import Device, Mapping, decode, evaluate_batch
 
 PARENTS, CHILDREN = 48, 80  # of a pool of 128, the worst 80 are dropped each generation
-PATIENCE = 40  # generations without improvement before a pool starts again
-KEPT = 24  # bests of earlier starts a search remembers
+PATIENCE = 8  # generations without improvement before a pool restarts: many short starts beat few long ones
+KEPT = 64  # bests of earlier starts a search remembers
 EXPLORE = 0.8  # share of the budget before the bests are brought together
 TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before that is worth the pool it takes to cost
-LOCAL = (
-    4.0  # of the mappings bred that local search may cost on top, at most; costing one takes a tenth of breeding one
-)
-POLISHED = 8  # starts whose bests a local search begins from
+LOCAL = 10.0  # of the mappings bred that local search may cost on top, at most: costing takes a tenth of breeding
+NICHE = 8  # parents at most that share what lies on the array and the lanes
+POLISHED = 24  # starts whose bests a local search begins from
 FLOOR, AT_ONCE = 512, 8  # mappings a search without a valid one may breed however small the budget, so many at once
 SAME = 1e-9  # scores (logarithms) closer than this are the same cost
 INVALID = 1e6  # score of any invalid mapping: worse than every valid one, plus how far it is from validity
 SETTLED, GAINED = 0.5, 0.02  # converged: the last half of the budget improved the objective by at most 2 % ..
 STARTS, APART = 2, 0.05  # .. and the two best of the independent starts are at most 5 % from the result
+
+MIX = np.random.default_rng(0).integers(1 << 40, size=(2, 8))  # of layouts, to a number each
+EARLIER = np.tri(PARENTS + CHILDREN, k=-1, dtype=bool)
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -120,10 +122,11 @@ class Evolution:
 
     def converged(self, index: int) -> bool:
         """Whether search `index` has found about what there is: the last half of its budget improved the objective by
-        at most 2 %, and the two best of its independent starts are at most 5 % from the result."""
+        at most 2 %, and the two best of its independent starts are at most 5 % from the result. Searches that it takes
+        over from count as starts once they have converged."""
         score, half = self.score[index], SETTLED * self.bred[index]
         early = min((value for bred, value in self.improved[index] if bred <= half), default=math.inf)
-        starts = sorted(self.starts[index])
+        starts = sorted([*self.starts[index], *(self.score[s] for s in self._known_to(index) if self.converged(s))])
         return bool(
             score < INVALID
             and early - score <= math.log1p(GAINED)
@@ -264,18 +267,30 @@ class Evolution:
 
     def _rank(self, which: np.ndarray) -> None:
         """Sort pools, best first. Duplicates of a cost after the first move to the end; the newest counts as the first,
-        so that pools keep moving."""
+        so that pools keep moving. Before them stand those beyond NICHE with the same dimensions on the array, so that
+        a pool does not settle on the first good one."""
         M = self.pool_score.shape[1]
         score = self.pool_score[which]
         order = M - 1 - np.argsort(score[:, ::-1], axis=1, kind="stable")
         score = np.take_along_axis(score, order, axis=1)
         with np.errstate(invalid="ignore"):  # infinite scores, none the same
             again = np.diff(score, axis=1, prepend=-np.inf) <= SAME
-        last = np.argsort(again, axis=1, kind="stable")
+        layout = np.take_along_axis(self._layout(which), order, axis=1)
+        alike = ((layout[:, :, None] == layout[:, None, :]) & ~again[:, None, :] & EARLIER).sum(2)
+        last = np.argsort(2 * again + (alike >= NICHE), axis=1, kind="stable")
         order = np.take_along_axis(order, last, axis=1)
         self.pool_score[which] = np.take_along_axis(score, last, axis=1)
         for array in self.pool:
             array[which] = array[which[:, None], order]
+
+    def _layout(self, which: np.ndarray) -> np.ndarray:
+        """[n, M] int64: a number for what lies on the PEs, whichever axis, and on the lanes, of every mapping."""
+        f = self.pool[0][which].astype(np.int64)
+        spatial = [self.device.slots.index(slot) for slot in ("spatial_x", "spatial_y")]
+        number = f[:, :, spatial].prod(2) @ MIX[0]
+        if "lanes" in self.device.slots:
+            number += f[:, :, self.device.slots.index("lanes")] @ MIX[1]
+        return number
 
     def _note(self, t: int, score: float, row: Row) -> None:
         """A better mapping of search t."""
