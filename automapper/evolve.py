@@ -96,8 +96,9 @@ class Evolution:
         self._own_arrays()
         try:
             while not (self.stopped and self.mappings):
-                missing = (self.score >= INVALID) & (self.bred < FLOOR)
-                most = np.maximum(max(1, mappings), np.where(missing, self.bred + AT_ONCE, 0))
+                budget = max(1, mappings)
+                missing = (self.score >= INVALID) & (self.bred >= budget) & (self.bred < FLOOR)
+                most = np.where(missing, self.bred + AT_ONCE, budget)
                 which = np.flatnonzero(self.bred < most)
                 if len(which) == 0:
                     break
