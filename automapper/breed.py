@@ -57,6 +57,17 @@ class Space(NamedTuple):
     inner: np.ndarray
 
 
+def _smallest_factors(below: int) -> np.ndarray:
+    """[below]: the smallest prime factor of every number, itself for 0 and 1."""
+    found = np.arange(below)
+    for prime in range(int(below**0.5), 1, -1):  # the smallest writes last
+        found[prime * prime :: prime] = prime
+    return found.astype(np.int32)
+
+
+SMALLEST = _smallest_factors(1 << 13)
+
+
 def jit(function):
     """A compiled function, kept on disk."""
     return cached(function, sources=compiled_rules.SOURCES, nogil=True, error_model="numpy", forceinline=True)
@@ -83,18 +94,21 @@ def below(rng, n):
 def random_divisor(rng, n):
     """A divisor of n, above 1 where n is: a random part of its prime factors."""
     part = 1
-    rest = n
+    rest = np.int64(n)
     last = 1
     prime = 2
     while rest > 1:
-        if prime * prime > rest:
+        if rest < len(SMALLEST):
+            prime = np.int64(SMALLEST[rest])
+        elif prime * prime > rest:
             prime = rest
-        while rest % prime == 0:
-            rest //= prime
-            last = prime
-            if uniform(rng) < 0.5:
-                part *= prime
-        prime += 1
+        elif rest % prime != 0:
+            prime += 1
+            continue
+        rest = np.int64(np.uint32(rest) // np.uint32(prime))  # half the time of a signed division of 64 bits
+        last = prime
+        if uniform(rng) < 0.5:
+            part *= prime
     return last if part == 1 else part
 
 
@@ -168,30 +182,24 @@ def tile_bits(x, mask, t, space):
 
 
 @jit
-def extents(f, first, x):
-    """x [8]: of a tile made of slots first.. ."""
-    for d in range(8):
-        x[d] = 1.0
-        for s in range(first, len(f)):
-            x[d] *= f[s, d]
-
-
-@jit
 def may_shrink(f, s, d, dims, first, t, c, space):
     """Whether a loop can be shorter for the sake of the slots from `first` on: not where cover() makes up for it."""
-    return dims >> d & 1 and f[s, d] > space.least[t, c, s, d] and space.rest[t, c, d] < first
+    if f[s, d] == 1 or not dims >> d & 1:  # most of them, and the cheapest to tell
+        return False
+    return f[s, d] > space.least[t, c, s, d] and space.rest[t, c, d] < first
 
 
 @jit
 def shrink(rng, f, first, last, dims, t, c, space):
-    """Make one random loop of slots first..last-1 over one of `dims` shorter; False where none can be."""
+    """Make one random loop of slots first..last-1 over one of `dims` shorter; returns its dimension, -1 where none can
+    be."""
     count = 0
     for s in range(first, last):
         for d in range(8):
             if may_shrink(f, s, d, dims, first, t, c, space):
                 count += 1
     if count == 0:
-        return False
+        return -1
     chosen = below(rng, count)
     for s in range(first, last):
         for d in range(8):
@@ -209,9 +217,9 @@ def shrink(rng, f, first, last, dims, t, c, space):
                         f[outer, d] *= -(-before // after)
                     if space.rest[t, c, d] > 0:
                         cover_dim(f, d, t, c, space)
-                    return True
+                    return d
                 chosen -= 1
-    return False
+    return -1
 
 
 @jit
@@ -238,21 +246,31 @@ def repair(rng, f, b, x, t, c, space):
                 used = 1
                 for d in range(8):
                     used *= f[s, d]
-                if used <= space.limit[s] or not shrink(rng, f, s, s + 1, 255, t, c, space):
+                if used <= space.limit[s] or shrink(rng, f, s, s + 1, 255, t, c, space) < 0:
                     break
     cover(f, t, c, space)
+    x[:] = 1.0
+    inner = slots
     for level in range(len(space.level_slot) - 1, 0, -1):
         first = space.level_slot[level]
-        extents(f, first, x)
+        for s in range(first, inner):
+            for d in range(8):
+                x[d] *= f[s, d]
+        inner = first
         for group in range(3):
             for _ in range(200):
                 mask = space.caps[level, group] & space.hold[level] & ~b[level]
                 if mask == 0 or tile_bits(x, mask, t, space) <= space.cap_bits[level, group]:
                     break
                 dims = relevant(mask)
-                inside = slots if uniform(rng) < 0.1 else first + 1
-                if shrink(rng, f, first, inside, dims, t, c, space) or shrink(rng, f, first, slots, dims, t, c, space):
-                    extents(f, first, x)
+                last = slots if uniform(rng) < 0.1 else first + 1
+                d = shrink(rng, f, first, last, dims, t, c, space)
+                if d < 0:
+                    d = shrink(rng, f, first, slots, dims, t, c, space)
+                if d >= 0:
+                    x[d] = 1.0
+                    for s in range(first, slots):
+                        x[d] *= f[s, d]
                     continue
                 past = mask & space.free[t, level]
                 if past == 0:
