@@ -230,11 +230,16 @@ class Evolution:
                 setattr(self, name, _writable(value))
 
     def climb(self) -> None:
-        """Local search from every search's best."""
+        """Local search from every search's best, and from the best of each layout in its pool."""
         for t in range(len(self.searches)):
-            score, row = self._climbed(t, self.score[t], self.rows[t])
-            if score < self.score[t] - SAME:
-                self._note(t, score, row)
+            _, best = np.unique(self._layout(np.array([t]))[0], return_index=True)
+            pairs = [(self.score[t], self.rows[t])]
+            for i in sorted(best, key=lambda i: self.pool_score[t, i])[:POLISHED]:
+                pairs.append((float(self.pool_score[t, i]), tuple(array[t, i].copy() for array in self.pool)))
+            for pair in pairs:
+                score, row = self._climbed(t, *pair)
+                if score < self.score[t] - SAME:
+                    self._note(t, score, row)
 
     def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
         """(score, row) where no neighbour is better, or where search t has had its share of neighbours costed: first
