@@ -248,7 +248,7 @@ class MapSettings(Settings):
     ]
     engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"]
     budget: Annotated[
-        str, "mappings bred per layer, bit-width and dataflow (40000), or seconds of searching in all (30s)"
+        str, "mappings bred per layer, bit-width and dataflow (30000), or seconds of searching in all (30s)"
     ]
     seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)]
     workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AtLeast(0)]
