@@ -37,9 +37,8 @@ POLISHED = 24  # starts whose bests a local search begins from
 FLOOR, AT_ONCE = 512, 8  # mappings a search without a valid one may breed however small the budget, so many at once
 SAME = 1e-9  # scores (logarithms) closer than this are the same cost
 INVALID = 1e6  # score of any invalid mapping: worse than every valid one, plus how far it is from validity
-SETTLED, GAINED = 0.5, 0.02  # converged: the last half of the budget improved the objective by at most 2 % ..
-STARTS, APART = 2, 0.05  # .. and the two best of the independent starts are at most 5 % from the result
-
+SETTLED = 0.5  # share of the mappings after which a search that has converged gains little
+CONVERGED = math.log1p(0.05)  # gaps of a search that has converged, at most: 5 %
 MIX = np.random.default_rng(0).integers(1 << 40, size=(2, 8))  # of layouts, to a number each
 EARLIER = np.tri(PARENTS + CHILDREN, k=-1, dtype=bool)
 
@@ -121,19 +120,21 @@ class Evolution:
         f = f if self.searches[index].definition.constrained else on_single_axes(f, self.device)
         return decode(f, o, self.device, b)
 
-    def converged(self, index: int) -> bool:
-        """Whether search `index` has found about what there is: the last half of its budget improved the objective by
-        at most 2 %, and the two best of its independent starts are at most 5 % from the result. Searches that it takes
-        over from count as starts once they have converged."""
+    def gaps(self, index: int) -> tuple[float, float]:
+        """How far search `index` is from having converged, in logarithms of the objective: what the last half of its
+        mappings gained; and how far the second best of its independent starts is from the result. Searches that it
+        takes over from count as starts once they have converged. Infinite where there is no such number."""
         score, half = self.score[index], SETTLED * self.bred[index]
+        if score >= INVALID:
+            return math.inf, math.inf
         early = min((value for bred, value in self.improved[index] if bred <= half), default=math.inf)
         starts = sorted([*self.starts[index], *(self.score[s] for s in self._known_to(index) if self.converged(s))])
-        return bool(
-            score < INVALID
-            and early - score <= math.log1p(GAINED)
-            and len(starts) >= STARTS
-            and starts[STARTS - 1] - score <= math.log1p(APART)
-        )
+        second = starts[1] if len(starts) > 1 else math.inf
+        return max(0.0, float(early - score)), max(0.0, float(second - score))
+
+    def converged(self, index: int) -> bool:
+        """Whether both gaps of search `index` are at most CONVERGED."""
+        return max(self.gaps(index)) <= CONVERGED
 
     def remember(self, index: int, row: Row) -> None:
         """Let search `index` meet a known mapping when the bests are brought together."""

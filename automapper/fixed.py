@@ -35,6 +35,4 @@ def add_fixed(outcome: Outcome, network: Network, bit_widths: Sequence[int], dev
                     cost = evaluate(problem.layer, source.mapping, device, problem.bits)
                 except InvalidMapping:  # words wider than those it was found for
                     continue
-                outcome.found[Search(problem, name)] = Found(
-                    Search(problem, name), source.mapping, cost, source.converged
-                )
+                outcome.found[Search(problem, name)] = Found(Search(problem, name), source.mapping, cost, source.gaps)

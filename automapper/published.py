@@ -134,7 +134,7 @@ def add_published(outcome: Outcome, problems: Sequence[Problem], device: Device,
         if not fitting:
             continue
         score, mapping, cost = min(fitting, key=lambda one: one[0])
-        outcome.found[Search(problem, NAME)] = Found(Search(problem, NAME), mapping, cost, converged=True)
+        outcome.found[Search(problem, NAME)] = Found(Search(problem, NAME), mapping, cost, (0.0, 0.0))
         best = outcome.found.get(Search(problem))  # none where AutoMapper is constrained to a dataflow
         if best and score < objective.score(best.cost.energy_pj, best.cost.cycles):
             outcome.found[Search(problem)] = replace(best, mapping=mapping, cost=cost)

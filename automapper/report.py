@@ -8,6 +8,7 @@ from typing import Any
 
 from automapper import published
 from automapper.dataflows import Dataflow, built_in, why_none
+from automapper.evolve import CONVERGED
 from automapper.exhaustive import Optimum
 from automapper.objective import Objective
 from automapper.pipelines import Pipeline, Pipelines
@@ -105,7 +106,7 @@ def _baseline(
     best = found_of(network, bits, outcome)
     cost = sum((one or own).cost for one, own in zip(found, best, strict=True))
     own = [outcome.own(problem_of(item, bits)) for item in network.layers]
-    converged = all(one.converged for one in (*own, *found) if one)
+    converged = have_converged(own, objective) and have_converged([one for one in found if one], objective)
     entry = {
         **_totals(cost, objective),
         "converged": converged,
@@ -214,6 +215,19 @@ def _totals(cost: Cost | NetworkCost, objective: Objective) -> dict[str, float]:
         "edp_js": cost.edp_js,
         "objective_value": value_of(objective, cost),
     }
+
+
+def have_converged(found: Sequence[Found], objective: Objective) -> bool:
+    """Whether the searches of some layers have converged as a whole: the mean of their gaps, each layer weighted with
+    its share in the sums of energy and latency, as far as the objective counts these."""
+    energy_j, latency_s = sum(one.cost.energy_j for one in found), sum(one.cost.latency_s for one in found)
+    means = [0.0, 0.0]
+    for one in found:
+        energy = objective.energy_weight * one.cost.energy_j / energy_j
+        latency = objective.latency_weight * one.cost.latency_s / latency_s
+        share = (energy + latency) / (objective.energy_weight + objective.latency_weight)
+        means = [mean + share * gap for mean, gap in zip(means, one.gaps, strict=True)]
+    return max(means) <= CONVERGED
 
 
 def improvements(cost: Cost | NetworkCost, over: Cost, objective: Objective) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from automapper.baselines import Baselines
 from automapper.budget import Budget
 from automapper.dataflows import built_in, why_none
-from automapper.evolve import Evolution
+from automapper.evolve import CONVERGED, Evolution
 from automapper.exhaustive import Optimum, find_optimum
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import Objective, parse_objective
@@ -25,13 +26,18 @@ FIRST_ROUND, SECOND_ROUND = 8, 500  # mappings per search, where the budget is i
 
 @dataclass(frozen=True)
 class Found:
-    """The best mapping a search found, and its cost by hw_model. converged: see `Evolution.converged`; of a mapping
-    that no search found, True."""
+    """The best mapping a search found, and its cost by hw_model. gaps: see `Evolution.gaps`; of a mapping that needs no
+    search, 0."""
 
     search: Search
     mapping: Mapping
     cost: Cost
-    converged: bool = False
+    gaps: tuple[float, float] = (math.inf, math.inf)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the search that found it has converged."""
+        return max(self.gaps) <= CONVERGED
 
 
 @dataclass
@@ -200,16 +206,16 @@ def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None
     outcome.mappings = sum(unit.evaluated for unit in units)
     for unit in units:
         for index, search in enumerate(unit.searches):
-            mapping, converged = unit.best(index), unit.converged(index)
+            mapping, gaps = unit.best(index), unit.gaps(index)
             before = outcome.found.get(search)
             if before and before.mapping == mapping:
-                outcome.found[search] = replace(before, converged=converged)
+                outcome.found[search] = replace(before, gaps=gaps)
                 continue
             try:
                 cost = evaluate(search.problem.layer, mapping, unit.device, search.problem.bits)
             except InvalidMapping:
                 continue
-            outcome.found[search] = Found(search, mapping, cost, converged)
+            outcome.found[search] = Found(search, mapping, cost, gaps)
 
 
 def _settle(outcome: Outcome, problem: Problem, objective: Objective) -> None:
@@ -252,7 +258,7 @@ def _find_optima(
                 cost = evaluate(problem.layer, optimum.mapping, device, problem.bits)
                 outcome.found[Search(problem)] = Found(Search(problem), optimum.mapping, cost)
             if optimum.complete and Search(problem) in outcome.found:
-                outcome.found[Search(problem)] = replace(outcome.found[Search(problem)], converged=True)
+                outcome.found[Search(problem)] = replace(outcome.found[Search(problem)], gaps=(0.0, 0.0))
         after_proof(begin + len(part), len(work))
 
 

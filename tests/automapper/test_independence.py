@@ -12,9 +12,10 @@ from automapper.__main__ import main
 from automapper.baselines import Baselines
 from automapper.budget import Budget
 from automapper.dataflows import built_in, load_dataflow
-from automapper.evolve import APART, GAINED, Evolution
+from automapper.evolve import CONVERGED, Evolution
 from automapper.objective import parse_objective
-from automapper.search import run_search
+from automapper.report import have_converged
+from automapper.search import Found, run_search
 from automapper.space import Search
 from automapper.workload import Problem
 
@@ -92,15 +93,29 @@ def test_converged():
     assert evolution.converged(0)
     score, half = evolution.score[0], evolution.bred[0] / 2
     known = list(evolution.improved[0])
-    for gained, ok in ((0.9 * GAINED, True), (1.1 * GAINED, False)):  # by the last half
-        evolution.improved[0] = [(1, score + math.log1p(gained)), (int(half) + 1, score)]
+    for gap, ok in ((0.9 * CONVERGED, True), (1.1 * CONVERGED, False)):
+        evolution.improved[0] = [(1, score + gap), (int(half) + 1, score)]  # gained by the last half
         assert evolution.converged(0) is ok
-    evolution.improved[0] = known
-    for apart, ok in ((0.9 * APART, True), (1.1 * APART, False)):
-        evolution.starts[0] = [score + math.log1p(apart), score]
+        assert evolution.gaps(0)[0] == pytest.approx(gap)
+        evolution.improved[0] = known
+        evolution.starts[0] = [score + gap, score]
         assert evolution.converged(0) is ok
+        assert evolution.gaps(0)[1] == pytest.approx(gap)
+        evolution.starts[0] = [score, score]
     evolution.starts[0] = [score]  # one start agrees with none
     assert not evolution.converged(0)
+
+
+def test_layers_converge_as_a_whole():
+    """A small layer may be open where a large one is not; an infinite gap is too large however small the layer."""
+
+    def found(energy_j, gap):
+        return Found(None, None, hw_model.Cost(energy_pj=energy_j * 1e12, latency_s=energy_j), (gap, 0.0))
+
+    assert not have_converged([found(1.0, 2 * CONVERGED)], EDP)
+    assert have_converged([found(1.0, 2 * CONVERGED), found(2.0, 0.0)], EDP)
+    assert not have_converged([found(2.0, 2 * CONVERGED), found(1.0, 0.0)], EDP)
+    assert not have_converged([found(1e-9, math.inf), found(1.0, 0.0)], EDP)
 
 
 @pytest.mark.parametrize("budget", [1, 100, 1000])

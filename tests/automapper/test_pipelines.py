@@ -187,11 +187,12 @@ def test_stages_are_in_the_folder_and_the_page(tmp_path, capsys):
 
 def test_the_goal_is_met_by_the_result_pipelines_included(tmp_path):
     words = ["--bits", "8", "--delay", "interval", "--budget", "20000", "--device", "eyeriss168"]
-    (full,) = run(tmp_path, SMALL, *words)["bit_widths"]
+    whole = run(tmp_path, SMALL, *words)
+    (full,) = whole["bit_widths"]
     assert full["mode"] == "pipeline"
     goal = (full["objective_value"] * full["multi_cycle"]["objective_value"]) ** 0.5  # out of reach for multi-cycle
     report = run(tmp_path, SMALL, *words, "--goal", goal)
     assert report["search"]["goal_met"]
     (row,) = report["bit_widths"]
     assert row["objective_value"] <= goal < row["multi_cycle"]["objective_value"]
-    assert report["search"]["mappings"] < 100_000  # of 200,000
+    assert report["search"]["mappings"] < whole["search"]["mappings"] / 2
