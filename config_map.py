@@ -15,13 +15,27 @@ C.bits = []  # all of the checkpoint
 C.batch = 1  # latency of a single image
 C.save = "ckpt/map"  # report.json, report.html, mappings/
 
+# what it is compared with
+C.dataflow = []  # the built-in dataflows are always searched
+C.within = None  # the whole space
+C.baselines = [
+    "row_stationary",
+    "weight_stationary",
+    "output_stationary",
+    "output_stationary_channels",
+    "no_local_reuse",
+    "row_stationary_fixed",  # the paper's kind of baseline: one mapping for all bit-widths
+    "eyeriss_published",
+]
+C.fixed_at = None  # the widest words: their tiles fit at every other width
+
 # how it is searched
 C.objective = "edp"  # the paper's
 C.delay = "latency"  # the paper's EDP; interval where only the pace of results counts
 C.stages = 3  # pipelines of 2 and 3 stages are compared with multi-cycle
 C.goal = None  # use the whole budget
 C.engine = "evolution"  # the paper's; random is the floor, exhaustive for small layers
-C.budget = "20000"  # twice as many improve MobileNetV2 by less than 1 %: docs/automapper.md
+C.budget = "30000"  # at most 2 CPU seconds a layer and bit-width; how far seeds are apart: docs/automapper.md
 C.seed = 0
 C.workers = 0
 C.backend = "threading"  # the search runs outside Python's lock; loky for processes, dask and ray for more machines

@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from automapper.baselines import EVERY, Baselines, check_fit, chosen_baselines
 from automapper.budget import parse_budget
+from automapper.fixed import add_fixed, fixed_problems
 from automapper.folder import write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import network_of, read_layers
@@ -100,6 +102,10 @@ def map_network(
     engine: str = "evolution",
     stages: int = 3,
     goal: float | None = None,
+    baselines: Sequence[str] | None = None,
+    dataflow: Sequence[str] = (),
+    within: str | None = None,
+    fixed_at: int | None = None,
     workers: int = 0,
     backend: str = "threading",
     progress: Progress | None = None,
@@ -117,7 +123,9 @@ def map_network(
             `example`.
         budget: mappings per layer, bit-width and dataflow, or seconds in all as text: "30s".
         progress: told how far the search is.
-        objective, delay, seed, engine, stages, goal, workers, backend: the settings of the command; see
+        baselines: names to show, None: all; dataflow: files of more of them; within: a name or a file that AutoMapper
+            itself has to keep to.
+        objective, delay, seed, engine, stages, goal, fixed_at, workers, backend: the settings of the command; see
             `python -m automapper --help`.
 
     Raises:
@@ -127,7 +135,8 @@ def map_network(
     settings = MapSettings().replaced(
         checkpoint="", network=None, save="", device="", bits=[bits] if isinstance(bits, int) else list(bits or ()),
         batch=batch, objective=objective, delay=delay, stages=stages, goal=goal, engine=engine, budget=str(budget),
-        seed=seed, workers=workers, backend=backend,
+        seed=seed, baselines=list(EVERY if baselines is None else baselines), dataflow=list(dataflow),
+        within=within, fixed_at=fixed_at, workers=workers, backend=backend,
     )  # fmt: skip
     parse_objective(settings.objective, settings.delay), parse_budget(settings.budget)  # before torch is loaded
     built = load_device(device)
@@ -211,18 +220,20 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     spreading = settings["workers"], settings["backend"]
     bit_widths = chosen_bits(settings["bits"], network)
     problems = distinct_problems(network, bit_widths)
+    baselines = _baselines(network, device, settings, bit_widths)
     progress = progress or Progress()
 
     with interrupt_held_back() as early:
         pipelines = Pipelines(
-            network, bit_widths, device, objective, settings["stages"], seed, *spreading, engine == "random"
-        )
+            network, bit_widths, device, objective, settings["stages"], seed, *spreading, engine == "random",
+            baselines.own,
+        )  # fmt: skip
         load_compiled(device)
     watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
     try:
         outcome = run_search(
             problems, device, objective, budget, seed, engine, *spreading, watch.after_round, progress.proved,
-            bool(early),
+            bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at),
         )  # fmt: skip
     except NoMapping as error:
         raise UserError(
@@ -232,6 +243,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     finally:
         progress.close()
     add_published(outcome, problems, device, objective)
+    add_fixed(outcome, network, bit_widths, device)
     with interrupt_held_back() as came:
         trade_layers(network, bit_widths, outcome, device, objective, seed, *spreading, engine != "random")
     outcome.interrupted |= bool(came)
@@ -249,6 +261,17 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     with interrupt_held_back():
         content = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, settings)
         return Report(content, device)
+
+
+def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bit_widths: Sequence[int]) -> Baselines:
+    """The baselines that the settings ask for. Raises UserError where one cannot be had."""
+    chosen = chosen_baselines(
+        settings["baselines"], settings["dataflow"], settings["within"], settings["fixed_at"], bit_widths
+    )
+    check_fit(chosen, network, bit_widths, device)
+    if chosen.own and settings["engine"] == "exhaustive":
+        raise UserError("setting within: not with engine = 'exhaustive', which covers the whole space")
+    return chosen
 
 
 class _Watch:

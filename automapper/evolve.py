@@ -1,9 +1,12 @@
 """The evolutionary engine: pools of mappings that breed, all searches of one layer shape side by side.
 
 Each search (a bit-width, and a dataflow or the whole space) has a pool. A generation drops the worst, breeds new ones
-from the rest by crossover and mutation, and ranks. A pool that no longer improves starts again, with known dataflows
-and random mappings; its best is kept. The last part of the budget brings the bests of all starts, of the other
-bit-widths and of the dataflows together in one pool.
+from the rest by crossover and mutation, and ranks. A pool that no longer improves restarts from random mappings; its
+best is kept. The last part of the budget merges the bests of all starts into one pool, and ends with a local search.
+
+No search sees another one, with one exception: a search of the whole space takes over what the built-in dataflows
+found for the same layer at the same bit-width. So a result does not depend on what is searched beside it, as long as
+these are.
 
 Legend: T searches, M rows of a pool, f o b as in breed.
 """
@@ -11,31 +14,39 @@ Legend: T searches, M rows of a pool, f o b as in breed.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from dataclasses import astuple, replace
 
 import numpy as np
 
 from automapper import breed
-from automapper.local import neighbours
+from automapper.local import double_steps, single_steps
 from automapper.objective import Objective
 from automapper.space import Search, build_space, inside, on_single_axes
 from hw_model import Device, Mapping, decode, evaluate_batch
 
 PARENTS, CHILDREN = 48, 80  # of a pool of 128, the worst 80 are dropped each generation
-PATIENCE = 40  # generations without improvement before a pool starts again
-KEPT = 24  # bests of earlier starts a search remembers
+PATIENCE = 8  # generations without improvement before a pool restarts: many short starts beat few long ones
+KEPT = 64  # bests of earlier starts a search remembers
 EXPLORE = 0.8  # share of the budget before the bests are brought together
 TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before that is worth the pool it takes to cost
-LOCAL = 0.5  # of the mappings bred that local search may cost on top, at most
+LOCAL = 10.0  # of the mappings bred that local search may cost on top, at most: costing takes a tenth of breeding
+NICHE = 8  # parents at most that share what lies on the array and the lanes
+POLISHED = 24  # starts whose bests a local search begins from
 FLOOR, AT_ONCE = 512, 8  # mappings a search without a valid one may breed however small the budget, so many at once
 SAME = 1e-9  # scores (logarithms) closer than this are the same cost
 INVALID = 1e6  # score of any invalid mapping: worse than every valid one, plus how far it is from validity
+SETTLED = 0.5  # share of the mappings after which a search that has converged gains little
+CONVERGED = math.log1p(0.05)  # gaps of a search that has converged, at most: 5 %
+MIX = np.random.default_rng(0).integers(1 << 40, size=(2, 8))  # of layouts, to a number each
+EARLIER = np.tri(PARENTS + CHILDREN, k=-1, dtype=bool)
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Evolution:
-    """The searches of one layer shape. `advance` goes on; `best` and `score` can be read at any time.
+    """The searches of one layer shape. `advance` continues; `best` and `score` can be read at any time.
 
     random: every generation is a new random one (the floor that a search must beat).
     """
@@ -62,177 +73,258 @@ class Evolution:
         self.kept: list[list[tuple[float, Row]]] = [[] for _ in self.searches]
         self.rows: list[Row | None] = [None] * T
         self.score = np.full(T, np.inf)
-        self.generation = 0
-        self.next_row: int | None = None  # of a generation that is bred and not all costed yet
-        self.mappings = 0  # bred per search
+        self.improved: list[list[tuple[int, float]]] = [[] for _ in self.searches]  # (mappings bred, best score)
+        self.starts: list[list[float]] = [[] for _ in self.searches]  # scores of the starts that ended
+        self.generation = np.zeros(T, int)
+        self.next_row = np.full(T, M)  # of a generation that is bred and not all costed yet; M: it is
+        self.bred = np.zeros(T, int)
+        self.costed = np.zeros(T, int)  # neighbours, of the local search
         self.evaluated = 0  # by all searches together
-        self.together = False
+        self.together = np.zeros(T, bool)
         self.running = self.stopped = False  # set from another thread, stopped ends `advance` after a generation
 
+    @property
+    def mappings(self) -> int:
+        """Bred by every search; those that had no valid one by then have bred more."""
+        return int(self.bred.min())
+
     def advance(self, mappings: int, share: float) -> Evolution:
-        """Search on until `mappings` per search are bred and costed, no more; share: of the whole budget that is then
-        used up. Only a search without a valid mapping goes on, up to FLOOR."""
+        """Search until every search has bred and costed `mappings`, no more; share: of the whole budget that is then
+        used up. Only a search without a valid mapping continues, up to FLOOR."""
         self.running = True
         self._own_arrays()
         try:
             while not (self.stopped and self.mappings):
-                missing = self.mappings < FLOOR and (self.score >= INVALID).any()
-                more = max(1, mappings) - self.mappings
-                if more <= 0 and not missing:
+                budget = max(1, mappings)
+                missing = (self.score >= INVALID) & (self.bred >= budget) & (self.bred < FLOOR)
+                most = np.where(missing, self.bred + AT_ONCE, budget)
+                which = np.flatnonzero(self.bred < most)
+                if len(which) == 0:
                     break
-                self.step(more if more > 0 else AT_ONCE)
-            if share >= EXPLORE and not (self.together or self.random or self.stopped) and self.mappings >= TOGETHER:
-                self.bring_together()
+                self.step(which, most[which])
+            if share >= EXPLORE and not (self.random or self.stopped):
+                self.bring_together(np.flatnonzero(~self.together & (self.bred >= TOGETHER)))
             if share >= 1.0:
-                self.exchange()
+                self.take_over()
                 self.climb()
+                self.take_over()
         finally:
             self.running = False
         return self
 
     def best(self, index: int) -> Mapping:
         """The best mapping that search `index` has found so far."""
-        f, o, b = self.rows[index]
-        f = f if self.searches[index].dataflow else on_single_axes(f, self.device)
+        row = self.rows[index]
+        assert inside(self.space, index, row), f"a mapping outside the constraints of {self.searches[index]}"
+        f, o, b = row
+        f = f if self.searches[index].definition.constrained else on_single_axes(f, self.device)
         return decode(f, o, self.device, b)
+
+    def gaps(self, index: int) -> tuple[float, float]:
+        """How far search `index` is from having converged, in logarithms of the objective: what the last half of its
+        mappings gained; and how far the second best of its independent starts is from the result. Searches that it
+        takes over from count as starts once they have converged. Infinite where there is no such number."""
+        score, half = self.score[index], SETTLED * self.bred[index]
+        if score >= INVALID:
+            return math.inf, math.inf
+        early = min((value for bred, value in self.improved[index] if bred <= half), default=math.inf)
+        starts = sorted([*self.starts[index], *(self.score[s] for s in self._known_to(index) if self.converged(s))])
+        second = starts[1] if len(starts) > 1 else math.inf
+        return max(0.0, float(early - score)), max(0.0, float(second - score))
+
+    def converged(self, index: int) -> bool:
+        """Whether both gaps of search `index` are at most CONVERGED."""
+        return max(self.gaps(index)) <= CONVERGED
 
     def remember(self, index: int, row: Row) -> None:
         """Let search `index` meet a known mapping when the bests are brought together."""
         self.kept[index].append((-np.inf, row))
 
-    def step(self, most: int = PARENTS + CHILDREN) -> None:
-        """One generation of every search, or the next `most` mappings of it; how it is cut changes no result."""
+    def step(self, which: np.ndarray | None = None, most: np.ndarray | None = None) -> None:
+        """One generation of some searches (all), or the part of it that `most` mappings bred in all leave; how it is
+        cut changes no result."""
         T, M = self.pool_score.shape
-        if self.next_row is None:
-            self.next_row = 0 if self.fresh.any() else PARENTS
-            breed.breed(self.seeds, self.generation, 0, T, *self.pool, PARENTS, self.fresh, *self.space)
-            self.generation += 1
-            self.pool_score[:, self.next_row :] = np.inf
-        begin, end = self.next_row, min(M, self.next_row + most)
+        which = np.arange(T) if which is None else which
+        new = which[self.next_row[which] == M]
+        if len(new):
+            breed.breed(new, self.seeds, self.generation, self.fresh, *self.pool, PARENTS, self.space)
+            self.generation[new] += 1
+            self.next_row[new] = np.where(self.fresh[new] > 0, 0, PARENTS)
+            for t in new:
+                self.pool_score[t, self.next_row[t] :] = np.inf
+        begin = self.next_row[which]
+        end = M if most is None else np.minimum(M, begin + most - self.bred[which])
         count = end - begin
-        bred = [np.ascontiguousarray(array[:, begin:end]) for array in self.pool]
-        which = np.repeat(np.arange(T, dtype=np.int32), count)
-        rows = [array.reshape(T * count, *array.shape[2:]) for array in bred]
-        self.pool_score[:, begin:end] = self._score(*rows, which).reshape(T, count)
-        self.mappings += count
-        if end < M:
-            self.next_row = end
-            self._remember_best()
-            return
-        self.next_row = None
-        self.fresh[:] = 1 if self.random else 0
-        self._rank()
-        self._remember()
+        search = np.repeat(which, count)
+        row = np.concatenate([np.arange(first, first + n) for first, n in zip(begin, count, strict=True)])
+        self.pool_score[search, row] = self._score(*(array[search, row] for array in self.pool), search)
+        self.bred[which] += count
+        self.next_row[which] = begin + count
+        self._remember_best(which)
+        complete = which[self.next_row[which] == M]
+        self.fresh[complete] = 1 if self.random else 0
+        self._rank(complete)
+        self._remember(complete)
 
-    def bring_together(self) -> None:
-        """Pools made of every search's bests: of its earlier starts, and where constraints allow of other searches."""
-        self.together = True
-        every = [(row, index) for index in range(len(self.searches)) for row in [self.rows[index]]]
-        for t in range(len(self.searches)):
+    def bring_together(self, which: np.ndarray) -> None:
+        """Pools of the bests of a search's starts, and for the whole space of the built-in dataflows' searches."""
+        self.together[which] = True
+        for t in which:
+            self._polish(t)
+        known = list(self.rows)
+        for t in which:
             own = [row for _, row in sorted(self.kept[t], key=lambda pair: pair[0])]
-            guests = [row for row, index in every if index != t and inside(self.space, t, row)]
-            for position, row in enumerate([self.rows[t], *guests, *own][:PARENTS]):
+            guests = [known[s] for s in self._known_to(t)]
+            for position, row in enumerate([known[t], *guests, *own][:PARENTS]):
                 for array, part in zip(self.pool, row, strict=True):
                     array[t, position] = part
-        T, M = self.pool_score.shape
-        which = np.repeat(np.arange(T, dtype=np.int32), M)
-        self.pool_score[:] = self._score(*(a.reshape(T * M, *a.shape[2:]) for a in self.pool), which).reshape(T, M)
-        self.next_row = None
-        self._rank()
-        self.fresh[:] = 0
-        self._remember()
+        if len(which) == 0:
+            return
+        n, M = len(which), self.pool_score.shape[1]
+        rows = (array[which].reshape(n * M, *array.shape[2:]) for array in self.pool)
+        self.pool_score[which] = self._score(*rows, np.repeat(which, M)).reshape(n, M)
+        self.next_row[which] = M
+        self.fresh[which] = 0
+        self._rank(which)
+        self._remember_best(which)
 
-    def exchange(self) -> None:
-        """Let every search take over what another one found, where that is inside its constraints and better.
+    def _polish(self, t: int) -> None:
+        """Local search from the bests of search t's starts, the best of them first."""
+        known = [pair for pair in self.kept[t] if not math.isfinite(pair[0])]
+        ended = sorted((pair for pair in self.kept[t] if math.isfinite(pair[0])), key=lambda pair: pair[0])[:POLISHED]
+        ended = [self._climbed(t, *pair) for pair in ended]
+        score, row = self._climbed(t, self.score[t], self.rows[t])
+        for pair in (*ended, (score, row)):
+            if pair[0] < self.score[t] - SAME:
+                self._note(t, *pair)
+        self.kept[t] = [*known, *ended]
+        self.starts[t] = sorted([score for score, _ in ended])
 
-        A mapping that fits at a bit-width fits at every lower one and costs less there; and each dataflow is a part of
-        the whole space. So no search ends behind one that it includes.
-        """
-        T = len(self.searches)
-        pairs = [(t, s) for t in range(T) for s in range(T) if s != t and inside(self.space, t, self.rows[s])]
+    def take_over(self) -> None:
+        """Let every search of the whole space have what a built-in dataflow found, where that is better."""
+        pairs = [(t, s) for t in range(len(self.searches)) for s in self._known_to(t)]
         if not pairs:
             return
         rows = [np.stack([self.rows[s][part] for _, s in pairs]) for part in range(3)]
-        scores = self._score(*rows, np.array([t for t, _ in pairs], np.int32))
-        own = list(self.rows)
+        scores = self._score(*rows, np.array([t for t, _ in pairs]))
         for (t, s), score in zip(pairs, scores, strict=True):
             if score < self.score[t]:
-                self.score[t], self.rows[t] = score, own[s]
+                self._note(t, score, self.rows[s])
+
+    def _known_to(self, t: int) -> list[int]:
+        """The searches that search t may take over mappings from."""
+        search = self.searches[t]
+        if search.dataflow:
+            return []
+        return [
+            s
+            for s, other in enumerate(self.searches)
+            if other.problem == search.problem and isinstance(other.dataflow, str) and other.dataflow
+        ]
 
     def _own_arrays(self) -> None:
         """Copy what arrived from another process as read-only memory."""
         self.pool = tuple(map(_writable, self.pool))
         self.space = type(self.space)(*map(_writable, self.space))
-        for name in ("pool_score", "seeds", "fresh", "stale", "start_score", "score"):
-            setattr(self, name, _writable(getattr(self, name)))
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(self, name, _writable(value))
 
     def climb(self) -> None:
-        """Local search from the best of every search of the whole space, as long as it helps and is a small part of the
-        mappings bred; then `exchange` again."""
+        """Local search from every search's best, and from the best of each layout in its pool."""
+        for t in range(len(self.searches)):
+            _, best = np.unique(self._layout(np.array([t]))[0], return_index=True)
+            pairs = [(self.score[t], self.rows[t])]
+            for i in sorted(best, key=lambda i: self.pool_score[t, i])[:POLISHED]:
+                pairs.append((float(self.pool_score[t, i]), tuple(array[t, i].copy() for array in self.pool)))
+            for pair in pairs:
+                score, row = self._climbed(t, *pair)
+                if score < self.score[t] - SAME:
+                    self._note(t, score, row)
+
+    def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
+        """(score, row) where no neighbour is better, or where search t has had its share of neighbours costed: first
+        those one step away, where none of these helps those two steps away."""
         if self.random or self.stopped:
-            return
-        climbing = [t for t, search in enumerate(self.searches) if not search.dataflow]
-        costed = np.zeros(len(self.searches))
-        while climbing:
-            around = [neighbours(self.space, t, self.rows[t]) for t in climbing]
-            costed[climbing] += [len(rows[0]) for rows in around]
-            within = [costed[t] <= LOCAL * self.mappings for t in climbing]
-            around = [rows for rows, ok in zip(around, within, strict=True) if ok]
-            climbing = [t for t, ok in zip(climbing, within, strict=True) if ok]
-            if not climbing:
-                break
-            which = np.repeat(np.array(climbing, np.int32), [len(rows[0]) for rows in around])
-            scores = self._score(*(np.concatenate(parts) for parts in zip(*around, strict=True)), which)
-            higher = []
-            for t, rows in zip(climbing, around, strict=True):
-                own = scores[which == t]
-                if len(own) and own.min() < self.score[t] - SAME:
-                    k = int(np.argmin(own))
-                    self.score[t], self.rows[t] = own[k], tuple(part[k].copy() for part in rows)
-                    higher.append(t)
-            climbing = higher
-        self.exchange()
+            return score, row
+        steps = single_steps
+        while True:
+            around = steps(self.space, t, row)
+            if self.costed[t] + len(around[0]) > LOCAL * self.bred[t]:
+                return score, row
+            self.costed[t] += len(around[0])
+            scores = self._score(*around, np.full(len(around[0]), t))
+            k = int(np.argmin(scores)) if len(scores) else -1
+            if k >= 0 and scores[k] < score - SAME:
+                score, row = float(scores[k]), tuple(part[k].copy() for part in around)
+                steps = single_steps
+            elif steps is single_steps:
+                steps = double_steps
+            else:
+                return score, row
 
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         layers = [search.problem.layer for search in self.searches]
         bits = [search.problem.bits for search in self.searches]
         self.evaluated += len(which)
-        cost = evaluate_batch(layers, f, o, self.device, bits, bypass=b, problem=which, threads=1)
+        problem = np.asarray(which, np.int32)
+        cost = evaluate_batch(layers, f, o, self.device, bits, bypass=b, problem=problem, threads=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(cost.valid, self.objective.score(cost.energy_pj, cost.cycles), INVALID + cost.violation)
 
-    def _rank(self) -> None:
-        """Sort the pools, best first. Of mappings of the same cost one stands among the rest, the newest, further back
-        before, so that pools drift; the others come last."""
+    def _rank(self, which: np.ndarray) -> None:
+        """Sort pools, best first. Duplicates of a cost after the first move to the end; the newest counts as the first,
+        so that pools keep moving. Before them stand those beyond NICHE with the same dimensions on the array, so that
+        a pool does not settle on the first good one."""
         M = self.pool_score.shape[1]
-        order = M - 1 - np.argsort(self.pool_score[:, ::-1], axis=1, kind="stable")
-        score = np.take_along_axis(self.pool_score, order, axis=1)
+        score = self.pool_score[which]
+        order = M - 1 - np.argsort(score[:, ::-1], axis=1, kind="stable")
+        score = np.take_along_axis(score, order, axis=1)
         with np.errstate(invalid="ignore"):  # infinite scores, none the same
             again = np.diff(score, axis=1, prepend=-np.inf) <= SAME
-        last = np.argsort(again, axis=1, kind="stable")
+        layout = np.take_along_axis(self._layout(which), order, axis=1)
+        alike = ((layout[:, :, None] == layout[:, None, :]) & ~again[:, None, :] & EARLIER).sum(2)
+        last = np.argsort(2 * again + (alike >= NICHE), axis=1, kind="stable")
         order = np.take_along_axis(order, last, axis=1)
-        self.pool_score = np.take_along_axis(score, last, axis=1)
-        self.pool = tuple(array[np.arange(len(order))[:, None], order] for array in self.pool)
+        self.pool_score[which] = np.take_along_axis(score, last, axis=1)
+        for array in self.pool:
+            array[which] = array[which[:, None], order]
 
-    def _remember_best(self) -> tuple[np.ndarray, np.ndarray]:
-        """Note bests; returns each pool's first row and its score."""
-        first = np.argmin(self.pool_score, axis=1)
-        score = self.pool_score[np.arange(len(first)), first]
-        for t in np.flatnonzero(score < self.score):
-            self.score[t] = score[t]
-            self.rows[t] = tuple(array[t, first[t]].copy() for array in self.pool)
+    def _layout(self, which: np.ndarray) -> np.ndarray:
+        """[n, M] int64: a number for what lies on the PEs, whichever axis, and on the lanes, of every mapping."""
+        f = self.pool[0][which].astype(np.int64)
+        spatial = [self.device.slots.index(slot) for slot in ("spatial_x", "spatial_y")]
+        number = f[:, :, spatial].prod(2) @ MIX[0]
+        if "lanes" in self.device.slots:
+            number += f[:, :, self.device.slots.index("lanes")] @ MIX[1]
+        return number
+
+    def _note(self, t: int, score: float, row: Row) -> None:
+        """A better mapping of search t."""
+        self.score[t], self.rows[t] = score, row
+        self.improved[t].append((int(self.bred[t]), float(score)))
+
+    def _remember_best(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Note bests; returns the row that is best in each pool and its score."""
+        first = np.argmin(self.pool_score[which], axis=1)
+        score = self.pool_score[which, first]
+        for i in np.flatnonzero(score < self.score[which]):
+            self._note(which[i], score[i], tuple(array[which[i], first[i]].copy() for array in self.pool))
         return first, score
 
-    def _remember(self) -> None:
-        """Note bests, and which pools start again."""
-        first, score = self._remember_best()
-        if self.random or self.together:
+    def _remember(self, which: np.ndarray) -> None:
+        """Note which pools restart."""
+        which = which[~self.together[which]]
+        if self.random or len(which) == 0:
             return
-        self.stale = np.where(score < self.start_score - SAME, 0, self.stale + 1)
-        self.start_score = np.minimum(score, self.start_score)
-        for t in np.flatnonzero(self.stale > PATIENCE):
-            row = tuple(array[t, first[t]].copy() for array in self.pool)
-            self.kept[t] = sorted([*self.kept[t], (score[t], row)], key=lambda pair: pair[0])[:KEPT]
+        first, score = self._remember_best(which)
+        self.stale[which] = np.where(score < self.start_score[which] - SAME, 0, self.stale[which] + 1)
+        self.start_score[which] = np.minimum(score, self.start_score[which])
+        for i in np.flatnonzero(self.stale[which] > PATIENCE):
+            t = which[i]
+            row = tuple(array[t, first[i]].copy() for array in self.pool)
+            self.kept[t] = sorted([*self.kept[t], (score[i], row)], key=lambda pair: pair[0])[:KEPT]
+            self.starts[t].append(float(score[i]))
             self.stale[t], self.start_score[t], self.fresh[t] = 0, np.inf, 2
 
 
@@ -242,6 +334,6 @@ def _writable(array: np.ndarray) -> np.ndarray:
 
 def _seed(search: Search, seed: int) -> int:
     """A seed of its own for every search, whatever else is searched beside it."""
-    layer = search.problem.layer
-    text = f"{seed}/{layer.sizes}/{layer.stride}/{search.problem.bits}/{search.dataflow}"
+    constraints = replace(search.definition, name="", description="")
+    text = repr((seed, astuple(search.problem.layer), search.problem.bits, astuple(constraints)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

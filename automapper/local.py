@@ -5,45 +5,94 @@ Legend: a mapping is f [slots, 8], o [L, 8], b [L] of hw_model.batch; n neighbou
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from automapper.space import Space
+from automapper import breed
+from automapper.breed import Space
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def neighbours(space: Space, t: int, row: Row) -> Row:
-    """(f [n, slots, 8], o [n, L, 8], b [n, L]): all neighbours of a mapping of search t, which has no constraints.
+    """(f [n, slots, 8], o [n, L, 8], b [n, L]): all neighbours of a mapping among the mappings of search t: those of
+    `single_steps` and `double_steps`. Not all of them are valid."""
+    steps = single_steps(space, t, row), double_steps(space, t, row)
+    return tuple(np.concatenate(parts) for parts in zip(*steps, strict=True))
 
-    A part of a loop moves to another slot, alone or together with a changed bypass, or with a part of another
-    dimension that moves the other way; a loop moves within its level; a bypass changes. Not all of them are valid.
-    """
+
+def single_steps(space: Space, t: int, row: Row) -> Row:
+    """Neighbours one change away: a part of a loop moves to another slot, alone or together with a changed bypass; a
+    loop moves within its level; a bypass changes. A loop that is new at a level is tried outermost and innermost."""
     f, o, b = row
-    d, source, target, part = moves(f).T
-    count = len(d)
+    flips = _flips(space.free[t], b)
+    changed = _moved(f, moves(f))
+    placed_f, placed_o = _placed(space, f, o, changed)
+    orders = _reordered(space, f, o)
+    factors = [*[changed] * (1 + len(flips)), placed_f, np.repeat(f[None], len(flips) + len(orders), axis=0)]
+    before = len(changed) * (1 + len(flips))
+    f_all = np.concatenate(factors)
+    o_all = np.concatenate(
+        [np.repeat(o[None], before, axis=0), placed_o, np.repeat(o[None], len(flips), axis=0), orders]
+    )
+    past = [*(np.repeat(one[None], len(changed), axis=0) for one in (b, *flips))]
+    past += [np.repeat(b[None], len(placed_f), axis=0), *(one[None] for one in flips)]
+    b_all = np.concatenate([*past, np.repeat(b[None], len(orders), axis=0)])
+    return _within(space, t, (f_all, o_all, b_all))
+
+
+def double_steps(space: Space, t: int, row: Row) -> Row:
+    """Neighbours two changes away that belong together: parts of loops over two dimensions change places."""
+    f, o, b = row
+    every = moves(f)
+    d, source, target, _ = every.T
     one, other = np.nonzero(
         (d[:, None] < d[None, :]) & (source[:, None] == target[None, :]) & (target[:, None] == source[None, :])
     )
-    flips = _flips(space.free[t], b)
-    single = np.arange(count)
-    chosen = [(single, None, b), (one, other, b), *((single, None, flipped) for flipped in flips)]
-    factors, bypasses = [], []
-    for first, second, past in chosen:
-        new = np.repeat(f[None], len(first), axis=0)
-        for index in (first, second):
-            if index is not None:
-                i = np.arange(len(index))
-                before = new[i, source[index], d[index]]
-                new[i, source[index], d[index]] = -(-before // part[index])
-                new[i, target[index], d[index]] *= part[index]
-        factors.append(new)
-        bypasses.append(np.repeat(past[None], len(new), axis=0))
-    orders = _reordered(space, f, o)
-    same = len(orders) + len(flips)
-    f_all = np.concatenate([*factors, np.repeat(f[None], same, axis=0)])
-    o_all = np.concatenate([np.repeat(o[None], len(f_all) - len(orders), axis=0), orders])
-    b_all = np.concatenate([*bypasses, *(x[None] for x in flips), np.repeat(b[None], len(orders), axis=0)])
-    return f_all, o_all, b_all
+    new = _moved(np.repeat(f[None], len(one), axis=0), every[one])
+    new = _moved(new, every[other])
+    n = len(new)
+    return _within(space, t, (new, np.repeat(o[None], n, axis=0), np.repeat(b[None], n, axis=0)))
+
+
+def _moved(f: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """[n, slots, 8]: f ([slots, 8], or one for each step) after each of some `moves`."""
+    d, source, target, part = steps.T
+    new = np.repeat(f[None], len(steps), axis=0) if f.ndim == 2 else f
+    i = np.arange(len(steps))
+    before = new[i, source, d]
+    new[i, source, d] = -(-before // part)
+    new[i, target, d] *= part
+    return new
+
+
+def _placed(space: Space, f: np.ndarray, o: np.ndarray, changed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(f [n, slots, 8], o [n, L, 8]): the changed mappings in which a loop is new at a level, that loop outermost and
+    innermost there."""
+    factors, orders = [], []
+    for level, slot in enumerate(space.level_slot[:-1]):
+        for d in range(8):
+            new = changed[(f[slot, d] == 1) & (changed[:, slot, d] > 1)]
+            if len(new) == 0:
+                continue
+            rest = o[level][o[level] != d]
+            for order in ([d, *rest], [*rest, d]):
+                placed = o.copy()
+                placed[level] = order
+                factors.append(new)
+                orders.append(np.repeat(placed[None], len(new), axis=0))
+    if not factors:
+        return changed[:0], np.repeat(o[None], 0, axis=0)
+    return np.concatenate(factors), np.concatenate(orders)
+
+
+def _within(space: Space, t: int, rows: Row) -> Row:
+    """Those of some mappings that are among the mappings of search t."""
+    if space.own[t] == 1 and space.allowed[t, 0].min() == 255 and space.least[t, 0].max() == 1:
+        return rows
+    within = breed.inside(*rows, t, space)
+    return tuple(part[within] for part in rows)
 
 
 def moves(f: np.ndarray) -> np.ndarray:
@@ -51,9 +100,14 @@ def moves(f: np.ndarray) -> np.ndarray:
     found = []
     for source, d in np.argwhere(f > 1):
         size = int(f[source, d])
-        parts = {part for part in range(2, size + 1) if size % part == 0} | {part for part in (2, 3) if part < size}
+        parts = {part for part in _divisors(size) if part > 1} | {part for part in (2, 3) if part < size}
         found += [(d, source, target, part) for target in range(len(f)) if target != source for part in parts]
     return np.array(found, np.int32).reshape(-1, 4)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _divisors(size: int) -> list[int]:
+    return [part for part in range(1, size + 1) if size % part == 0]
 
 
 def _flips(free: np.ndarray, b: np.ndarray) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from automapper.dataflows import Dataflow, Unfit
 from automapper.evolve import Evolution
 from automapper.objective import Objective
 from automapper.search import Found
@@ -40,7 +41,8 @@ class Pipelines:
     """The searches of every layer, bit-width and size of a part of the array; `advance` goes on, `best` can be asked
     at any time.
 
-    max_stages: of a pipeline; 1 searches none. random: as the engine of that name.
+    max_stages: of a pipeline; 1 searches none. random: as the engine of that name. own: the dataflow that AutoMapper is
+    constrained to, as `Search.dataflow`.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Pipelines:
         workers: int = 0,
         backend: str = "threading",
         random: bool = False,
+        own: str | Dataflow = "",
     ):
         self.network, self.device, self.objective, self.max_stages = network, device, objective, max_stages
         self.bit_widths = tuple(bit_widths)
@@ -66,18 +69,19 @@ class Pipelines:
             self.why_none = "the network has one layer only"
         else:
             self.parts, self.why_none = _parts(device)
+        self.found: dict[tuple[int, Problem], Found] = {}
+        self.misses: dict[tuple[int, Problem], str] = {}  # what the closest miss of a search exceeds
         by_shape: dict = {}
         for bits, item in itertools.product(bit_widths, network.layers):
             problem = problem_of(item, bits)
-            by_shape.setdefault(problem.layer, {})[Search(problem)] = None
-        self.units = [
-            (width, Evolution(list(searches), part, objective, seed, random))
-            for searches in by_shape.values()
-            for width, part in self.parts.items()
-        ]
+            by_shape.setdefault(problem.layer, {})[Search(problem, own)] = None
+        self.units = []
+        for searches, (width, part) in itertools.product(by_shape.values(), self.parts.items()):
+            try:
+                self.units.append((width, Evolution(list(searches), part, objective, seed, random)))
+            except Unfit as error:
+                self.misses |= {(width, search.problem): str(error) for search in searches}
         self.collected = True
-        self.found: dict[tuple[int, Problem], Found] = {}
-        self.misses: dict[tuple[int, Problem], str] = {}  # what the closest miss of a search exceeds
 
     def advance(self, mappings: int, share: float) -> None:
         """Search on until `mappings` are bred for every layer, bit-width and part; share: of the budget used then."""

@@ -10,15 +10,16 @@ one that costs least by the objective is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from automapper.baselines import PUBLISHED
 from automapper.objective import Objective
 from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.workload import Problem, listed
 from hw_model import Device, InvalidMapping, Layer, Mapping, evaluate
 
-NAME = "eyeriss_published"
+NAME = PUBLISHED
 LEVELS, ARRAY = ("dram", "glb", "rf"), (14, 12)
 
 
@@ -137,7 +138,7 @@ def add_published(outcome: Outcome, problems: Sequence[Problem], device: Device,
         if not fitting:
             continue
         score, mapping, cost = min(fitting, key=lambda one: one[0])
-        outcome.found[Search(problem, NAME)] = Found(Search(problem, NAME), mapping, cost)
-        best = outcome.found[Search(problem)].cost
-        if score < objective.score(best.energy_pj, best.cycles):
-            outcome.found[Search(problem)] = Found(Search(problem), mapping, cost)
+        outcome.found[Search(problem, NAME)] = Found(Search(problem, NAME), mapping, cost, (0.0, 0.0))
+        best = outcome.found.get(Search(problem))  # none where AutoMapper is constrained to a dataflow
+        if best and score < objective.score(best.cost.energy_pj, best.cost.cycles):
+            outcome.found[Search(problem)] = replace(best, mapping=mapping, cost=cost)

@@ -8,18 +8,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from automapper import published
-from automapper.dataflows import DATAFLOWS
+from automapper.dataflows import Dataflow, built_in, why_none
+from automapper.evolve import CONVERGED
 from automapper.exhaustive import Optimum
 from automapper.objective import Objective
 from automapper.pipelines import Pipeline, Pipelines
 from automapper.result import Result, found_of, result_at, value_of
 from automapper.search import Found, Outcome
-from automapper.space import Search
 from automapper.workload import Network, NetworkLayer, listed, problem_of
-from hw_model import Cost, Device, NetworkCost
+from hw_model import Cost, Device, Layer, NetworkCost
 
 FORMAT = 1
-BASELINES = (*DATAFLOWS, published.NAME)
 TIE = 1e-9  # EDPs that differ by less are the same
 
 
@@ -40,10 +39,10 @@ def build_report(
     `objective_value` is what was minimised, with the delay that counts. `multi_cycle` and `pipeline` (the best one
     found) are the two it was chosen from. `layers` and `baselines` are always multi-cycle: one layer after another on
     the whole array. Each layer's `dims`, `bits` and `mapping` with the device are a case of `python -m hw_model`, which
-    gives the same numbers. They are what the network runs; only where that is behind a baseline at the layer itself, a
-    layer shows its own best and the other in `in_network` (see trade). A baseline that only some layers have runs
-    AutoMapper's mappings at the others; `covered` has the sums and gains over its own layers, on both sides, and
-    `baseline_notes` the reason.
+    gives the same numbers. They are the layer's own best; where the network runs another mapping for the sake of its
+    sums, that is in `in_network` (see trade). A baseline that only some layers have runs AutoMapper's mappings at the
+    others; `covered` has the sums and gains over its own layers, on both sides, and `baseline_notes` the reason. A
+    baseline has gains, `*_improvement_percent`, only where it is `converged`: its searches and AutoMapper's are.
     """
     return {
         "format": FORMAT,
@@ -52,6 +51,7 @@ def build_report(
         "device_name": device.name,
         "objective": objective.name,
         "minimised": objective.quantity,
+        "within": outcome.baselines.own_name,
         "bit_widths": [_bit_width(network, bits, outcome, pipelines, objective, device) for bits in bit_widths],
         "unmapped": network.unmapped_report(),
         "search": dict(search),
@@ -67,7 +67,7 @@ def _bit_width(
     why_not = "" if pipeline else pipelines.why_not(bits)
     result = result_at(network, bits, outcome, pipeline, objective, why_not)
     baselines, notes = {}, {}
-    for name in BASELINES:
+    for name in outcome.baselines.shown:
         entry, note = _baseline(network, bits, outcome, name, result, objective, device)
         baselines |= {name: entry} if entry else {}
         notes |= {name: note} if note else {}
@@ -95,33 +95,50 @@ def _baseline(
     shapes = [item.layer for item in network.layers]
     with_one = [shape for shape, one in zip(shapes, found, strict=True) if one]
     notes = []
+    missing = [shape for shape, one in zip(shapes, found, strict=True) if one is None]
     if name == published.NAME:
         adapted = [shape for shape in with_one if not published.is_published(shape)]
         if adapted:
             notes.append(f"adapted from AlexNet's layers to {listed(shape.name for shape in adapted)}")
         why = published.why_missing(shapes, found, device, bits)
     else:
-        missing = [shape for shape, one in zip(shapes, found, strict=True) if one is None]
-        why = (
-            f"no mapping found inside its constraints for {listed(shape.name for shape in missing)}" if missing else ""
-        )
+        why = _why_missing(outcome, name, missing, device, bits)
     if not with_one:
         return None, f"none: {why}"
     best = found_of(network, bits, outcome)
     cost = sum((one or own).cost for one, own in zip(found, best, strict=True))
+    own = [outcome.own(problem_of(item, bits)) for item in network.layers]
+    converged = have_converged(own, objective) and have_converged([one for one in found if one], objective)
     entry = {
         **_totals(cost, objective),
-        **improvements(result.chosen, cost, objective),
+        "converged": converged,
+        **(improvements(result.chosen, cost, objective) if converged else {}),
+        **({"fixed_at": outcome.baselines.fixed_at} if outcome.baselines.kept(name) else {}),
         "layers_covered": len(with_one),
         "layers": len(shapes),
     }
     if len(with_one) < len(shapes):
         theirs = sum(one.cost for one in found if one)
         ours = sum(own.cost for own, other in zip(best, found, strict=True) if other)
-        both = {"automapper": _totals(ours, objective), **improvements(ours, theirs, objective)}
-        entry["covered"] = {**_totals(theirs, objective), **both}
+        gains = improvements(ours, theirs, objective) if converged else {}
+        entry["covered"] = {**_totals(theirs, objective), "automapper": _totals(ours, objective), **gains}
         notes.insert(0, f"gain over {len(with_one)} of {len(shapes)} layers, on both sides, multi-cycle; {why}")
     return entry, "; ".join(notes)
+
+
+def _why_missing(outcome: Outcome, name: str, missing: Sequence[Layer], device: Device, bits: int) -> str:
+    """Why some layers have no mapping in a dataflow, or in a fixed one; empty where all have."""
+    if not missing:
+        return ""
+    kept = outcome.baselines.kept(name)
+    dataflow = kept or outcome.baselines.dataflows[name]
+    definition = dataflow if isinstance(dataflow, Dataflow) else built_in()[dataflow]
+    if why := why_none(definition, device):
+        return why
+    names, fixed_at = listed(shape.name for shape in missing), outcome.baselines.fixed_at
+    if kept and bits > fixed_at:
+        return f"the mappings found at {fixed_at} bit do not fit at {bits} bit for {names}"
+    return f"no mapping found inside its constraints for {names}"
 
 
 def _pipeline(pipeline: Pipeline, network: Network, objective: Objective, device: Device) -> dict[str, Any]:
@@ -140,27 +157,31 @@ def _pipeline(pipeline: Pipeline, network: Network, objective: Objective, device
 
 def _layer(item: NetworkLayer, bits: int, outcome: Outcome, objective: Objective) -> dict[str, Any]:
     problem = problem_of(item, bits)
-    best = outcome.shown(problem, bits)
+    best = outcome.own(problem)
     baselines = {}
-    for name in BASELINES:
-        found = outcome.found.get(Search(problem, name))
+    for name in outcome.baselines.shown:
+        found = outcome.baseline(item, bits, name)
         if found:
+            converged = best.converged and found.converged
             baselines[name] = {
                 **_totals(found.cost, objective),
                 "cycles": found.cost.cycles,
                 **({"adapted": not published.is_published(item.layer)} if name == published.NAME else {}),
-                **improvements(best.cost, found.cost, objective),
+                "converged": converged,
+                **(improvements(best.cost, found.cost, objective) if converged else {}),
                 "mapping": found.mapping.to_dict(),
             }
+    traded = outcome.traded.get((bits, problem))
     return {
         "name": item.layer.name,
         "bits": problem.bits,
         "dims": {name: size for name, size in item.layer.to_dict().items() if name != "name"},
         **_mapped(best, objective),
         **(_proof(outcome.optima[problem], best, objective) if problem in outcome.optima else {}),
+        "converged": best.converged,
         "winner": _winner(best, baselines, objective),
-        "traded": (bits, problem) in outcome.traded,
-        **({"in_network": _mapped(outcome.best(problem, bits), objective)} if (bits, problem) in outcome.aside else {}),
+        "traded": traded is not None,
+        **({"in_network": _mapped(traded, objective)} if traded else {}),
         "baselines": baselines,
         "cost": best.cost.to_dict(),
     }
@@ -203,6 +224,19 @@ def _totals(cost: Cost | NetworkCost, objective: Objective) -> dict[str, float]:
         "edp_js": cost.edp_js,
         "objective_value": value_of(objective, cost),
     }
+
+
+def have_converged(found: Sequence[Found], objective: Objective) -> bool:
+    """Whether the searches of some layers have converged as a whole: the mean of their gaps, each layer weighted with
+    its share in the sums of energy and latency, as far as the objective counts these."""
+    energy_j, latency_s = sum(one.cost.energy_j for one in found), sum(one.cost.latency_s for one in found)
+    means = [0.0, 0.0]
+    for one in found:
+        energy = objective.energy_weight * one.cost.energy_j / energy_j
+        latency = objective.latency_weight * one.cost.latency_s / latency_s
+        share = (energy + latency) / (objective.energy_weight + objective.latency_weight)
+        means = [mean + share * gap for mean, gap in zip(means, one.gaps, strict=True)]
+    return max(means) <= CONVERGED
 
 
 def improvements(cost: Cost | NetworkCost, over: Cost, objective: Objective) -> dict[str, float]:

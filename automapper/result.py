@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from automapper.objective import Objective
 from automapper.pipelines import Pipeline
 from automapper.search import Found, Outcome
-from automapper.space import Search
 from automapper.workload import Network, problem_of
 from hw_model import Cost, NetworkCost, multi_cycle
 
@@ -25,17 +24,16 @@ class Result:
     why: str
 
 
-def found_of(network: Network, bits: int, outcome: Outcome, dataflow: str = "") -> list[Found | None]:
-    """What was found for every layer, in running order; None where a layer has no mapping in this dataflow."""
-    problems = [problem_of(item, bits) for item in network.layers]
-    if not dataflow:
-        return [outcome.best(problem, bits) for problem in problems]
-    return [outcome.found.get(Search(problem, dataflow)) for problem in problems]
+def found_of(network: Network, bits: int, outcome: Outcome, baseline: str = "") -> list[Found | None]:
+    """What was found for every layer, in running order; None where a layer has no mapping in this baseline."""
+    if not baseline:
+        return [outcome.best(problem_of(item, bits), bits) for item in network.layers]
+    return [outcome.baseline(item, bits, baseline) for item in network.layers]
 
 
-def network_cost(network: Network, bits: int, outcome: Outcome, dataflow: str = "") -> Cost | None:
-    """The sum over the layers; None where one of them has no mapping in this dataflow."""
-    found = found_of(network, bits, outcome, dataflow)
+def network_cost(network: Network, bits: int, outcome: Outcome, baseline: str = "") -> Cost | None:
+    """The sum over the layers; None where one of them has no mapping in this baseline."""
+    found = found_of(network, bits, outcome, baseline)
     return sum(item.cost for item in found) if all(found) else None
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from automapper.baselines import Baselines
 from automapper.budget import Budget
-from automapper.dataflows import DATAFLOWS
-from automapper.evolve import Evolution
+from automapper.dataflows import built_in, why_none
+from automapper.evolve import CONVERGED, Evolution
 from automapper.exhaustive import Optimum, find_optimum
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import Objective, parse_objective
 from automapper.space import Search
 from automapper.spread import spread
-from automapper.workload import Problem
+from automapper.workload import NetworkLayer, Problem, problem_of
 from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate
 
 ROUNDS = 20
@@ -24,20 +26,31 @@ FIRST_ROUND, SECOND_ROUND = 8, 500  # mappings per search, where the budget is i
 
 @dataclass(frozen=True)
 class Found:
-    """The best mapping a search found, and its cost by hw_model."""
+    """The best mapping a search found, and its cost by hw_model. gaps: see `Evolution.gaps`; of a mapping that needs no
+    search, 0."""
 
     search: Search
     mapping: Mapping
     cost: Cost
+    gaps: tuple[float, float] = (math.inf, math.inf)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the search that found it has converged."""
+        return max(self.gaps) <= CONVERGED
 
 
 @dataclass
 class Outcome:
-    """found: the best of every search so far; a dataflow that admits no mapping is left out. mappings: evaluated in
-    all, per_search of them bred by each search, in so many seconds; interrupted by Ctrl-C; goal_met: ended by
-    `after_round`; optima: of the exhaustive engine; traded: (bit-width of the network, problem) -> what a layer has for
-    the network's sake (see trade); aside: of those, where it is behind a baseline at the layer itself."""
+    """What a run has found so far.
 
+    found: the best of every search; a dataflow that admits no mapping is left out. It depends on the search alone.
+    mappings: evaluated in all; per_search: bred by each search; seconds: of searching. interrupted: by Ctrl-C;
+    goal_met: ended by `after_round`. optima: of the exhaustive engine. traded: (bit-width of the network, problem) ->
+    another mapping that the network runs for the sake of its sums (see trade).
+    """
+
+    baselines: Baselines = field(default_factory=Baselines)
     found: dict[Search, Found] = field(default_factory=dict)
     mappings: int = 0
     per_search: int = 0
@@ -46,16 +59,21 @@ class Outcome:
     goal_met: bool = False
     optima: dict[Problem, Optimum] = field(default_factory=dict)
     traded: dict[tuple[int, Problem], Found] = field(default_factory=dict)
-    aside: set[tuple[int, Problem]] = field(default_factory=set)
+
+    def own(self, problem: Problem) -> Found | None:
+        """AutoMapper's best mapping of a layer, whatever network it is in."""
+        return self.found.get(Search(problem, self.baselines.own))
 
     def best(self, problem: Problem, bits: int) -> Found | None:
         """The mapping that a layer has while its network runs at `bits`."""
-        return self.traded.get((bits, problem)) or self.found.get(Search(problem))
+        return self.traded.get((bits, problem)) or self.own(problem)
 
-    def shown(self, problem: Problem, bits: int) -> Found | None:
-        """The mapping that a report gives a layer: what the network runs, or the layer's own best where that is
-        behind a baseline."""
-        return self.found.get(Search(problem)) if (bits, problem) in self.aside else self.best(problem, bits)
+    def baseline(self, item: NetworkLayer, bits: int, name: str) -> Found | None:
+        """What a baseline has for a layer while its network runs at `bits`."""
+        kept = self.baselines.kept(name)
+        if kept and item.own_bits is not None:  # always at this width: nothing to cost anew
+            return self.found.get(Search(problem_of(item, bits), kept))
+        return self.found.get(Search(problem_of(item, bits), self.baselines.dataflows.get(name, name)))
 
 
 class NoMapping(Exception):
@@ -78,8 +96,10 @@ def run_search(
     after_round: Callable[[Outcome, float], bool] = lambda outcome, share: False,
     after_proof: Callable[[int, int], None] = lambda done, of: None,
     interrupted: bool = False,
+    baselines: Baselines | None = None,
+    fixed: Sequence[Problem] = (),
 ) -> Outcome:
-    """The best mapping of every problem in the whole space and inside each known dataflow.
+    """The best mapping of every problem, and inside each dataflow: the built-in ones always, and those of `baselines`.
 
     Args:
         engine: "evolution"; "random": as many random mappings, the floor; "exhaustive": evolution, and then whatever
@@ -90,20 +110,21 @@ def run_search(
         after_round: told the outcome so far and the share of the budget used; True ends the search.
         after_proof: told how many problems of all the exhaustive engine has done.
         interrupted: by Ctrl-C before it began; the first pools are the outcome then.
+        fixed: further problems, at another bit-width, that are searched inside the dataflows of the NAME_fixed.
 
     Ctrl-C ends the search too; the outcome is then the best so far.
 
     Raises:
         NoMapping: nothing valid was found for a problem.
     """
-    flows = ["", *DATAFLOWS]
+    baselines = baselines or Baselines()
     by_shape: dict = {}
-    for problem in problems:
-        by_shape.setdefault(problem.layer, []).extend(Search(problem, flow) for flow in flows)
+    for search in _searches(problems, fixed, baselines, device):
+        by_shape.setdefault(search.problem.layer, []).append(search)
     with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
         units = [Evolution(searches, device, objective, seed, engine == "random") for searches in by_shape.values()]
         load_compiled(device)
-    outcome = Outcome(interrupted=bool(came) or interrupted)
+    outcome = Outcome(baselines, interrupted=bool(came) or interrupted)
     begin = time.perf_counter()
     target, share = 0, 0.0
     try:
@@ -135,14 +156,28 @@ def run_search(
     except KeyboardInterrupt:
         outcome.interrupted = True
     for problem in problems:
-        if Search(problem) not in outcome.found:
-            _raise_no_mapping(problem, units, device)
+        if not outcome.own(problem):
+            _raise_no_mapping(Search(problem, baselines.own), units, device)
+        _settle(outcome, problem, objective)
     return outcome
+
+
+def _searches(
+    problems: Sequence[Problem], fixed: Sequence[Problem], baselines: Baselines, device: Device
+) -> list[Search]:
+    """Every search once. The built-in dataflows always come with the whole space, which takes over from them."""
+    flows = [
+        flow for flow in baselines.dataflows.values() if not why_none(Search(problems[0], flow).definition, device)
+    ]
+    kept = [flow for flow in map(baselines.kept, baselines.shown) if flow in flows]
+    searches = [Search(problem, flow) for problem in problems for flow in (baselines.own, *flows)]
+    searches += [Search(problem, flow) for problem in fixed for flow in kept]
+    return list(dict.fromkeys(searches))
 
 
 def load_compiled(device: Device) -> None:
     """Load the compiled code, or compile it, once per machine: neither is time of a search."""
-    Evolution([Search(Problem(Layer(), 8))], device, parse_objective("edp"), 0).advance(1, 1.0)
+    Evolution([Search(Problem(Layer(), 8))], device, parse_objective("edp"), 0).advance(1, 1.0).best(0)
 
 
 def _next_round(budget: Budget, done: int, seconds: float) -> tuple[int, float]:
@@ -171,15 +206,32 @@ def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None
     outcome.mappings = sum(unit.evaluated for unit in units)
     for unit in units:
         for index, search in enumerate(unit.searches):
-            mapping = unit.best(index)
+            mapping, gaps = unit.best(index), unit.gaps(index)
             before = outcome.found.get(search)
             if before and before.mapping == mapping:
+                outcome.found[search] = replace(before, gaps=gaps)
                 continue
             try:
                 cost = evaluate(search.problem.layer, mapping, unit.device, search.problem.bits)
             except InvalidMapping:
                 continue
-            outcome.found[search] = Found(search, mapping, cost)
+            outcome.found[search] = Found(search, mapping, cost, gaps)
+
+
+def _settle(outcome: Outcome, problem: Problem, objective: Objective) -> None:
+    """Let a layer have what a built-in dataflow found that is better by a rounding error, which scores do not show."""
+    best = outcome.found.get(Search(problem))
+    if best is None or problem in outcome.optima:
+        return
+    for name in built_in():
+        other = outcome.found.get(Search(problem, name))
+        if other and _value(objective, other) < _value(objective, best):
+            best = replace(best, mapping=other.mapping, cost=other.cost)
+    outcome.found[Search(problem)] = best
+
+
+def _value(objective: Objective, found: Found) -> float:
+    return objective.value(found.cost.energy_j, found.cost.latency_s)
 
 
 def _find_optima(
@@ -205,13 +257,16 @@ def _find_optima(
             if optimum.mapping:
                 cost = evaluate(problem.layer, optimum.mapping, device, problem.bits)
                 outcome.found[Search(problem)] = Found(Search(problem), optimum.mapping, cost)
+            if optimum.complete and Search(problem) in outcome.found:
+                outcome.found[Search(problem)] = replace(outcome.found[Search(problem)], gaps=(0.0, 0.0))
         after_proof(begin + len(part), len(work))
 
 
-def _raise_no_mapping(problem: Problem, units: Iterable[Evolution], device: Device) -> None:
+def _raise_no_mapping(search: Search, units: Iterable[Evolution], device: Device) -> None:
+    problem = search.problem
     for unit in units:
-        if Search(problem) in unit.searches:
-            mapping = unit.best(unit.searches.index(Search(problem)))
+        if search in unit.searches:
+            mapping = unit.best(unit.searches.index(search))
             try:
                 evaluate(problem.layer, mapping, device, problem.bits)
             except InvalidMapping as error:

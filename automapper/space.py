@@ -5,45 +5,41 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from automapper.dataflows import DATAFLOWS, FREE, constraint
+from automapper import breed
+from automapper.breed import Space
+from automapper.dataflows import FREE, Constraint, Dataflow, Unfit, built_in, constraints
 from automapper.workload import Problem
-from hw_model import TENSORS, Device
+from hw_model import DIMS, TENSORS, Device
+from hw_model.tables import word_bits
 
 
 @dataclass(frozen=True)
 class Search:
-    """What one search looks for: the best mapping of a problem, within a dataflow or (empty name) the whole space."""
+    """What one search looks for: the best mapping of a problem, within a dataflow (a built-in one by its name) or the
+    whole space (empty name)."""
 
     problem: Problem
-    dataflow: str = ""
+    dataflow: str | Dataflow = ""
 
-
-class Space(NamedTuple):
-    """See `breed` for the shapes; fields in the order of its operators' arguments."""
-
-    sizes: np.ndarray
-    stride: np.ndarray
-    bits: np.ndarray
-    level_slot: np.ndarray
-    hold: np.ndarray
-    free: np.ndarray
-    caps: np.ndarray
-    cap_bits: np.ndarray
-    limit: np.ndarray
-    allowed: np.ndarray
-    least: np.ndarray
-    rule: np.ndarray
+    @property
+    def definition(self) -> Dataflow:
+        """What the mappings are constrained to."""
+        if isinstance(self.dataflow, Dataflow):
+            return self.dataflow
+        return built_in()[self.dataflow] if self.dataflow else FREE
 
 
 def build_space(searches: Sequence[Search], device: Device) -> Space:
     """The arrays of all searches together.
 
-    A tensor may be sent past a level outside the PEs where the device allows it; the known dataflows keep every tensor
-    where the device holds it.
+    A tensor may be sent past a level outside the PEs where the device and the search's dataflow allow it. The first
+    pools of a search of the whole space come from the built-in dataflows too.
+
+    Raises:
+        Unfit: a dimension that a dataflow wants somewhere as a whole does not fit there.
     """
     caps = np.zeros((len(device.levels), 3), np.int64)
     cap_bits = np.zeros((len(device.levels), 3), np.int64)
@@ -51,40 +47,70 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
         for group, (tensors, size_bits) in enumerate(level.partitions):
             caps[index, group], cap_bits[index, group] = _mask(tensors), size_bits
     units = {"spatial_x": device.array[0], "spatial_y": device.array[1], "lanes": device.lanes}
-    seeds = [FREE, *DATAFLOWS.values()]
-    tables = []
-    for search in searches:
-        own = DATAFLOWS[search.dataflow] if search.dataflow else FREE
-        tables.append(
-            [constraint(flow, search.problem.layer, device, search.problem.bits) for flow in [own, *seeds[1:]]]
-        )
     optional = [0 if level.in_pe else _mask(set(level.holds) & set(level.may_bypass)) for level in device.levels]
-    shapes = [search.problem.layer for search in searches]
+    own = [_sets(search.definition, search.problem, device) for search in searches]
+    known = [
+        sets if search.dataflow else [*sets, *_built_in_sets(search.problem, device)]
+        for search, sets in zip(searches, own, strict=True)
+    ]
+    most = max(map(len, known))
+    padded = [[*sets, *sets[:1] * (most - len(sets))] for sets in known]  # beyond `known` nothing is read
+    layers = [search.problem.layer for search in searches]
     widths = [search.problem.bits for search in searches]
     return Space(
-        sizes=np.array([layer.sizes for layer in shapes], np.int64),
-        stride=np.array([layer.stride for layer in shapes], np.int64),
-        bits=np.array([[bits, bits, max(device.psum_bits, bits)] for bits in widths], np.int64),
+        sizes=np.array([layer.sizes for layer in layers], np.int64),
+        steps=np.array([(l.stride_h, l.stride_w, l.dilation_h, l.dilation_w) for l in layers], np.int64),
+        bits=np.array([[word_bits(device, bits)[tensor] for tensor in TENSORS] for bits in widths], np.int64),
         level_slot=np.array([device.slots.index(name) for name in device.level_names]),
         hold=np.array([_mask(level.holds) for level in device.levels]),
-        free=np.array([[0] * len(optional) if search.dataflow else optional for search in searches]),
+        free=np.array([[may & _mask(search.definition.may_bypass) for may in optional] for search in searches]),
         caps=caps,
         cap_bits=cap_bits,
         limit=np.array([units.get(slot, 0) for slot in device.slots]),
-        allowed=np.array([[row[c].allowed for row in tables] for c in range(len(seeds))]),
-        least=np.array([[row[c].least for row in tables] for c in range(len(seeds))]),
-        rule=np.array([[row[c].rule for row in tables] for c in range(len(seeds))]),
+        own=np.array([len(sets) for sets in own]),
+        known=np.array([len(sets) for sets in known]),
+        allowed=np.array([[one.allowed for one in sets] for sets in padded]),
+        least=np.array([[one.least for one in sets] for sets in padded]),
+        rest=np.array([[one.rest for one in sets] for sets in padded]),
+        outer=np.array([[one.outer for one in sets] for sets in padded]),
+        inner=np.array([[one.inner for one in sets] for sets in padded]),
     )
 
 
+def _sets(dataflow: Dataflow, problem: Problem, device: Device) -> list[Constraint]:
+    return constraints(dataflow, problem.layer, device, problem.bits)
+
+
+def _built_in_sets(problem: Problem, device: Device) -> list[Constraint]:
+    """Of the built-in dataflows, those that the layer fits."""
+    found = []
+    for dataflow in built_in().values():
+        try:
+            found += _sets(dataflow, problem, device)
+        except Unfit:
+            continue
+    return found
+
+
+def inside(space: Space, t: int, row: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bool:
+    """Whether a mapping (f [slots, 8], o [L, 8], b [L]) is one of those of search t."""
+    f, o, b = row
+    return bool(breed.inside(f[None], o[None], b[None], t, space)[0])
+
+
 def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:
-    """f [slots, 8] with every dimension on one axis of the array only, where it can be: the cost is the same, since it
-    depends on how many PEs share a dimension, and Timeloop's format can say it."""
+    """f [slots, 8] with every dimension on one axis of the array only, where it can be without changing the cost: then
+    Timeloop's format can say it.
+
+    Cost depends on how many PEs share a dimension; on the axis too where inputs are passed on along it, or sums add up
+    along one axis only.
+    """
     x, y = device.slots.index("spatial_x"), device.slots.index("spatial_y")
     both = [d for d in range(8) if f[x, d] > 1 and f[y, d] > 1]
     spread = [d for d in range(8) if f[x, d] * f[y, d] > 1]
-    if not both:
+    if not both or device.forward_inputs:
         return f
+    alike = device.reduces[0] == device.reduces[1]
     ways = itertools.product((x, y), repeat=len(spread))
     # those that change the least first
     for way in sorted(ways, key=lambda way: [sum(f[axis, d] == 1 for axis, d in zip(way, spread, strict=True)), way]):
@@ -92,25 +118,12 @@ def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:
         new[[x, y]] = 1
         for axis, d in zip(way, spread, strict=True):
             new[axis, d] = f[x, d] * f[y, d]
-        if new[x].prod() <= device.array[0] and new[y].prod() <= device.array[1]:
+        may = all(DIMS[d] in device.axis_dims[axis == y] for axis, d in zip(way, spread, strict=True))
+        same = alike or all((new[x, d] == f[x, d]) or DIMS[d] not in "CRS" for d in spread)
+        if may and same and new[x].prod() <= device.array[0] and new[y].prod() <= device.array[1]:
             return new
     return f
 
 
 def _mask(tensors: Sequence[str] | set[str]) -> int:
     return sum(1 << TENSORS.index(tensor) for tensor in tensors)
-
-
-def inside(space: Space, t: int, row: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bool:
-    """Whether a mapping (f [slots, 8], o [L, 8], b [L]) keeps the constraints of search t."""
-    f, o, b = row
-    if (b & ~space.free[t]).any():
-        return False
-    allowed, least, rule = space.allowed[0, t], space.least[0, t], space.rule[0, t]
-    if (f < least).any() or ((f > 1) & ~(allowed[:, None] >> np.arange(8) & 1).astype(bool)).any():
-        return False
-    for level, slot in enumerate(space.level_slot):
-        ranks = [rule[level, d] for d in o[level] if f[slot, d] > 1]
-        if ranks != sorted(ranks):
-            return False
-    return True

@@ -12,7 +12,7 @@ def summary(report: Mapping[str, Any]) -> str:
     """The table of a report: per bit-width accuracy, energy, latency, interval, EDP, and what it gains over each
     dataflow."""
     header = ["bit-width", "accuracy %", "energy (J)", "latency (s)", "interval (s)", "EDP (J*s)"]
-    names = list(dict.fromkeys(name for row in report["bit_widths"] for name in row["baselines"]))
+    names = _names(report)
     header += [name.replace("_", "-") for name in names]
     rows = []
     for row in report["bit_widths"]:
@@ -27,8 +27,9 @@ def summary(report: Mapping[str, Any]) -> str:
         )
     lines = [
         table(header, rows),
-        f"last columns: {report['minimised']} against the best mapping found inside each of these dataflows, or the "
-        "published one",
+        f"last columns: {report['minimised']} against the best mapping found inside each of these dataflows, the one "
+        "found at another bit-width and kept (fixed), or the published one",
+        *([f"AutoMapper itself stays within {report['within']}"] if report["within"] else []),
         *notes(report),
         *modes(report),
         *unmapped_lines(report["unmapped"]),
@@ -48,7 +49,17 @@ def modes(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _names(report: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name for row in report["bit_widths"] for name in row["baselines"]))
+
+
+def _converged(row: Mapping[str, Any], name: str) -> bool:
+    return name not in row["baselines"] or row["baselines"][name]["converged"]
+
+
 def _gain(baseline: Mapping[str, Any]) -> str:
+    if not baseline["converged"]:
+        return ""
     part = f" ({baseline['layers_covered']} of {baseline['layers']} layers)" if "covered" in baseline else ""
     return f"{-baseline.get('covered', baseline)['objective_improvement_percent']:+.1f} %{part}"
 
@@ -59,11 +70,18 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     for row in report["bit_widths"]:
         for name, note in row["baseline_notes"].items():
             found.setdefault((name, note), []).append(row["bits"])
-    every = len(report["bit_widths"])
-    return [
-        f"{name.replace('_', '-')}{'' if len(bits) == every else f' at {str(bits)[1:-1]} bit'}: {note}"
-        for (name, note), bits in found.items()
-    ]
+    every, names = len(report["bit_widths"]), _names(report)
+    lines = []
+    where = []
+    for name in names:
+        bits = [str(row["bits"]) for row in report["bit_widths"] if not _converged(row, name)]
+        where += [f"{name.replace('_', '-')} ({', '.join(bits)} bit)"] if bits else []
+    if where:
+        lines = [f"no gain is shown where a search has not converged, a larger --budget may do: {', '.join(where)}"]
+    for (name, note), bits in found.items():
+        at = "" if len(bits) == every else f" at {str(bits)[1:-1]} bit"
+        lines.append(f"{name.replace('_', '-')}{at}: {note}")
+    return lines
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,16 +1,17 @@
 """Layers traded against each other, where the sums over a network would otherwise be behind.
 
-Every layer minimises its own objective, so no dataflow is ahead at any layer. But the EDP of a network is a product of
-two sums: a layer that saves much latency for a little more energy pays where the network spends its energy elsewhere.
-So the sums of a *rival*, a dataflow or the mappings of the next wider words, can still come out ahead by a fraction of
-a percent, though it is better at no layer. Where that happens:
+Every layer minimises its own objective, and what a report shows of it depends on nothing else. What a *network* runs
+may differ. Its EDP is a product of two sums: a layer that saves much latency for a little more energy pays where the
+network spends its energy elsewhere. So the sums of a *rival*, a baseline or the mappings of the next wider words, can
+come out ahead by a fraction of a percent. Where that happens at a bit-width:
 
-1. Layers take other known mappings that no rival beats at the layer, as few as it takes.
-2. Layers are searched again for what they contribute to the network: near (E, L) its objective E^a * L^b moves with
-   layer i as E_i^(a * E_i/E) * L_i^(b * L_i/L). Then step 1 again, and a longer search while that is not enough.
-3. What the two leave, as the best mappings of two dataflows contradict each other or nothing may be searched, is done
-   by taking over mappings of the rival, as few as it takes. At such a layer the network does not run the layer's own
-   best mapping (`Outcome.aside`), and the report shows both.
+1. Layers run a rival's mapping that is better at the layer itself: of a user's dataflow, of a mapping kept at another
+   bit-width, or of wider words. (The built-in dataflows have none: the search takes over from them.)
+2. Layers run other known mappings that no rival beats at the layer, as few as it takes.
+3. Layers are searched again for what they contribute to the network: near (E, L) its objective E^a * L^b moves with
+   layer i as E_i^(a * E_i/E) * L_i^(b * L_i/L). Then step 2 again, and a longer search while that is not enough.
+4. What the others leave, as the best mappings of two dataflows contradict each other or nothing may be searched, is
+   done by taking over mappings of the rival, as few as it takes.
 """
 
 from __future__ import annotations
@@ -21,12 +22,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automapper.dataflows import DATAFLOWS
 from automapper.evolve import EXPLORE, Evolution
 from automapper.objective import Objective
-from automapper.published import NAME
 from automapper.search import Found, Outcome
-from automapper.space import Search
+from automapper.space import Search, inside
 from automapper.spread import spread
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InvalidMapping, Mapping, encode, evaluate
@@ -63,27 +62,24 @@ def trade_layers(
     backend: str = "threading",
     searching: bool = True,
 ) -> None:
-    """Note in `outcome.traded` what layers give up for the network, where a rival's sums are ahead at a bit-width; a
-    mapping that is better for its layer as well becomes what was found.
+    """Note in `outcome.traded` what layers run for the network, where a rival's sums are ahead at a bit-width.
 
     searching: False takes known mappings only, which is all that a comparison of engines may.
     """
     trade = _Trade(network, bit_widths, outcome, device, objective)
-    trade.settle()
-    for sweep, mappings in enumerate(EFFORT if searching else ()):
+    for sweep, mappings in enumerate((0, *(EFFORT if searching else ()))):
         behind = [bits for bits in trade.bit_widths if trade.behind(bits) and not trade.choose(bits)]
         if not behind:
             break
-        for bits in behind:
-            work = trade.searches(bits, mappings, seed + sweep)
+        for bits in behind if mappings else ():
+            work = trade.searches(bits, mappings, seed + sweep - 1)
             for found in spread(_search, work, workers, backend):
                 if found:
-                    trade.offer(bits, found)
+                    trade.offers.setdefault((bits, found.search.problem), []).append(found)
             trade.choose(bits)
     for bits in trade.bit_widths:
         if trade.behind(bits) and not trade.choose(bits):
             trade.follow(bits)
-    trade.note_aside()
 
 
 class _Trade:
@@ -92,30 +88,21 @@ class _Trade:
     def __init__(
         self, network: Network, bit_widths: Sequence[int], outcome: Outcome, device: Device, objective: Objective
     ):
-        self.outcome, self.device, self.objective = outcome, device, objective
+        self.network, self.outcome, self.device, self.objective = network, outcome, device, objective
         self.bit_widths = sorted(bit_widths, reverse=True)
         self.layers = {bits: [problem_of(item, bits) for item in network.layers] for bits in bit_widths}
         self.offers: dict[tuple[int, Problem], list[Found]] = {}
         self.narrowed: dict[tuple[Problem, Mapping], Found] = {}
-
-    def settle(self) -> None:
-        """Let every layer have what is better by a rounding error only, which the scores of a search do not tell."""
-        for bits in self.bit_widths:
-            for problem in dict.fromkeys(self.layers[bits]):
-                others = [self._narrowed(one.mapping, problem) for one in self._limits(bits, problem)]
-                self.outcome.found[Search(problem)] = min(
-                    [self.outcome.found[Search(problem)], *others], key=self._value
-                )
 
     def own(self, bits: int) -> list[Found]:
         """What the network runs."""
         return [self.outcome.best(problem, bits) for problem in self.layers[bits]]
 
     def rivals(self, bits: int) -> list[list[Found | None]]:
-        """Per layer what each dataflow has, None where nothing; and the mappings of the next wider words."""
+        """Per layer what each baseline has, None where nothing; and the mappings of the next wider words."""
         rows = [
-            [self.outcome.found.get(Search(problem, name)) for problem in self.layers[bits]]
-            for name in (*DATAFLOWS, NAME)
+            [self.outcome.baseline(item, bits, name) for item in self.network.layers]
+            for name in self.outcome.baselines.rivals
         ]
         wider = [other for other in self.bit_widths if other > bits]
         if wider:
@@ -135,6 +122,10 @@ class _Trade:
         problems, rivals = self.layers[bits], self.rivals(bits)
         for problem in problems:
             self.outcome.traded.pop((bits, problem), None)
+        if not self.behind(bits):
+            return True
+        for problem in problems:
+            self._take(bits, min(self._known(bits, problem, rivals), key=self._value))
         offers = [one for problem in dict.fromkeys(problems) for one in self._allowed(bits, problem, rivals)]
         takes = np.array([[one.search.problem == problem for problem in problems] for one in offers], float)
         excess = math.inf
@@ -159,18 +150,9 @@ class _Trade:
             limits = [self.objective.score(one.cost.energy_pj, one.cost.cycles) for one in self._limits(bits, problem)]
             tilted = Tilted(self.objective, joules * scale, seconds * scale, float(min(limits, default=math.inf)))
             known = dict.fromkeys([found.mapping, *(one.mapping for one in self._allowed(bits, problem, rivals))])
-            work.append((tilted, problem, list(known), self.device, mappings, seed))
+            search = Search(problem, self.outcome.baselines.own)
+            work.append((tilted, search, list(known), self.device, mappings, seed))
         return work
-
-    def offer(self, bits: int, found: Found) -> None:
-        """Put a mapping on offer; what is better for its layer too, at these or narrower words, is what was found."""
-        problem = found.search.problem
-        self.offers.setdefault((bits, problem), []).append(found)
-        for search, before in list(self.outcome.found.items()):
-            if search.problem.layer == problem.layer and search.problem.bits <= problem.bits and not search.dataflow:
-                other = self._narrowed(found.mapping, search.problem)
-                if self._value(other) < self._value(before):
-                    self.outcome.found[search] = other
 
     def follow(self, bits: int) -> None:
         """Take over mappings of the rival that is furthest ahead, what helps most first, until none is ahead."""
@@ -190,43 +172,37 @@ class _Trade:
             for found in [one_each[best]] if alone[best] < value * (1 - EPSILON) else ahead:
                 self._take(bits, found)
 
-    def note_aside(self) -> None:
-        """Note the layers at which what the network runs is behind a rival, or gives up a proven optimum."""
-        for (bits, problem), found in self.outcome.traded.items():
-            if problem in self.outcome.optima or self._value(found) > self._most(bits, problem):
-                self.outcome.aside.add((bits, problem))
-
     def _take(self, bits: int, found: Found) -> None:
         problem = found.search.problem
-        if found.mapping == self.outcome.found[Search(problem)].mapping:
+        if found.mapping == self.outcome.own(problem).mapping:
             self.outcome.traded.pop((bits, problem), None)
         else:
-            self.outcome.traded[bits, problem] = Found(Search(problem), found.mapping, found.cost)
+            search = Search(problem, self.outcome.baselines.own)
+            self.outcome.traded[bits, problem] = Found(search, found.mapping, found.cost)
 
     def _limits(self, bits: int, problem: Problem) -> list[Found]:
-        """What no mapping of the layer may be worse than: the dataflows', and what any wider word has."""
-        limits = [self.outcome.found.get(Search(problem, name)) for name in (*DATAFLOWS, NAME)]
-        for search, found in self.outcome.found.items():
-            other = search.problem
-            if other.layer == problem.layer and other.bits > problem.bits and not search.dataflow:
-                limits.append(found)
-        if any(problem in self.layers[other] for other in self.bit_widths if other > bits):
-            limits.append(self.outcome.found[Search(problem)])  # the same layer of a wider network
+        """What no mapping of the layer may be worse than: the rivals', and what any wider word has."""
+        index = self.layers[bits].index(problem)
+        limits = [row[index] for row in self.rivals(bits)]
+        wider = [other for other in self.bit_widths if other > bits]
+        limits += [self._narrowed(self.own(other)[index].mapping, problem) for other in wider]
         return [one for one in limits if one]
 
     def _most(self, bits: int, problem: Problem) -> float:
         return min((self._value(one) for one in self._limits(bits, problem)), default=math.inf)
 
-    def _allowed(self, bits: int, problem: Problem, rivals: Sequence[Sequence[Found | None]]) -> list[Found]:
-        """The known mappings of a layer, its best one too, that no rival beats there."""
+    def _known(self, bits: int, problem: Problem, rivals: Sequence[Sequence[Found | None]]) -> list[Found]:
+        """The known mappings of a layer."""
         index = self.layers[bits].index(problem)
-        known = [self.outcome.found[Search(problem)], *(row[index] for row in rivals if row[index])]
-        most = self._most(bits, problem)
+        known = [self.outcome.own(problem), *(row[index] for row in rivals if row[index])]
         return [
-            Found(Search(problem), one.mapping, one.cost)
-            for one in [*known, *self.offers.get((bits, problem), [])]
-            if self._value(one) <= most
+            Found(Search(problem), one.mapping, one.cost) for one in [*known, *self.offers.get((bits, problem), [])]
         ]
+
+    def _allowed(self, bits: int, problem: Problem, rivals: Sequence[Sequence[Found | None]]) -> list[Found]:
+        """The known mappings of a layer that no rival beats there."""
+        most = self._most(bits, problem)
+        return [one for one in self._known(bits, problem, rivals) if self._value(one) <= most]
 
     def _narrowed(self, mapping: Mapping, problem: Problem) -> Found:
         """A mapping of the same layer, found at these or wider words."""
@@ -286,14 +262,16 @@ def _pairs(own: Sequence[Found], row: Sequence[Found | None]) -> Iterator[tuple[
 
 
 def _search(
-    tilted: Tilted, problem: Problem, known: Sequence[Mapping], device: Device, mappings: int, seed: int
+    tilted: Tilted, search: Search, known: Sequence[Mapping], device: Device, mappings: int, seed: int
 ) -> Found | None:
-    evolution = Evolution([Search(problem)], device, tilted, seed)
+    evolution = Evolution([search], device, tilted, seed)
     for mapping in known:
-        evolution.remember(0, encode(mapping, device))
+        row = encode(mapping, device)
+        if inside(evolution.space, 0, row):
+            evolution.remember(0, row)
     evolution.advance(int(EXPLORE * mappings), EXPLORE).advance(mappings, 1.0)
     mapping = evolution.best(0)
     try:
-        return Found(Search(problem), mapping, evaluate(problem.layer, mapping, device, problem.bits))
+        return Found(search, mapping, evaluate(search.problem.layer, mapping, device, search.problem.bits))
     except InvalidMapping:
         return None

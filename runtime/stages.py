@@ -234,6 +234,10 @@ class MapSettings(Settings):
     device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"]
     bits: Annotated[list[int], "bit-widths to map; empty = the checkpoint's, or 4,8,12,16,32", Between(1, 32)]
     batch: Annotated[int, "images per inference", AtLeast(1)]
+    dataflow: Annotated[list[str], "further dataflows to compare with: YAML files"]
+    within: Annotated[str | None, "constrain AutoMapper itself to a dataflow: a built-in name, or a YAML file"]
+    baselines: Annotated[list[str], "shown in the report, in this order; NAME_fixed: NAME's mapping of one bit-width"]
+    fixed_at: Annotated[int | None, "bit-width whose mapping the NAME_fixed keep; none = the widest", Between(1, 32)]
     objective: Annotated[str, "what to minimise: edp, energy, latency, or weights as in energy=1,latency=2"]
     delay: Annotated[
         Literal["latency", "interval"], "what counts as a network's latency: of one input, or between two results"
@@ -244,7 +248,7 @@ class MapSettings(Settings):
     ]
     engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"]
     budget: Annotated[
-        str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
+        str, "mappings bred per layer, bit-width and dataflow (30000), or seconds of searching in all (30s)"
     ]
     seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)]
     workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AtLeast(0)]

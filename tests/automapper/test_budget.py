@@ -5,8 +5,8 @@ import pytest
 
 import hw_model
 from automapper.budget import Budget
-from automapper.dataflows import DATAFLOWS
-from automapper.evolve import FLOOR, Evolution
+from automapper.dataflows import built_in
+from automapper.evolve import FLOOR, LOCAL, Evolution
 from automapper.objective import parse_objective
 from automapper.search import run_search
 from automapper.space import Search
@@ -22,7 +22,7 @@ PROBLEMS = [Problem(layer, bits) for layer in LAYERS for bits in (4, 32)]
 
 
 def searches(layer=LAYERS[0]):
-    return [Search(Problem(layer, bits), flow) for bits in (4, 32) for flow in ("", *DATAFLOWS)]
+    return [Search(Problem(layer, bits), flow) for bits in (4, 32) for flow in ("", *built_in())]
 
 
 @pytest.mark.parametrize("budget", [1, 7, 127, 128, 129, 300, 1100])
@@ -30,7 +30,9 @@ def test_exactly_so_many_are_bred(budget):
     evolution = Evolution(searches(), hw_model.load_device("simple256"), EDP, 0)
     evolution.advance(budget, 1.0)
     assert evolution.mappings == budget
-    assert evolution.evaluated <= 1.6 * budget * len(evolution.searches) + 64
+    assert (evolution.bred[evolution.bred > budget] <= FLOOR).all()  # those without a valid mapping by then
+    assert (evolution.bred == budget).sum() > len(evolution.searches) / 2
+    assert evolution.evaluated <= (1.1 + LOCAL) * evolution.bred.sum() + 64
 
 
 def test_how_a_budget_is_cut_into_rounds_changes_nothing():
@@ -53,7 +55,7 @@ def test_the_smallest_budgets_give_every_layer_a_mapping(budget, engine, device)
     for problem in PROBLEMS:
         best = outcome.found[Search(problem)]
         hw_model.evaluate(problem.layer, best.mapping, device, problem.bits)
-        others = [outcome.found[Search(problem, name)] for name in DATAFLOWS if Search(problem, name) in outcome.found]
+        others = [outcome.found[Search(problem, name)] for name in built_in() if Search(problem, name) in outcome.found]
         if engine == "evolution":
             assert all(best.cost.edp_js <= other.cost.edp_js * (1 + 1e-6) for other in others)
 

@@ -6,7 +6,9 @@ import pytest
 from inequalities import check_inequalities
 
 import hw_model
+from automapper.baselines import default_baselines
 from automapper.budget import Budget
+from automapper.fixed import add_fixed
 from automapper.objective import parse_objective
 from automapper.pipelines import Pipelines
 from automapper.published import ALEXNET, add_published
@@ -58,8 +60,10 @@ def random_report(seed: int) -> dict:
     budget = Budget(draw.choice([1, 1, 10, 100, 1000, 3000]))
     engine = draw.choice(["evolution"] * 4 + ["random"])
     problems = distinct_problems(network, bit_widths)
-    outcome = run_search(problems, device, objective, budget, seed, engine, workers=1)
+    baselines = default_baselines(bit_widths)
+    outcome = run_search(problems, device, objective, budget, seed, engine, workers=1, baselines=baselines)
     add_published(outcome, problems, device, objective)
+    add_fixed(outcome, network, bit_widths, device)
     trade_layers(network, bit_widths, outcome, device, objective, seed, 1, searching=engine != "random")
     pipelines = Pipelines(network, bit_widths, device, objective, 1, seed, 1)
     return build_report(network, device, objective, bit_widths, outcome, pipelines, {}, {"device": device.name})

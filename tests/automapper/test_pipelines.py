@@ -57,7 +57,7 @@ def test_the_best_split(delay):
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("map")
     (folder / "layers.yaml").write_text(LAYERS)
-    words = ["--network", folder / "layers.yaml", "--bits", "4,16", "--budget", "2000", "--save", folder]
+    words = ["--network", folder / "layers.yaml", "--bits", "4,16", "--budget", "20000", "--save", folder]
     main([*map(str, words), "--delay", "interval"])
     return json.loads((folder / "report.json").read_text())
 
@@ -168,6 +168,7 @@ def test_where_a_pipeline_wins_the_report_says_what_is_whose(report, tmp_path):
         assert row["objective_value"] <= row["multi_cycle"]["objective_value"]
         for baseline in row["baselines"].values():
             assert row["objective_value"] <= baseline["objective_value"]
+            assert baseline["converged"]
             gain = 100 * (1 - row["objective_value"] / baseline["objective_value"])
             assert baseline["objective_improvement_percent"] == pytest.approx(gain, abs=1e-9)
 
@@ -186,11 +187,12 @@ def test_stages_are_in_the_folder_and_the_page(tmp_path, capsys):
 
 def test_the_goal_is_met_by_the_result_pipelines_included(tmp_path):
     words = ["--bits", "8", "--delay", "interval", "--budget", "20000", "--device", "eyeriss168"]
-    (full,) = run(tmp_path, SMALL, *words)["bit_widths"]
+    whole = run(tmp_path, SMALL, *words)
+    (full,) = whole["bit_widths"]
     assert full["mode"] == "pipeline"
     goal = (full["objective_value"] * full["multi_cycle"]["objective_value"]) ** 0.5  # out of reach for multi-cycle
     report = run(tmp_path, SMALL, *words, "--goal", goal)
     assert report["search"]["goal_met"]
     (row,) = report["bit_widths"]
     assert row["objective_value"] <= goal < row["multi_cycle"]["objective_value"]
-    assert report["search"]["mappings"] < 100_000  # of 200,000
+    assert report["search"]["mappings"] < whole["search"]["mappings"] / 2

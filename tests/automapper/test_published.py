@@ -6,6 +6,7 @@ import pytest
 
 import hw_model
 from automapper.__main__ import main
+from automapper.evolve import Evolution
 from automapper.published import ALEXNET, NAME, is_published, published_mappings
 
 CHIP_ACTIVE_PES = [154, 135, 156, 156, 156]  # JSSC 2017, table V
@@ -68,7 +69,8 @@ def test_in_the_report(tmp_path):
     assert "eyeriss-published" in (tmp_path / "report.html").read_text()
 
 
-def test_sums_over_the_layers_that_have_one(tmp_path, capsys):
+def test_sums_over_the_layers_that_have_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Evolution, "gaps", lambda self, index: (0.0, 0.0))  # the sums are what is tested
     layers = [
         {"name": "conv", "K": 192, "C": 64, "P": 27, "Q": 27, "R": 5, "S": 5},
         {"name": "fc", "K": 10, "C": 192},

@@ -1,0 +1,38 @@
+"""Fixed mappings: those found inside a dataflow at one bit-width, kept at every other, as a chip without a mapper has.
+
+The paper's baseline is one: its energy-delay product is linear in the bit-width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from automapper.search import Found, Outcome
+from automapper.space import Search
+from automapper.workload import Network, Problem, problem_of
+from hw_model import Device, InvalidMapping, evaluate
+
+
+def fixed_problems(network: Network, bit_widths: Sequence[int], fixed_at: int) -> list[Problem]:
+    """What has to be searched besides the run's own problems: nothing where `fixed_at` is one of its bit-widths."""
+    if fixed_at in bit_widths:
+        return []
+    return list(dict.fromkeys(problem_of(item, fixed_at) for item in network.layers if item.own_bits is None))
+
+
+def add_fixed(outcome: Outcome, network: Network, bit_widths: Sequence[int], device: Device) -> None:
+    """Put the fixed mappings that a run shows beside what was found, at every bit-width at which they fit."""
+    baselines = outcome.baselines
+    for name in baselines.shown:
+        kept = baselines.kept(name)
+        if not kept:
+            continue
+        for item in network.layers:
+            source = outcome.found.get(Search(problem_of(item, baselines.fixed_at), kept))
+            for bits in bit_widths if source and item.own_bits is None else ():
+                problem = problem_of(item, bits)
+                try:
+                    cost = evaluate(problem.layer, source.mapping, device, problem.bits)
+                except InvalidMapping:  # words wider than those it was found for
+                    continue
+                outcome.found[Search(problem, name)] = Found(Search(problem, name), source.mapping, cost, source.gaps)
