@@ -16,6 +16,7 @@ from automapper.interrupt import interrupt_held_back
 from automapper.objective import parse_objective
 from automapper.workload import Network, distinct_problems, listed
 from hw_model import InputError, load_device
+from hw_model.widths import in_words
 from runtime.errors import UserError, exit_status
 from runtime.folders import writable_folder
 from runtime.settings import from_command_line
@@ -104,7 +105,7 @@ def proven(report: Mapping[str, Any]) -> str:
         seen.append(problem)
         covered += layer["exhaustive"]["mappings_covered"]
         if not layer["exhaustive"]["complete"]:
-            open_gaps.append((layer["bound"]["gap"], f"{layer['name']} ({layer['bits']} bit)"))
+            open_gaps.append((layer["bound"]["gap"], f"{layer['name']} ({in_words(layer['bits'])})"))
     if not seen:
         return ""
     line = f"exhaustive: {len(seen) - len(open_gaps)} of {len(seen)} mappings are proven optima; {covered:.3e} covered"

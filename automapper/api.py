@@ -31,8 +31,9 @@ from automapper.result import found_of, network_cost, value_of
 from automapper.search import NoMapping, Outcome, load_compiled, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
-from automapper.workload import Network, distinct_problems
+from automapper.workload import Bits, Network, distinct_problems
 from hw_model import Device, Layer, load_device
+from hw_model.widths import in_words, width_order, widths_of
 from runtime.errors import UserError
 from runtime.folders import writable_folder
 from runtime.stages import MapSettings
@@ -72,7 +73,7 @@ class Report:
 
     def __repr__(self) -> str:
         bits = [row["bits"] for row in self._content["bit_widths"]]
-        return f"<Report: {self._content['network']} on {self._device.name} at {bits} bit>"
+        return f"<Report: {self._content['network']} on {self._device.name} at {bits}>"
 
 
 class Progress:
@@ -91,7 +92,7 @@ class Progress:
 def map_network(
     network: str | os.PathLike | Sequence[Layer] | Network | nn.Module,
     device: str | os.PathLike | Mapping[str, Any] | Device,
-    bits: int | Sequence[int] | None = None,
+    bits: Bits | Sequence[Bits] | None = None,
     *,
     example: Tensor | Sequence[Any] | None = None,
     batch: int = 1,
@@ -116,7 +117,8 @@ def map_network(
         network: a torch module (with `example`); the path of a checkpoint, weights.pt or arch.pt, or of its folder; the
             path of a .yaml list of layers; the name of a torchvision classification model; or hw_model layers.
         device: a device's name, the path of its file, or the file's content.
-        bits: one bit-width or several, 1 to 32; None: all of the network, else 4, 8, 12, 16 and 32.
+        bits: one bit-width or several, 1 to 32 or "w4a8" (weights, activations); None: all of the network, else 4, 8,
+            12, 16 and 32.
         example: the input of a module, a tensor [N, C, H, W] or a sequence of positional arguments. It may be on the
             device "meta", with the module: nothing is computed then.
         batch: images per inference; multiplies N where the network is a list of layers. Not for a module: N is that of
@@ -132,11 +134,11 @@ def map_network(
         UserError: a setting that is not legal, a network that cannot be mapped, or no valid mapping of a layer.
         hw_model.InputError: a device or a layer that is none.
     """
+    widths = [bits] if isinstance(bits, int | str) else list(bits or ())
     settings = MapSettings().replaced(
-        checkpoint="", network=None, save="", device="", bits=[bits] if isinstance(bits, int) else list(bits or ()),
-        batch=batch, objective=objective, delay=delay, stages=stages, goal=goal, engine=engine, budget=str(budget),
-        seed=seed, baselines=list(EVERY if baselines is None else baselines), dataflow=list(dataflow),
-        within=within, fixed_at=fixed_at, workers=workers, backend=backend,
+        checkpoint="", network=None, save="", device="", bits=widths, batch=batch, objective=objective, delay=delay,
+        stages=stages, goal=goal, engine=engine, budget=str(budget), seed=seed, dataflow=list(dataflow), within=within,
+        baselines=list(EVERY if baselines is None else baselines), fixed_at=fixed_at, workers=workers, backend=backend,
     )  # fmt: skip
     parse_objective(settings.objective, settings.delay), parse_budget(settings.budget)  # before torch is loaded
     built = load_device(device)
@@ -198,15 +200,18 @@ def _source(given: Any, device: Device) -> Any:
     return given.name
 
 
-def chosen_bits(bits: Sequence[int], network: Network) -> tuple[int, ...]:
-    """The bit-widths to map, lowest first: those asked for, else all of the network's, else the paper's.
+def chosen_bits(bits: Sequence[Bits], network: Network) -> tuple[Bits, ...]:
+    """The bit-widths to map, by activations, then weights, lowest first: those asked for, else all of the network's,
+    else the paper's.
 
     Raises UserError where the network does not have one.
     """
-    missing = [width for width in bits if network.bit_widths and width not in network.bit_widths]
+    specs = {widths_of(given).spec for given in bits}
+    known = network.bit_widths
+    missing = [width for spec in specs for width in widths_of(spec) if known and width not in known]
     if missing:
-        raise UserError(f"setting bits: {network.name} has no bit-width {missing[0]}, only {list(network.bit_widths)}")
-    return tuple(sorted(set(bits))) or network.bit_widths or BIT_WIDTHS
+        raise UserError(f"setting bits: {network.name} has no bit-width {missing[0]}, only {list(known)}")
+    return tuple(sorted(specs, key=width_order)) or known or BIT_WIDTHS
 
 
 def run(network: Network, device: Device, settings: Mapping[str, Any], progress: Progress | None = None) -> Report:
@@ -237,7 +242,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         )  # fmt: skip
     except NoMapping as error:
         raise UserError(
-            f"layer {network.name_of(error.problem)} at {error.problem.bits} bit: no valid mapping on device "
+            f"layer {network.name_of(error.problem)} at {in_words(error.problem.bits)}: no valid mapping on device "
             f"{settings['device']} found; closest miss: {'; '.join(error.reasons)}"
         ) from error
     finally:

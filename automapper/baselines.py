@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from automapper.dataflows import Dataflow, Unfit, built_in, constraints, load_dataflow, why_none
-from automapper.workload import Network, distinct_problems
+from automapper.workload import Bits, Network, distinct_problems
 from hw_model import Device
+from hw_model.widths import in_words, width_order
 from runtime.errors import UserError
 from runtime.settings import closest
 
@@ -24,7 +25,7 @@ class Baselines:
     shown: tuple[str, ...] = ()
     own: str | Dataflow = ""
     added: tuple[Dataflow, ...] = ()
-    fixed_at: int = 0
+    fixed_at: Bits = 0
 
     @property
     def own_name(self) -> str | None:
@@ -46,13 +47,13 @@ class Baselines:
         return self.dataflows[name.removesuffix(FIXED)] if name.endswith(FIXED) else None
 
 
-def default_baselines(bit_widths: Sequence[int]) -> Baselines:
+def default_baselines(bit_widths: Sequence[Bits]) -> Baselines:
     """All that come with the project, and row-stationary with the mapping of the widest words."""
-    return Baselines(EVERY, fixed_at=max(bit_widths))
+    return Baselines(EVERY, fixed_at=max(bit_widths, key=width_order))
 
 
 def chosen_baselines(
-    shown: Sequence[str], added: Sequence[str], within: str | None, fixed_at: int | None, bit_widths: Sequence[int]
+    shown: Sequence[str], added: Sequence[str], within: str | None, fixed_at: int | None, bit_widths: Sequence[Bits]
 ) -> Baselines:
     """From settings: names to show, files or names of dataflows to add and to stay within.
 
@@ -75,11 +76,11 @@ def chosen_baselines(
         (*dict.fromkeys([*shown, *also]),),
         own.name if own and own.name in built_in() else own,
         tuple(more),
-        fixed_at or max(bit_widths),
+        fixed_at or max(bit_widths, key=width_order),
     )
 
 
-def check_fit(baselines: Baselines, network: Network, bit_widths: Sequence[int], device: Device) -> None:
+def check_fit(baselines: Baselines, network: Network, bit_widths: Sequence[Bits], device: Device) -> None:
     """Raise UserError where a dataflow of the user's cannot be had: what has to lie somewhere as a whole does not fit,
     or AutoMapper is to stay within a dataflow that the device has no mapping in."""
     own = baselines.own
@@ -89,7 +90,9 @@ def check_fit(baselines: Baselines, network: Network, bit_widths: Sequence[int],
                 constraints(dataflow, problem.layer, device, problem.bits)
             except Unfit as error:
                 name = network.name_of(problem)
-                raise UserError(f"dataflow {dataflow.name}: layer {name} at {problem.bits} bit: {error}") from error
+                raise UserError(
+                    f"dataflow {dataflow.name}: layer {name} at {in_words(problem.bits)}: {error}"
+                ) from error
     if own:
         definition = own if isinstance(own, Dataflow) else built_in()[own]
         if why := why_none(definition, device):

@@ -16,6 +16,7 @@ from hw_model import Device, InputError, Layer, evaluate, partition
 from hw_model import Mapping as LoopMapping
 from hw_model.loop_nest import loop_nest
 from hw_model.timeloop import export_timeloop, write_timeloop
+from hw_model.widths import in_words
 from runtime.errors import UserError
 
 
@@ -43,7 +44,7 @@ def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> 
                 name = f"{index:03}.{_file_name(layer['name'])}"
                 cost = evaluate(shape, mapping, device, layer["bits"])
                 nest = loop_nest(shape, mapping, device, layer["bits"])
-                head = f"{layer['name']} on {device.name}, {layer['bits']} bit"
+                head = f"{layer['name']} on {device.name}, {in_words(layer['bits'])}"
                 (place / f"{name}.txt").write_text(f"{head}\n\n{nest}\n\n{cost}\n")
                 case = {"layer": shape.to_dict(), "device": report["settings"]["device"], "bits": layer["bits"]}
                 (place / f"{name}.json").write_text(json.dumps({**case, "mapping": layer["mapping"]}) + "\n")
@@ -63,7 +64,7 @@ def _write_stages(place: Path, row: Mapping[str, Any], device: Device) -> None:
         (part,) = partition(device, [stage["columns"]])
         for index, layer in enumerate(stage["layers"]):
             shape, mapping, bits = next(shapes), LoopMapping.from_dict(layer["mapping"]), layer["bits"]
-            head = f"{shape.name} in stage {number} on {part.name}, {bits} bit"
+            head = f"{shape.name} in stage {number} on {part.name}, {in_words(bits)}"
             text = f"{head}\n\n{loop_nest(shape, mapping, part, bits)}\n\n{evaluate(shape, mapping, part, bits)}\n"
             (place / f"stage{number}.{index:03}.{_file_name(shape.name)}.txt").write_text(text)
 

@@ -10,10 +10,12 @@ from typing import Any
 from automapper.plot import COLOURS, Series, plot
 from automapper.terminal import modes, notes
 from automapper.workload import unmapped_lines
-from hw_model import DIMS, Device, Layer
+from hw_model import DIMS, TENSORS, Device, Layer
 from hw_model import Mapping as LoopMapping
 from hw_model.energy import mac_rate
 from hw_model.loop_nest import loop_nest
+from hw_model.tables import word_bits
+from hw_model.widths import in_words, widths_of
 
 
 def render(report: Mapping[str, Any], device: Device) -> str:
@@ -39,6 +41,7 @@ def _template():
 
     environment = Environment(loader=PackageLoader("automapper", "."), autoescape=True, undefined=StrictUndefined)
     environment.filters["short"] = lambda value: f"{value:.3g}"
+    environment.filters["in_words"] = in_words
     environment.filters["words"] = lambda name: name.replace("_", "-")
     return environment.get_template("report.html.j2")
 
@@ -59,11 +62,12 @@ def accuracy_plot(report: Mapping[str, Any]) -> str:
         pairs = [(row, cost) for row, cost in zip(rows, costs, strict=True) if cost]
         values = [cost["objective_value"] for _, cost in pairs]
         points = [
-            (value, row["accuracy"]) if known else (row["bits"], value)
+            (value, row["accuracy"]) if known else (_mean_width(row["bits"]), value)
             for (row, _), value in zip(pairs, values, strict=True)
         ]
         notes = [
-            f"{name}, {row['bits']} bit: {quantity} {value:.3e}" for (row, _), value in zip(pairs, values, strict=True)
+            f"{name}, {in_words(row['bits'])}: {quantity} {value:.3e}"
+            for (row, _), value in zip(pairs, values, strict=True)
         ]
         if points:
             part = next((cost for _, cost in pairs if "covered" in cost), None)
@@ -89,7 +93,7 @@ def convergence_plot(report: Mapping[str, Any]) -> str:
             (point["mappings"], 100 * (point["mean_layer_value"][bits] / history[-1]["mean_layer_value"][bits] - 1))
             for point in history
         ]
-        series.append(Series(f"{bits} bit", points))
+        series.append(Series(in_words(row["bits"]), points))
     return plot(series, "mappings tried", f"{report['minimised']} above the final, %", log_x=True)
 
 
@@ -104,25 +108,31 @@ def _bit_width(row: Mapping[str, Any], device: Device) -> dict[str, Any]:
 def _layer(layer: Mapping[str, Any], device: Device) -> dict[str, Any]:
     cost = layer["cost"]
     parts = {level: sum(t["energy_j"] for t in tensors.values()) for level, tensors in cost["levels"].items()}
-    parts |= {"noc": cost["noc"]["energy_j"], "mac": cost["mac"]["energy_j"]}
+    parts |= {name: cost[name]["energy_j"] for name in ("noc", "mac", "idle") if cost[name]["energy_j"]}
     shape = Layer(name=layer["name"], **layer["dims"])
     mapping = LoopMapping.from_dict(layer["mapping"])
     return {
         **layer,
         "parts": [(name, joules, 100 * joules / layer["energy_j"]) for name, joules in parts.items()],
         "nest": loop_nest(shape, mapping, device, layer["bits"]),
-        "intensity": _intensity(layer, mapping, device),
+        "intensity": _intensity(layer, shape, device),
         "macs_per_cycle": cost["macs"] / layer["cycles"],
     }
 
 
-def _intensity(layer: Mapping[str, Any], mapping: LoopMapping, device: Device) -> float:
+def _mean_width(bits: int | str) -> float:
+    """Where a bit-width stands on an axis: the mean of weights and inputs."""
+    widths = widths_of(bits)
+    return (widths.W + widths.I) / 2
+
+
+def _intensity(layer: Mapping[str, Any], shape: Layer, device: Device) -> float:
     """MACs per byte over the busier direction of the DRAM link."""
-    bits, psum_bits = layer["bits"], max(device.psum_bits, layer["bits"])
+    bits = word_bits(device, layer["bits"])
     dram = layer["cost"]["levels"][device.level_names[0]]
-    outputs = math.prod(n for slot, loops in mapping.loops for dim, n in loops if dim in "NGKPQ")
-    read = bits * (dram["W"]["reads"] + dram["I"]["reads"]) + psum_bits * dram["O"]["reads"]
-    written = bits * outputs + psum_bits * (dram["O"]["updates"] - outputs)
+    outputs = shape.words("O")
+    read = sum(bits[tensor] * dram[tensor]["reads"] for tensor in TENSORS)
+    written = bits["final"] * outputs + bits["O"] * (dram["O"]["updates"] - outputs)
     level = device.levels[0]
     faster = level.read_bandwidth_bits_per_cycle / level.write_bandwidth_bits_per_cycle
     busiest = max(read, written * (faster if math.isfinite(faster) else 1.0))
@@ -143,6 +153,7 @@ def roofline_plot(layers: list[dict[str, Any]], bits: int, device: Device) -> st
         low, high = min(low, ridge / 2), max(high, ridge * 2)
         roof = [(low, low * bytes_per_cycle), (ridge, peak), (high, peak)]
     return plot(
-        [Series(f"layers at {bits} bit", points, notes, line=False), Series("array and DRAM link", roof, marks=False)],
+        [Series(f"layers at {in_words(bits)}", points, notes, line=False),
+         Series("array and DRAM link", roof, marks=False)],
         "MACs per byte of DRAM traffic", "MACs per cycle", log_x=True, log_y=True,
     )  # fmt: skip

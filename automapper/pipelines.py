@@ -22,6 +22,7 @@ from automapper.space import Search
 from automapper.spread import spread
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InputError, InvalidMapping, NetworkCost, evaluate, partition, pipeline
+from hw_model.widths import in_words, is_wider, width_order
 
 SHARES = ((1, 4), (1, 3), (1, 2), (2, 3), (3, 4))  # of the array's columns that a stage may have
 
@@ -105,8 +106,8 @@ class Pipelines:
     def best(self, bits: int) -> Pipeline | None:
         """The best pipeline found so far at a bit-width, that of the next wider words included; None where there is
         none: `why_not` says why."""
-        wider = [other for other in self.bit_widths if other > bits]
-        options = [self._best_at(bits), self._narrowed(self.best(min(wider)), bits) if wider else None]
+        wider = [other for other in self.bit_widths if is_wider(other, bits)]
+        options = [self._best_at(bits), self._narrowed(self.best(min(wider, key=width_order)), bits) if wider else None]
         return min(filter(None, options), key=self._value, default=None)
 
     def _value(self, pipeline: Pipeline) -> float:
@@ -147,8 +148,8 @@ class Pipelines:
             for width in sorted(self.parts, reverse=True):
                 if (width, problem) in self.misses:
                     return (
-                        f"layer {item.layer.name} at {problem.bits} bit has no valid mapping found on a part of the "
-                        f"device; closest miss on {width} of {self.device.array[0]} columns: "
+                        f"layer {item.layer.name} at {in_words(problem.bits)} has no valid mapping found on a part of "
+                        f"the device; closest miss on {width} of {self.device.array[0]} columns: "
                         f"{self.misses[width, problem]}"
                     )
         if self.found:

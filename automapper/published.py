@@ -18,6 +18,7 @@ from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.workload import Problem, listed
 from hw_model import Device, InvalidMapping, Layer, Mapping, evaluate
+from hw_model.widths import in_words
 
 NAME = PUBLISHED
 LEVELS, ARRAY = ("dram", "glb", "rf"), (14, 12)
@@ -85,7 +86,7 @@ def why_missing(layers: Sequence[Layer], found: Sequence[Found | None], device: 
     fit = [layer for layer in missing if any(_alike(one.layer, layer) for one in ALEXNET)]
     names = listed(layer.name for layer in fit or missing)
     if fit:
-        return f"the chip's tiles are for words of up to 16 bit; at {bits} bit those of {names} do not fit"
+        return f"the chip's tiles are for words of up to 16 bit; at {in_words(bits)} those of {names} do not fit"
     return f"nothing is published for the filter and output size of {names}"
 
 

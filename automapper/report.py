@@ -17,6 +17,7 @@ from automapper.result import Result, found_of, result_at, value_of
 from automapper.search import Found, Outcome
 from automapper.workload import Network, NetworkLayer, listed, problem_of
 from hw_model import Cost, Device, Layer, NetworkCost
+from hw_model.widths import in_words, is_wider
 
 FORMAT = 1
 TIE = 1e-9  # EDPs that differ by less are the same
@@ -136,8 +137,8 @@ def _why_missing(outcome: Outcome, name: str, missing: Sequence[Layer], device: 
     if why := why_none(definition, device):
         return why
     names, fixed_at = listed(shape.name for shape in missing), outcome.baselines.fixed_at
-    if kept and bits > fixed_at:
-        return f"the mappings found at {fixed_at} bit do not fit at {bits} bit for {names}"
+    if kept and not is_wider(fixed_at, bits):
+        return f"the mappings found at {in_words(fixed_at)} do not fit at {in_words(bits)} for {names}"
     return f"no mapping found inside its constraints for {names}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from automapper.workload import unmapped_lines
+from hw_model.widths import in_words
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -43,9 +44,9 @@ def modes(report: Mapping[str, Any]) -> list[str]:
     for mode in ("multi-cycle", "pipeline"):
         chosen = [row for row in report["bit_widths"] if row["mode"] == mode]
         if chosen:
-            bits = ", ".join(str(row["bits"]) for row in chosen)
-            of = f" ({chosen[0]['bits']} bit)" if len(chosen) > 1 and chosen[0]["pipeline"] else ""
-            lines.append(f"{mode} at {bits} bit: {chosen[0]['why']}{of}")
+            bits = _widths([row["bits"] for row in chosen])
+            of = f" ({in_words(chosen[0]['bits'])})" if len(chosen) > 1 and chosen[0]["pipeline"] else ""
+            lines.append(f"{mode} at {bits}: {chosen[0]['why']}{of}")
     return lines
 
 
@@ -74,14 +75,19 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     lines = []
     where = []
     for name in names:
-        bits = [str(row["bits"]) for row in report["bit_widths"] if not _converged(row, name)]
-        where += [f"{name.replace('_', '-')} ({', '.join(bits)} bit)"] if bits else []
+        bits = [row["bits"] for row in report["bit_widths"] if not _converged(row, name)]
+        where += [f"{name.replace('_', '-')} ({_widths(bits)})"] if bits else []
     if where:
         lines = [f"no gain is shown where a search has not converged, a larger --budget may do: {', '.join(where)}"]
     for (name, note), bits in found.items():
-        at = "" if len(bits) == every else f" at {str(bits)[1:-1]} bit"
+        at = "" if len(bits) == every else f" at {_widths(bits)}"
         lines.append(f"{name.replace('_', '-')}{at}: {note}")
     return lines
+
+
+def _widths(bits: Sequence[int | str]) -> str:
+    """`4, 8 bit`, `w4a8, 8 bit`."""
+    return ", ".join(map(str, bits)) + (" bit" if isinstance(bits[-1], int) else "")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

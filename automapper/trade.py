@@ -29,6 +29,7 @@ from automapper.space import Search, inside
 from automapper.spread import spread
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InvalidMapping, Mapping, encode, evaluate
+from hw_model.widths import is_wider, width_order
 
 EFFORT = (1_000, 4_000, 16_000, 64_000)  # mappings of each search of a layer, one sweep after the other
 EPSILON = 1e-12  # a smaller part is rounding
@@ -89,7 +90,7 @@ class _Trade:
         self, network: Network, bit_widths: Sequence[int], outcome: Outcome, device: Device, objective: Objective
     ):
         self.network, self.outcome, self.device, self.objective = network, outcome, device, objective
-        self.bit_widths = sorted(bit_widths, reverse=True)
+        self.bit_widths = sorted(bit_widths, key=width_order, reverse=True)
         self.layers = {bits: [problem_of(item, bits) for item in network.layers] for bits in bit_widths}
         self.offers: dict[tuple[int, Problem], list[Found]] = {}
         self.narrowed: dict[tuple[Problem, Mapping], Found] = {}
@@ -104,9 +105,9 @@ class _Trade:
             [self.outcome.baseline(item, bits, name) for item in self.network.layers]
             for name in self.outcome.baselines.rivals
         ]
-        wider = [other for other in self.bit_widths if other > bits]
+        wider = [other for other in self.bit_widths if is_wider(other, bits)]
         if wider:
-            pairs = zip(self.own(min(wider)), self.layers[bits], strict=True)
+            pairs = zip(self.own(min(wider, key=width_order)), self.layers[bits], strict=True)
             rows.append([self._narrowed(found.mapping, problem) for found, problem in pairs])
         return [row for row in rows if any(row)]
 
@@ -184,7 +185,7 @@ class _Trade:
         """What no mapping of the layer may be worse than: the rivals', and what any wider word has."""
         index = self.layers[bits].index(problem)
         limits = [row[index] for row in self.rivals(bits)]
-        wider = [other for other in self.bit_widths if other > bits]
+        wider = [other for other in self.bit_widths if is_wider(other, bits)]
         limits += [self._narrowed(self.own(other)[index].mapping, problem) for other in wider]
         return [one for one in limits if one]
 

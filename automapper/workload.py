@@ -8,6 +8,8 @@ from typing import Any
 
 from hw_model import Layer
 
+Bits = int | str  # a bit-width, or "w4a8": 4-bit weights, 8-bit activations
+
 
 @dataclass(frozen=True)
 class NetworkLayer:
@@ -20,7 +22,7 @@ class NetworkLayer:
     own_bits: int | None = None
     product: bool = False
 
-    def bits_at(self, bits: int) -> int:
+    def bits_at(self, bits: Bits) -> Bits:
         """The bit-width this layer really runs at while the network runs at `bits`."""
         return bits if self.own_bits is None else self.own_bits
 
@@ -69,17 +71,17 @@ class Problem:
     """One question for the search: the best mapping of a shape at a bit-width. The layer carries no name."""
 
     layer: Layer
-    bits: int
+    bits: Bits
 
 
-def problem_of(item: NetworkLayer, bits: int) -> Problem:
+def problem_of(item: NetworkLayer, bits: Bits) -> Problem:
     """The problem that `item` poses while the network runs at `bits`."""
     sizes = item.layer.to_dict()
     sizes.pop("name", None)
     return Problem(Layer(**sizes), item.bits_at(bits))
 
 
-def distinct_problems(network: Network, bit_widths: Sequence[int]) -> list[Problem]:
+def distinct_problems(network: Network, bit_widths: Sequence[Bits]) -> list[Problem]:
     """Every problem once, in the order in which they first occur."""
     found = {problem_of(item, bits): None for bits in bit_widths for item in network.layers}
     return list(found)

@@ -36,6 +36,23 @@ class Widths(NamedTuple):
         return str(self.spec) if not isinstance(self.spec, dict) else f"w{self.W}i{self.I}o{self.O}"
 
 
+def in_words(bits: object) -> str:
+    """`8 bit`, `w4a8`."""
+    return widths_of(bits).words
+
+
+def width_order(bits: object) -> tuple[int, int, int]:
+    """Sorts bit-widths by inputs, then weights: 4, w4a8, 8."""
+    widths = widths_of(bits)
+    return widths.I, widths.W, widths.O
+
+
+def is_wider(bits: object, than: object) -> bool:
+    """Whether no tensor has narrower words, and some has wider ones."""
+    ours, theirs = widths_of(bits), widths_of(than)
+    return ours != theirs and all(one >= other for one, other in zip(ours, theirs, strict=True))
+
+
 def widths_of(bits: object) -> Widths:
     """Widths from what users write: 8, "w4a8" (outputs as wide as activations) or {"W": 4, "I": 8, "O": 16}.
 

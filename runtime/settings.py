@@ -269,7 +269,7 @@ def _type_name(kind: Any) -> str:
     if origin is Literal:
         return " | ".join(arguments)
     if origin is list:
-        return f"a list of {({int: 'integers', float: 'numbers', str: 'words'})[arguments[0]]}"
+        return f"a list of {({int: 'integers', float: 'numbers', str: 'words', int | str: 'bit-widths'})[arguments[0]]}"
     return {int: "an integer", float: "a number", str: "text", bool: "true or false", type(None): "none"}[kind]
 
 

@@ -1,5 +1,6 @@
 """The legal settings of the three stages: names, types, one line each. Their values live in the config modules."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from runtime.errors import UserError
@@ -8,6 +9,19 @@ from runtime.settings import AtLeast, Between, Settings
 POSITIVE = Between(0, float("inf"), open=True)
 MAX_SEED = 2**63 - 1  # torch's generators take no larger one
 DATASETS = Literal["cifar100", "cifar10", "imagenet", "image_folder", "digits", "random"]
+
+
+class BitWidths:
+    """Legal: a bit-width from 1 to 32, or one of weights and one of activations, as in w4a8."""
+
+    def __str__(self) -> str:
+        return "between 1 and 32, or widths of weights and activations as in w4a8"
+
+    def __call__(self, value: int | str) -> bool:
+        if isinstance(value, int):
+            return 1 <= value <= 32
+        match = re.fullmatch(r"w([0-9]{1,2})a([0-9]{1,2})", value)
+        return bool(match) and all(1 <= int(width) <= 32 for width in match.groups())
 
 
 class NetworkSettings(Settings):
@@ -232,7 +246,9 @@ class MapSettings(Settings):
     network: Annotated[str | None, "instead of a checkpoint: a torchvision model, or a .yaml list of layers"]
     save: Annotated[str, "folder of the report"]
     device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"]
-    bits: Annotated[list[int], "bit-widths to map; empty = the checkpoint's, or 4,8,12,16,32", Between(1, 32)]
+    bits: Annotated[
+        list[int | str], "bit-widths to map, 8 or w4a8; empty = the checkpoint's, or 4,8,12,16,32", BitWidths()
+    ]
     batch: Annotated[int, "images per inference", AtLeast(1)]
     dataflow: Annotated[list[str], "further dataflows to compare with: YAML files"]
     within: Annotated[str | None, "constrain AutoMapper itself to a dataflow: a built-in name, or a YAML file"]
