@@ -21,7 +21,7 @@ from automapper.evolve import EXPLORE, SAME, Evolution
 from automapper.objective import TIE, Objective
 from automapper.space import Search, build_space
 from automapper.workload import Problem
-from hw_model import Device, Mapping, decode, evaluate_batch
+from hw_model import DIMS, Device, Mapping, decode, evaluate_batch
 from hw_model.tables import device_table, problem_table
 
 NODE_LIMIT = 100_000_000  # nodes of the tree, about a minute
@@ -177,7 +177,11 @@ class _Walk:
         f = np.ones((1, len(names), 8), np.int32)
         for level, name in enumerate(self.device.level_names):
             f[0, names.index(name)] = leaf[:, level]
-        x, y = on_axes(tuple(leaf[:, self.levels].tolist()), *self.device.array)
+        pes = tuple(leaf[:, self.levels].tolist())
+        x, y = on_axes(pes, *self.device.array, self.device.axis_dims) or (
+            pes,
+            [1] * 8,
+        )  # nowhere: invalid, and costed so
         f[0, names.index("spatial_x")], f[0, names.index("spatial_y")] = x, y
         if "lanes" in names:
             f[0, names.index("lanes")] = leaf[:, self.levels + 1]
@@ -226,8 +230,10 @@ def _covers(size: int, limits: list[int]) -> list[tuple[int, ...]]:
 
 
 @functools.lru_cache(maxsize=1 << 16)
-def on_axes(pes: tuple[int, ...], width: int, height: int) -> tuple[list[int], list[int]]:
-    """PEs per dimension as factors along x and along y that fit the array."""
+def on_axes(
+    pes: tuple[int, ...], width: int, height: int, axis_dims: tuple[str, str]
+) -> tuple[list[int], list[int]] | None:
+    """PEs per dimension as factors along x and along y that fit the array and may lie there; None if there are none."""
 
     def place(k: int, x: list[int], y: list[int]) -> tuple[list[int], list[int]] | None:
         if math.prod(x) > width or math.prod(y) > height:
@@ -235,7 +241,11 @@ def on_axes(pes: tuple[int, ...], width: int, height: int) -> tuple[list[int], l
         if k == len(pes):
             return x, y
         for part in range(1, pes[k] + 1):
-            if pes[k] % part == 0 and (found := place(k + 1, [*x, part], [*y, pes[k] // part])):
+            if pes[k] % part or (part > 1 and DIMS[k] not in axis_dims[0]):
+                continue
+            if part < pes[k] and DIMS[k] not in axis_dims[1]:
+                continue
+            if found := place(k + 1, [*x, part], [*y, pes[k] // part]):
                 return found
         return None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from automapper.dataflows import DATAFLOWS, FREE, constraint
 from automapper.workload import Problem
-from hw_model import TENSORS, Device
+from hw_model import DIMS, TENSORS, Device
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,14 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
 
 
 def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:
-    """f [slots, 8] with every dimension on one axis of the array only, where it can be: the cost is the same, since it
-    depends on how many PEs share a dimension, and Timeloop's format can say it."""
+    """f [slots, 8] with every dimension on one axis of the array only, where it can be: Timeloop's format can say it.
+
+    The cost is the same, since it depends on how many PEs share a dimension; and, where only one axis adds up sums, on
+    the axis of C, R and S, which then stay where they are.
+    """
     x, y = device.slots.index("spatial_x"), device.slots.index("spatial_y")
+    axis_dims = {axis: device.axis_dims[axis == y] for axis in (x, y)}
+    stays = "CRS" if device.reduces[0] != device.reduces[1] else ""
     both = [d for d in range(8) if f[x, d] > 1 and f[y, d] > 1]
     spread = [d for d in range(8) if f[x, d] * f[y, d] > 1]
     if not both:
@@ -88,6 +93,11 @@ def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:
     ways = itertools.product((x, y), repeat=len(spread))
     # those that change the least first
     for way in sorted(ways, key=lambda way: [sum(f[axis, d] == 1 for axis, d in zip(way, spread, strict=True)), way]):
+        if any(
+            DIMS[d] not in axis_dims[axis] or (DIMS[d] in stays and f[axis, d] != f[x, d] * f[y, d])
+            for axis, d in zip(way, spread, strict=True)
+        ):
+            continue
         new = f.copy()
         new[[x, y]] = 1
         for axis, d in zip(way, spread, strict=True):

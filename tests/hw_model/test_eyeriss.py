@@ -83,7 +83,10 @@ def test_sums_add_up_along_a_column_only():
     layer = hw_model.Layer(K=4, C=8, P=4, Q=4)
     on = {"dram": [["P", 4], ["Q", 4]], "glb": [], "rf": [["K", 4]], "spatial_x": [], "spatial_y": []}
     column = hw_model.evaluate(layer, on | {"spatial_y": [["C", 8]]}, "eyeriss", 16)
-    row = hw_model.evaluate(layer, on | {"spatial_x": [["C", 8]]}, "eyeriss", 16)
+    with pytest.raises(hw_model.InvalidMapping, match="spatial_x cannot carry C on device eyeriss, only N, G, K, P, Q"):
+        hw_model.evaluate(layer, on | {"spatial_x": [["C", 8]]}, "eyeriss", 16)
+    anywhere = {"extends": "eyeriss", "array": {"x_dims": ["C"]}}
+    row = hw_model.evaluate(layer, on | {"spatial_x": [["C", 8]]}, anywhere, 16)
     assert row.levels["glb"]["O"].updates == 8 * column.levels["glb"]["O"].updates == 8 * layer.words("O")
 
 
