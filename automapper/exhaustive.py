@@ -181,7 +181,7 @@ class _Walk:
         x, y = on_axes(pes, *self.device.array, self.device.axis_dims) or (
             pes,
             [1] * 8,
-        )  # nowhere: invalid, and costed so
+        )
         f[0, names.index("spatial_x")], f[0, names.index("spatial_y")] = x, y
         if "lanes" in names:
             f[0, names.index("lanes")] = leaf[:, self.levels + 1]
