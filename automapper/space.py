@@ -58,6 +58,7 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
         tables.append(
             [constraint(flow, search.problem.layer, device, search.problem.bits) for flow in [own, *seeds[1:]]]
         )
+    may = slot_dims(device)
     optional = [0 if level.in_pe else _mask(set(level.holds) & set(level.may_bypass)) for level in device.levels]
     shapes = [search.problem.layer for search in searches]
     widths = [search.problem.bits for search in searches]
@@ -71,10 +72,20 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
         caps=caps,
         cap_bits=cap_bits,
         limit=np.array([units.get(slot, 0) for slot in device.slots]),
-        allowed=np.array([[row[c].allowed for row in tables] for c in range(len(seeds))]),
-        least=np.array([[row[c].least for row in tables] for c in range(len(seeds))]),
+        allowed=np.array([[row[c].allowed for row in tables] for c in range(len(seeds))]) & may,
+        least=np.where(
+            may[:, None] >> np.arange(8) & 1,
+            np.array([[row[c].least for row in tables] for c in range(len(seeds))]),
+            np.int32(1),
+        ),
         rule=np.array([[row[c].rule for row in tables] for c in range(len(seeds))]),
     )
+
+
+def slot_dims(device: Device) -> np.ndarray:
+    """[slots] bits of the dimensions that the device lets each slot carry."""
+    limited = dict(zip(("spatial_x", "spatial_y", "lanes"), (*device.axis_dims, device.lanes_dims), strict=True))
+    return np.array([sum(1 << DIMS.index(d) for d in limited.get(slot, DIMS)) for slot in device.slots])
 
 
 def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:

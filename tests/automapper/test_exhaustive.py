@@ -59,7 +59,7 @@ CASES = [
 def test_the_bound_is_below_every_cost_at_every_node(layer, device, bits):
     """For random mappings: the bound of each partial assignment of their splits never passes their own cost."""
     device = load_device(device)
-    f, o, b = random_rows(Problem(layer, bits), device, 4000)
+    f, o, b = random_rows(Problem(layer, bits), device, 2000)
     cost = evaluate_batch(layer, f, o, device, bits, bypass=b)
     table, tables = device_table(device), problem_table([(layer, bits)], device)
     slots, levels = device.slots, len(device.levels)
