@@ -35,9 +35,11 @@ READS, FILLS, UPDATES, DRAINS = range(4)
 FACTOR, OVERFLOW, ARRAY_X, ARRAY_Y, LANES, UNCOVERED, CAPACITY, BYPASS = (1 << bit for bit in range(8))
 # columns of DeviceTable.device
 LEVELS, FIRST_PE, X, Y, LANE_COUNT, MULTICAST, REDUCE_X, REDUCE_Y, X_DIMS, Y_DIMS, SHARING, FORWARD, BOX = range(13)
+LANE_DIMS, FUSED_DIMS = 13, 14
 LIMIT = 2.0**53
 index = np.uint32  # numba looks for negative indices in signed ones only, which costs an eighth of the time
 NO_SLOT = 255  # where a device has no lanes
+ALL_DIMS = 255
 NO_CYCLES = 2**62  # of an invalid mapping: worse than any valid one
 PLANES = 1 << N | 1 << G | 1 << C  # dimensions whose every step replaces the whole input tile
 REDUCED = 1 << C | 1 << R | 1 << S
@@ -99,6 +101,11 @@ def check(b, p, factors, chip, work, scratch):
     if v > chip.device[LANE_COUNT]:
         reason |= LANES
         violation += math.log2(v / chip.device[LANE_COUNT])
+    if v > 1 and chip.device[LANE_DIMS] != ALL_DIMS:
+        for d in range(8):
+            if tiles[index(n_levels), d] > 1 and not chip.device[LANE_DIMS] >> d & 1:
+                reason |= LANES
+                violation += math.log2(tiles[index(n_levels), d])
     for step in range(n_levels - 1, -1, -1):
         level = index(step)
         slot = slots[level]
@@ -709,7 +716,13 @@ def price(p, chip, work, scratch, steps, pes, accumulator):
     outputs = work.words[p, O]
     cycles = steps
     if work.mac_rate[p, 0] != work.mac_rate[p, 1]:
-        cycles = -((-steps * work.mac_rate[p, 1]) // work.mac_rate[p, 0])
+        fused = steps  # trips of the loops that a unit does several of side by side
+        if chip.device[FUSED_DIMS] != ALL_DIMS:
+            fused = 1
+            for d in range(8):
+                if chip.device[FUSED_DIMS] >> d & 1:
+                    fused *= scratch.tiles[0, d] // (scratch.fan[d] * scratch.tiles[index(n_levels), d])
+        cycles = steps // fused * -((-fused * work.mac_rate[p, 1]) // work.mac_rate[p, 0])
     wait = 0.0  # cycles, as a float: a bandwidth far below one bit per cycle must not wrap around
     total = 0.0
     innermost_w = True
