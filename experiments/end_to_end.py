@@ -209,7 +209,7 @@ def shares(scale: Scale, bits: tuple[int, ...], seeds: Sequence[int], results: R
         for name in DATAFLOWS
     }
     said = [f"{ranged(gains[name], '.1f')} against {text}" for name, text in DATAFLOWS.items() if gains[name]]
-    text = f"on its own network AutoMapper lowers the EDP by {listed(said) if said else 'what no search shows'}"
+    text = f"on its own network AutoMapper lowers the EDP by {listed(said)}" if said else "no search has converged"
     plain = results.accuracies([untaught(scale, bits, seed)] for seed in seeds)
     if plain:
         low = min(bits)

@@ -199,7 +199,7 @@ def bound_table(rows: Rows) -> str:
 
 
 def bound_layers(rows: Rows) -> str:
-    """Which layers these are: per network, from which bit-width on."""
+    """Which layers these are: per network a list item for each bit-width from which on some are bound."""
     lines = []
     for network in dict.fromkeys(network for network, _ in rows):
         seen: set[str] = set()
@@ -207,8 +207,8 @@ def bound_layers(rows: Rows) -> str:
             new = [name for name in rows[network, b][0]["dram_bound"] if name not in seen]
             seen |= set(new)
             if new:
-                lines.append([NETWORKS[network], f"{b} bit", ", ".join(f"`{name}`" for name in new)])
-    return table(["network", "bound from", "layers"], lines)
+                lines.append(f"* {NETWORKS[network]}, from {b} bit: {', '.join(f'`{name}`' for name in new)}")
+    return "\n".join(lines)
 
 
 def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:
