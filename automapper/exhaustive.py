@@ -198,8 +198,9 @@ class _Walk:
 def splits_of(size: int, device: Device, dim: str) -> list[tuple[int, ...]]:
     """Every split of a dimension without needless padding: factors per level, outermost first, of PEs, of lanes."""
     axes = [units if dim in dims else 1 for units, dims in zip(device.array, device.axis_dims, strict=True)]
+    lanes_at_most = device.lanes if dim in device.lanes_dims else 1
     found = set()
-    for x, y, lanes, *levels in _covers(size, [*axes, device.lanes, *[size] * len(device.levels)]):
+    for x, y, lanes, *levels in _covers(size, [*axes, lanes_at_most, *[size] * len(device.levels)]):
         found.add((*levels, x * y, lanes))
     return sorted(found)
 

@@ -3,10 +3,12 @@
 Position of output p and tap r: p*stride + r*dilation. An axis is [6]: outputs, taps, stride, dilation, and the first
 and last + 1 real position (`Axis.reduced`, so that stride and dilation have no common divisor).
 
-Legend: a tile is np outputs from p and nr taps from r on. PEs lie side by side on the axis, fan_p x fan_r of them,
-tp outputs and tr taps apart. Loops of the axis are listed outermost first, m of them; when loop k advances, the loops
-inside it start over. Prefix k: the loops 0..k-1 take all their values, the others stand at their first.
+Legend: a tile is some outputs from p and taps from r on (`Tile`); the step before it started at p + dp, r + dr. Loops
+of the axis (`Loops`) are listed outermost first; when loop k advances, the loops inside it start over. Prefix k: the
+loops 0..k-1 take all their values, the others stand at their first.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -19,7 +21,29 @@ OUTPUTS, TAPS, STRIDE, DILATION, LOW, HIGH = range(6)
 EACH, UNION, IDENTICAL = range(3)  # a read serves one PE, all that need the word, all that need the same whole tile
 ALL, HEAD, TAIL = range(3)  # steps counted: all, those with the forwarding loop at its first value, the others
 KEY_HEAD = 9  # numbers of a key before those of the loops
+HALF = 2**31  # what fits one half of a number of a key
 MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Tile(NamedTuple):
+    """outputs, taps: of one tile; PEs lie side by side on the axis, fan_p x fan_r of them, pitch_p outputs and pitch_r
+    taps apart."""
+
+    outputs: int
+    taps: int
+    pitch_p: int
+    pitch_r: int
+    fan_p: int
+    fan_r: int
+
+
+class Loops(NamedTuple):
+    """dims [m]: 0 for a loop over outputs, 1 over taps; trips, steps [m]; count: how many there are, at most m."""
+
+    dims: np.ndarray
+    trips: np.ndarray
+    steps: np.ndarray
+    count: int
 
 
 def uncounted(make, function, **options):
@@ -126,15 +150,15 @@ def value_at(trips, step, count, index):
 
 
 @jit
-def interval(axis, p, np_, r, nr, output_class, tap_class):
+def interval(axis, p, r, tile, output_class, tap_class):
     """Positions of one residue class that a tile needs: begin and end in units of stride * dilation.
 
     Outputs output_class, output_class + dilation, .. with taps tap_class, tap_class + stride, .. reach positions that
     differ by multiples of stride * dilation, without gaps; other classes never meet them. Empty: (0, 0).
     """
     s, d = axis[STRIDE], axis[DILATION]
-    p_end = min(p + np_, axis[OUTPUTS])
-    r_end = min(r + nr, axis[TAPS])
+    p_end = min(p + tile.outputs, axis[OUTPUTS])
+    r_end = min(r + tile.taps, axis[TAPS])
     first_p = -((output_class - p) // d)
     last_p = -((output_class - p_end) // d)
     first_r = -((tap_class - r) // s)
@@ -169,13 +193,13 @@ def covered(begin, end, count):
 
 
 @jit
-def kept_by_group(axis, p, r, dp, dr, np_, nr, tp, tr, i, k, members, low, high, a_class, b_class, work):
+def kept_by_group(axis, p, r, dp, dr, tile, i, k, members, low, high, a_class, b_class, work):
     """Of one residue class, the positions that a group of PEs needs and whose every user had them the step before.
 
     The group is PE (i, k) and those of a larger k < members that start at the same position; members = 0: all PEs,
-    i x k of them. work [4, n] is scratch. Tiles start at p, r; a step before at p + dp, r + dr.
+    i x k of them. work [4, n] is scratch.
     """
-    step_p, step_r = axis[STRIDE] * tp, axis[DILATION] * tr
+    step_p, step_r = axis[STRIDE] * tile.pitch_p, axis[DILATION] * tile.pitch_r
     needed = 0
     new = 0
     first_k = 0 if members == 0 else k
@@ -189,13 +213,14 @@ def kept_by_group(axis, p, r, dp, dr, np_, nr, tp, tr, i, k, members, low, high,
                 if back % step_p != 0 or back // step_p > i:
                     continue
                 at = i - back // step_p
-            begin, end = interval(axis, p + at * tp, np_, r + y * tr, nr, a_class, b_class)
+            at_p, at_r = p + at * tile.pitch_p, r + y * tile.pitch_r
+            begin, end = interval(axis, at_p, at_r, tile, a_class, b_class)
             begin, end = max(begin, low), min(end, high)
             if end <= begin:
                 continue
             work[0, needed], work[1, needed] = begin, end
             needed += 1
-            had, had_end = interval(axis, p + dp + at * tp, np_, r + dr + y * tr, nr, a_class, b_class)
+            had, had_end = interval(axis, at_p + dp, at_r + dr, tile, a_class, b_class)
             if had_end <= had or had >= end or had_end <= begin:
                 work[2, new], work[3, new] = begin, end
                 new += 1
@@ -210,7 +235,7 @@ def kept_by_group(axis, p, r, dp, dr, np_, nr, tp, tr, i, k, members, low, high,
 
 
 @jit
-def kept_at(axis, p, r, dp, dr, np_, nr, tp, tr, fan_p, fan_r, sharing, work):
+def kept_at(axis, p, r, dp, dr, tile, sharing, work):
     """Real positions kept by one step: needed now and needed the step before, when the tiles started dp, dr further.
 
     A position counts once for each read that would have served it (`sharing`), and only where all the PEs that this
@@ -224,42 +249,41 @@ def kept_at(axis, p, r, dp, dr, np_, nr, tp, tr, fan_p, fan_r, sharing, work):
             low = -((first - axis[LOW]) // (s * d))
             high = -((first - axis[HIGH]) // (s * d))
             if sharing == UNION:
-                total += kept_by_group(axis, p, r, dp, dr, np_, nr, tp, tr, fan_p, fan_r, 0, low, high, a, b, work)
+                total += kept_by_group(axis, p, r, dp, dr, tile, tile.fan_p, tile.fan_r, 0, low, high, a, b, work)
                 continue
-            for k in range(fan_r):
-                for i in range(fan_p):
+            for k in range(tile.fan_r):
+                for i in range(tile.fan_p):
                     if sharing == EACH:
-                        begin, end = interval(axis, p + i * tp, np_, r + k * tr, nr, a, b)
-                        had, had_end = interval(axis, p + dp + i * tp, np_, r + dr + k * tr, nr, a, b)
+                        at_p, at_r = p + i * tile.pitch_p, r + k * tile.pitch_r
+                        begin, end = interval(axis, at_p, at_r, tile, a, b)
+                        had, had_end = interval(axis, at_p + dp, at_r + dr, tile, a, b)
                         total += max(0, min(end, had_end, high) - max(begin, had, low))
                         continue
                     led = False  # by an earlier k that starts at the same position
                     for y in range(k):
-                        ahead = (k - y) * d * tr
-                        if ahead % (s * tp) == 0 and i + ahead // (s * tp) < fan_p:
+                        ahead = (k - y) * d * tile.pitch_r
+                        if ahead % (s * tile.pitch_p) == 0 and i + ahead // (s * tile.pitch_p) < tile.fan_p:
                             led = True
                             break
                     if not led:
-                        total += kept_by_group(axis, p, r, dp, dr, np_, nr, tp, tr, i, k, fan_r, low, high, a, b, work)
+                        total += kept_by_group(axis, p, r, dp, dr, tile, i, k, tile.fan_r, low, high, a, b, work)
     return total
 
 
 @jit
-def kept(
-    axis, dims, trips, steps, prefix, last, dp, dr, np_, nr, tp, tr, fan_p, fan_r, p, r, sharing, split, which, work
-):  # fmt: skip
+def kept(axis, loops, prefix, last, dp, dr, tile, p, r, sharing, split, which, work):
     """`kept_at`, summed over all steps of a prefix of the loops.
 
-    dims [m]: 0 for a loop over outputs, 1 over taps. p, r: where the first PE starts. last: whether loop prefix - 1
-    leaves out its first value (nothing came before it). split, which: the forwarding loop (-1: none) and the steps
-    counted. Away from the edges of the axis every step is alike, so only steps near an edge are looked at one by one.
+    last: whether loop prefix - 1 leaves out its first value (nothing came before it). p, r: where the first PE starts.
+    split, which: the forwarding loop (-1: none) and the steps counted. Away from the edges of the axis every step is
+    alike, so only steps near an edge are looked at one by one.
     """
     if which == TAIL and split >= prefix:
         return 0
     n_p, n_r, start_p, start_r = 0, 0, p, r
     lists = work.nested  # [loops over outputs, over taps; trips, steps; :]
     for i in range(prefix):
-        n = trips[i]
+        n = loops.trips[i]
         first = 0
         if last and i == prefix - 1:
             n, first = n - 1, 1
@@ -269,20 +293,20 @@ def kept(
             n, first = n - 1, 1
         if n <= 0:
             return 0
-        if dims[i] == 0:
-            start_p += first * steps[i]
-            lists[0, 0, n_p], lists[0, 1, n_p] = n, steps[i]
+        if loops.dims[i] == 0:
+            start_p += first * loops.steps[i]
+            lists[0, 0, n_p], lists[0, 1, n_p] = n, loops.steps[i]
             n_p += 1
         else:
-            start_r += first * steps[i]
-            lists[1, 0, n_r], lists[1, 1, n_r] = n, steps[i]
+            start_r += first * loops.steps[i]
+            lists[1, 0, n_r], lists[1, 1, n_r] = n, loops.steps[i]
             n_r += 1
     s, d = axis[STRIDE], axis[DILATION]
     taps = 1
     for i in range(n_r):
         taps *= lists[1, 0, i]
-    far_p = np_ - 1 + (fan_p - 1) * tp
-    far_r = nr - 1 + (fan_r - 1) * tr
+    far_p = tile.outputs - 1 + (tile.fan_p - 1) * tile.pitch_p
+    far_r = tile.taps - 1 + (tile.fan_r - 1) * tile.pitch_r
     total = 0
     for index in range(taps):
         r = start_r + value_at(lists[1, 0], lists[1, 1], n_r, index)
@@ -299,80 +323,60 @@ def kept(
         while at < stop:
             p = start_p + value_at(lists[0, 0], lists[0, 1], n_p, at)
             alike = end - begin if at == begin and end > begin else 1
-            total += alike * kept_at(axis, p, r, dp, dr, np_, nr, tp, tr, fan_p, fan_r, sharing, work.spans)
+            total += alike * kept_at(axis, p, r, dp, dr, tile, sharing, work.spans)
             at += alike
     return total
 
 
 @jit
-def axis_sums(
-    axis, dims, trips, steps, m, np_, nr, tp, tr, fan_p, fan_r, p, r, sharing, split, which, out, work
-):  # fmt: skip
-    """What the steps of a mapping keep on one axis: out [2, m + 1].
+def axis_sums(axis, loops, tile, p, r, sharing, split, which, out, work):
+    """What the steps of a mapping keep on one axis: out [2, count + 1].
 
     out[0, k]: summed over prefix k, kept when a loop of another axis advances and the loops k.. of this one start over;
-    out[0, m] is thus all that is needed. out[1, k]: kept when loop k - 1 itself advances.
+    out[0, count] is thus all that is needed. out[1, k]: kept when loop k - 1 itself advances. p, r, split, which: see
+    `kept`.
     """
     dp, dr = 0, 0
-    for k in range(m, -1, -1):
-        out[0, k] = kept(
-            axis, dims, trips, steps, k, False, dp, dr, np_, nr, tp, tr, fan_p, fan_r, p, r, sharing, split, which, work
-        )
+    for k in range(loops.count, -1, -1):
+        out[0, k] = kept(axis, loops, k, False, dp, dr, tile, p, r, sharing, split, which, work)
         if k == 0:
             break
-        ahead_p = steps[k - 1] if dims[k - 1] == 0 else 0
-        ahead_r = steps[k - 1] - ahead_p
-        out[1, k] = kept(
-            axis, dims, trips, steps, k, True, dp - ahead_p, dr - ahead_r, np_, nr, tp, tr, fan_p, fan_r, p, r,
-            sharing, split, which, work,
-        )  # fmt: skip
-        dp += (trips[k - 1] - 1) * ahead_p
-        dr += (trips[k - 1] - 1) * ahead_r
+        ahead_p = loops.steps[k - 1] if loops.dims[k - 1] == 0 else 0
+        ahead_r = loops.steps[k - 1] - ahead_p
+        out[1, k] = kept(axis, loops, k, True, dp - ahead_p, dr - ahead_r, tile, p, r, sharing, split, which, work)
+        dp += (loops.trips[k - 1] - 1) * ahead_p
+        dr += (loops.trips[k - 1] - 1) * ahead_r
 
 
 @jit
-def remembered(axis, dims, trips, steps, m, np_, nr, tp, tr, fan_p, fan_r, sharing, side, work):
-    """The row of work.memo_sums[side] [rows, 2, n] that holds `axis_sums`; mappings of a batch share most of them.
+def remembered(axis, loops, tile, sharing, table, work):
+    """The row of work.memo_sums[table] [rows, 2, n] that holds `axis_sums`; mappings of a batch share most of them.
 
-    Keys are compared whole. Axes with more loops than a key has room for are summed anew, in the last row.
+    What is needed at the same time stands in different tables (of 4), or a row might be overwritten. Keys are compared
+    whole. Axes with more loops than a key has room for are summed anew, in the last row.
     """
-    keys, sums = work.memo_keys[side], work.memo_sums[side]
+    keys, sums = work.memo_keys[table], work.memo_sums[table]
     rows = len(keys) - 1
     key = work.key
-    if m > len(key) - KEY_HEAD:
-        axis_sums(
-            axis,
-            dims,
-            trips,
-            steps,
-            m,
-            np_,
-            nr,
-            tp,
-            tr,
-            fan_p,
-            fan_r,
-            0,
-            0,
-            sharing,
-            -1,
-            ALL,
-            sums[rows],
-            work,
-        )
+    m = loops.count
+    largest = max(axis[OUTPUTS], axis[TAPS])
+    for i in range(m):
+        largest = max(largest, loops.steps[i] * loops.trips[i])
+    if m > len(key) - KEY_HEAD or largest >= HALF:
+        axis_sums(axis, loops, tile, 0, 0, sharing, -1, ALL, sums[rows], work)
         return rows
     key[0] = axis[OUTPUTS] << 32 | axis[TAPS]
     key[1] = axis[STRIDE] << 32 | axis[DILATION]
     key[2] = axis[LOW]
     key[3] = axis[HIGH]
-    key[4] = np_ << 32 | nr
-    key[5] = tp << 32 | tr
-    key[6] = fan_p << 32 | fan_r
+    key[4] = tile.outputs << 32 | tile.taps
+    key[5] = tile.pitch_p << 32 | tile.pitch_r
+    key[6] = tile.fan_p << 32 | tile.fan_r
     key[7] = m << 2 | sharing
     key[8] = 0
     for i in range(m):
-        key[8] = key[8] << 1 | dims[i]
-        key[KEY_HEAD + i] = trips[i] << 32 | steps[i]
+        key[8] = key[8] << 1 | loops.dims[i]
+        key[KEY_HEAD + i] = loops.trips[i] << 32 | loops.steps[i]
     length = KEY_HEAD + m
     mixed = np.uint64(0)
     for i in range(length):
@@ -384,7 +388,7 @@ def remembered(axis, dims, trips, steps, m, np_, nr, tp, tr, fan_p, fan_r, shari
             break
     else:
         return row
-    axis_sums(axis, dims, trips, steps, m, np_, nr, tp, tr, fan_p, fan_r, 0, 0, sharing, -1, ALL, sums[row], work)
+    axis_sums(axis, loops, tile, 0, 0, sharing, -1, ALL, sums[row], work)
     for i in range(length):
         keys[row, i] = key[i]
     return row

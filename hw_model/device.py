@@ -41,7 +41,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Mac:
-    """The multiply-accumulate unit; `energy.py` has the scaling law, `rate` how many run per PE and cycle."""
+    """The multiply-accumulate unit; `energy.py` has the scaling law, `rate` how many run per PE and cycle.
+
+    fused_dims: where `rate` is fused, the dimensions whose iterations a unit does side by side. One that has too few of
+    them leaves the rest of the unit idle.
+    """
 
     multiplier_energy_pj: float
     multiplier_bits: int
@@ -50,6 +54,7 @@ class Mac:
     rate: str
     native_bits: int
     granule_bits: int
+    fused_dims: str = "NGKCPQRS"
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Device:
     levels: outermost (DRAM) first; array: (x, y) PEs; lanes: MACs in each PE; network_energy_pj_per_bit: per bit
     delivered to, or sent by, a PE; psum_bits: width of partial sums (wider where the outputs are);
     output_bits: width of finished outputs, None = the layer's; axis_dims: the dimensions that may lie along x, along y;
-    reduces: whether partial sums add up along x, along y.
+    reduces: whether partial sums add up along x, along y; lanes_dims: the dimensions that may lie on lanes.
 
     input_sharing: whether one read of inputs serves all PEs that need the word ("union") or only those that need the
     same whole tile ("identical"); forward_inputs: PEs pass on what their neighbour needs next;
@@ -79,6 +84,7 @@ class Device:
     output_bits: int | None = None
     axis_dims: tuple[str, str] = ("NGKCPQRS", "NGKCPQRS")
     reduces: tuple[bool, bool] = (True, True)
+    lanes_dims: str = "NGKCPQRS"
     input_sharing: str = "union"
     forward_inputs: bool = False
     input_words: str = "real"
@@ -193,6 +199,7 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
         output_bits=data.get("output_bits"),
         axis_dims=tuple("".join(array.get(f"{axis}_dims", DIMS)) for axis in "xy"),
         reduces=_reduces(array, network, source, lines),
+        lanes_dims="".join(array.get("lanes_dims", DIMS)),
         input_sharing=data.get("input_sharing", "union"),
         forward_inputs=data.get("forward_inputs", False),
         input_words=data.get("input_words", "real"),
@@ -303,4 +310,5 @@ def _mac(fields: Mapping, source: str, lines: Mapping) -> Mac:
     numbers = {
         name: fields[name] for name in ("multiplier_energy_pj", "multiplier_bits", "adder_energy_pj", "adder_bits")
     }
-    return Mac(**numbers, rate=rate, native_bits=native_bits, granule_bits=granule_bits)
+    fused_dims = "".join(fields.get("fused_dims", DIMS))
+    return Mac(**numbers, rate=rate, native_bits=native_bits, granule_bits=granule_bits, fused_dims=fused_dims)

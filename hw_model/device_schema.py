@@ -108,6 +108,7 @@ MAC = _fields(
         "rate": {"enum": ["fixed", "fused"], "description": "fixed or fused"},
         "native_bits": {"enum": [1, 2, 4, 8, 16, 32], "description": "a power of two from 1 to 32"},
         "granule_bits": {"enum": [1, 2, 4, 8, 16, 32], "description": "a power of two from 1 to 32"},
+        "fused_dims": DIM_LIST,
     },
     "the multiply-accumulate unit",
 )
@@ -117,6 +118,7 @@ ARRAY = _fields(
         "lanes": COUNT,
         "x_dims": DIM_LIST,
         "y_dims": DIM_LIST,
+        "lanes_dims": DIM_LIST,
         "reduce": {
             "enum": ["x", "y", "both", "none"],
             "description": "x, y, both or none: the axes along which partial sums add up",

@@ -18,6 +18,8 @@ from hw_model.axis_words import (
     STRIDE,
     TAIL,
     UNION,
+    Loops,
+    Tile,
     axis_sums,
     distinct_starts,
     jit,
@@ -33,9 +35,11 @@ READS, FILLS, UPDATES, DRAINS = range(4)
 FACTOR, OVERFLOW, ARRAY_X, ARRAY_Y, LANES, UNCOVERED, CAPACITY, BYPASS = (1 << bit for bit in range(8))
 # columns of DeviceTable.device
 LEVELS, FIRST_PE, X, Y, LANE_COUNT, MULTICAST, REDUCE_X, REDUCE_Y, X_DIMS, Y_DIMS, SHARING, FORWARD, BOX = range(13)
+LANE_DIMS, FUSED_DIMS = 13, 14
 LIMIT = 2.0**53
 index = np.uint32  # numba looks for negative indices in signed ones only, which costs an eighth of the time
 NO_SLOT = 255  # where a device has no lanes
+ALL_DIMS = 255
 NO_CYCLES = 2**62  # of an invalid mapping: worse than any valid one
 PLANES = 1 << N | 1 << G | 1 << C  # dimensions whose every step replaces the whole input tile
 REDUCED = 1 << C | 1 << R | 1 << S
@@ -97,6 +101,11 @@ def check(b, p, factors, chip, work, scratch):
     if v > chip.device[LANE_COUNT]:
         reason |= LANES
         violation += math.log2(v / chip.device[LANE_COUNT])
+    if v > 1 and chip.device[LANE_DIMS] != ALL_DIMS:
+        for d in range(8):
+            if tiles[index(n_levels), d] > 1 and not chip.device[LANE_DIMS] >> d & 1:
+                reason |= LANES
+                violation += math.log2(tiles[index(n_levels), d])
     for step in range(n_levels - 1, -1, -1):
         level = index(step)
         slot = slots[level]
@@ -250,9 +259,9 @@ def boxes_moved(end, pe_end, level, spread, whole_planes, fan, chip, work, p, sc
 
 @jit
 def list_axis(side, end, pe_end, level, fan, first_pe, scratch):
-    """Note the loops outside a level that move along one axis (side 0: rows, 1: columns), for `axis_words`.
+    """The loops outside a level that move along one axis (side 0: rows, 1: columns), for `axis_words`.
 
-    Row `side` of axis_dims, axis_trips and axis_steps [2, M] is filled, outermost first. Returns how many there are.
+    They are written to row `side` of scratch.axis_dims, axis_trips and axis_steps [2, m].
     """
     outputs, taps = (P, R) if side == 0 else (Q, S)
     m = 0
@@ -277,7 +286,7 @@ def list_axis(side, end, pe_end, level, fan, first_pe, scratch):
             scratch.axis_dims[side, at], scratch.axis_trips[side, at] = 1, scratch.loop_n[j]
             scratch.axis_steps[side, at] = step_r
             step_r *= scratch.loop_n[j]
-    return m
+    return Loops(scratch.axis_dims[side], scratch.axis_trips[side], scratch.axis_steps[side], m)
 
 
 @jit
@@ -309,7 +318,7 @@ def combined(end, loop_dim, loop_n, rows, m_rows, columns, m_columns):
 
 
 @jit
-def forwarding_loop(side, m, chip, work, p, scratch):
+def forwarding_loop(side, loops, chip, work, p, scratch):
     """The outermost loop of an axis whose next tile is the one that the neighbouring PE has had: its step is as long as
     the way from PE to PE. Returns (its number or -1, whether the PEs lie along taps).
 
@@ -321,8 +330,8 @@ def forwarding_loop(side, m, chip, work, p, scratch):
     if scratch.tiles[0, outputs] != work.sizes[p, outputs] or scratch.tiles[0, taps] != work.sizes[p, taps]:
         return -1, False
     stride, dilation = work.axes[p, side, STRIDE], work.axes[p, side, DILATION]
-    for i in range(m):
-        step = scratch.axis_steps[side, i] * (stride if scratch.axis_dims[side, i] == 0 else dilation)
+    for i in range(loops.count):
+        step = loops.steps[i] * (stride if loops.dims[i] == 0 else dilation)
         if scratch.alone[outputs] and step == stride * scratch.tiles[first_pe, outputs]:
             return i, False
         if scratch.alone[taps] and step == dilation * scratch.tiles[first_pe, taps]:
@@ -331,29 +340,30 @@ def forwarding_loop(side, m, chip, work, p, scratch):
 
 
 @jit
-def reading_sums(side, m, level, fan, split, along_taps, which, chip, work, p, scratch):
+def reading_sums(side, loops, level, fan, split, along_taps, which, chip, work, p, scratch):
     """`axis_sums` for the PEs that read, into scratch.sums[side]: all of them, or, where neighbours pass tiles on
     (TAIL), those at the edge only."""
     outputs, taps = (P, R) if side == 0 else (Q, S)
     first_pe, tiles, axis = chip.device[FIRST_PE], scratch.tiles, work.axes[p, side]
-    np_, nr, tp, tr = tiles[level, outputs], tiles[level, taps], tiles[first_pe, outputs], tiles[first_pe, taps]
-    steps = scratch.axis_steps[side]
+    wide, high = tiles[level, outputs], tiles[level, taps]
+    pitch_p, pitch_r, steps = tiles[first_pe, outputs], tiles[first_pe, taps], loops.steps
     if chip.device[BOX]:  # a box is a tile of stride and dilation 1, every way multiplied by them
         stride, dilation = axis[STRIDE], axis[DILATION]
-        np_, nr, tp, tr = (np_ - 1) * stride + 1, (nr - 1) * dilation + 1, tp * stride, tr * dilation
-        for i in range(m):
-            scratch.box_steps[i] = steps[i] * (stride if scratch.axis_dims[side, i] == 0 else dilation)
+        wide, high = (wide - 1) * stride + 1, (high - 1) * dilation + 1
+        pitch_p, pitch_r = pitch_p * stride, pitch_r * dilation
+        for i in range(loops.count):
+            scratch.box_steps[i] = steps[i] * (stride if loops.dims[i] == 0 else dilation)
         steps = scratch.box_steps
         axis = scratch.box_axis
-    fan_p, fan_r, shift_p, shift_r = fan[outputs], fan[taps], 0, 0
+    fan_p, fan_r, p_edge, r_edge = fan[outputs], fan[taps], 0, 0
     if which == TAIL and along_taps:
-        shift_r, fan_r = (fan_r - 1) * tr, 1
+        r_edge, fan_r = (fan_r - 1) * pitch_r, 1
     elif which == TAIL:
-        shift_p, fan_p = (fan_p - 1) * tp, 1
-    axis_sums(
-        axis, scratch.axis_dims[side], scratch.axis_trips[side], steps, m, np_, nr, tp, tr, fan_p, fan_r, shift_p,
-        shift_r, UNION + (chip.device[SHARING] != 0), split, which, scratch.sums[side], scratch,
-    )  # fmt: skip
+        p_edge, fan_p = (fan_p - 1) * pitch_p, 1
+    tile = Tile(wide, high, pitch_p, pitch_r, fan_p, fan_r)
+    own = Loops(loops.dims, loops.trips, steps, loops.count)
+    sharing = UNION + (chip.device[SHARING] != 0)
+    axis_sums(axis, own, tile, p_edge, r_edge, sharing, split, which, scratch.sums[side], scratch)
 
 
 @jit
@@ -364,10 +374,10 @@ def forwarded_together(end, pe_end, level, fan, chip, work, p, scratch):
     split again by the forwarding loop of the other axis.
     """
     first_pe = chip.device[FIRST_PE]
-    m_rows = list_axis(0, end, pe_end, level, fan, first_pe, scratch)
-    m_columns = list_axis(1, end, pe_end, level, fan, first_pe, scratch)
-    row_loop, rows_taps = forwarding_loop(0, m_rows, chip, work, p, scratch)
-    column_loop, columns_taps = forwarding_loop(1, m_columns, chip, work, p, scratch)
+    rows = list_axis(0, end, pe_end, level, fan, first_pe, scratch)
+    columns = list_axis(1, end, pe_end, level, fan, first_pe, scratch)
+    row_loop, rows_taps = forwarding_loop(0, rows, chip, work, p, scratch)
+    column_loop, columns_taps = forwarding_loop(1, columns, chip, work, p, scratch)
     rows_first = column_loop < 0  # whether the forwarding loop of the rows is the outer one
     seen_rows, seen_columns = -1, -1
     for j in range(end):
@@ -390,40 +400,39 @@ def forwarded_together(end, pe_end, level, fan, chip, work, p, scratch):
                 split_rows = False
             if (part_rows == ALL) == split_rows or (part_columns == ALL) == split_columns:
                 continue
-            reading_sums(0, m_rows, level, fan, row_loop, rows_taps, part_rows, chip, work, p, scratch)
-            reading_sums(1, m_columns, level, fan, column_loop, columns_taps, part_columns, chip, work, p, scratch)
+            reading_sums(0, rows, level, fan, row_loop, rows_taps, part_rows, chip, work, p, scratch)
+            reading_sums(1, columns, level, fan, column_loop, columns_taps, part_columns, chip, work, p, scratch)
             total += combined(
-                end, scratch.loop_dim, scratch.loop_n, scratch.sums[0], m_rows, scratch.sums[1], m_columns
+                end, scratch.loop_dim, scratch.loop_n, scratch.sums[0], rows.count, scratch.sums[1], columns.count
             )
     return total
 
 
 @jit
 def tiles_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
-    """Input words where tiles have gaps, or parts of them are padding or overshoot: as `boxes_moved`, by `axis_words`,
-    for one plane."""
+    """Input words where tiles have gaps, or parts of them are padding or overshoot, for one plane: into scratch.moved,
+    the sum over PEs, and with `spread` what all PEs read together. As `boxes_moved`, by `axis_words`."""
     first_pe = chip.device[FIRST_PE]
     one = np.int64(1)
     in_pe = level >= first_pe
-    row, count = scratch.found, scratch.counts
-    for sharing in range(2):  # per instance; then for all PEs together
-        if sharing and not spread:
-            break
-        kind = EACH if sharing == 0 else UNION + (chip.device[SHARING] != 0)
-        for side in range(2):
-            outputs, taps = (P, R) if side == 0 else (Q, S)
-            m = list_axis(side, end, pe_end, level, fan, first_pe, scratch)
-            count[side] = m
-            row[side] = remembered(
-                work.axes[p, side], scratch.axis_dims[side], scratch.axis_trips[side], scratch.axis_steps[side], m,
-                scratch.tiles[level, outputs], scratch.tiles[level, taps],
-                scratch.tiles[first_pe, outputs] if in_pe else one, scratch.tiles[first_pe, taps] if in_pe else one,
-                fan[outputs] if in_pe else one, fan[taps] if in_pe else one, kind, side, scratch,
-            )  # fmt: skip
-        scratch.moved[sharing] = combined(
-            end, scratch.loop_dim, scratch.loop_n, scratch.memo_sums[0, row[0]], count[0],
-            scratch.memo_sums[1, row[1]], count[1],
+    found, count = scratch.found, scratch.counts
+    for side in range(2):
+        outputs, taps = (P, R) if side == 0 else (Q, S)
+        loops = list_axis(side, end, pe_end, level, fan, first_pe, scratch)
+        count[side] = loops.count
+        tile = Tile(
+            scratch.tiles[level, outputs], scratch.tiles[level, taps],
+            scratch.tiles[first_pe, outputs] if in_pe else one, scratch.tiles[first_pe, taps] if in_pe else one,
+            fan[outputs] if in_pe else one, fan[taps] if in_pe else one,
         )  # fmt: skip
+        found[side, 0] = remembered(work.axes[p, side], loops, tile, EACH, 2 * side, scratch)
+        if spread:
+            sharing = UNION + (chip.device[SHARING] != 0)
+            found[side, 1] = remembered(work.axes[p, side], loops, tile, sharing, 2 * side + 1, scratch)
+    for together in range(1 + spread):
+        rows = scratch.memo_sums[together, found[0, together]]
+        columns = scratch.memo_sums[2 + together, found[1, together]]
+        scratch.moved[together] = combined(end, scratch.loop_dim, scratch.loop_n, rows, count[0], columns, count[1])
 
 
 @part
@@ -685,11 +694,9 @@ def fetched_words(sharing, fan, chip, work, p, scratch):
             dims[m], trips[m], steps[m] = kind, size // (part_of_pe * fans), part_of_pe * fans
             dims[m + 1], trips[m + 1], steps[m + 1] = kind, part_of_pe // lanes, lanes
             m += 2
-        row = remembered(
-            work.operand_axes[p, side], dims, trips, steps, m, np_, nr, per_pe_p, per_pe_r, fan[outputs], fan[taps],
-            sharing, side, scratch,
-        )  # fmt: skip
-        total *= scratch.memo_sums[side, row, 0, m]
+        tile = Tile(np_, nr, per_pe_p, per_pe_r, fan[outputs], fan[taps])
+        row = remembered(work.operand_axes[p, side], Loops(dims, trips, steps, m), tile, sharing, 2 * side, scratch)
+        total *= scratch.memo_sums[2 * side, row, 0, m]
     return total
 
 
@@ -709,7 +716,13 @@ def price(p, chip, work, scratch, steps, pes, accumulator):
     outputs = work.words[p, O]
     cycles = steps
     if work.mac_rate[p, 0] != work.mac_rate[p, 1]:
-        cycles = -((-steps * work.mac_rate[p, 1]) // work.mac_rate[p, 0])
+        fused = steps  # trips of the loops that a unit does several of side by side
+        if chip.device[FUSED_DIMS] != ALL_DIMS:
+            fused = 1
+            for d in range(8):
+                if chip.device[FUSED_DIMS] >> d & 1:
+                    fused *= scratch.tiles[0, d] // (scratch.fan[d] * scratch.tiles[index(n_levels), d])
+        cycles = steps // fused * -((-fused * work.mac_rate[p, 1]) // work.mac_rate[p, 0])
     wait = 0.0  # cycles, as a float: a bandwidth far below one bit per cycle must not wrap around
     total = 0.0
     innermost_w = True

@@ -61,6 +61,10 @@ def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: object
             reasons.append(f"array: {slot} cannot carry {', '.join(wrong)} on device {device.name}, only {may}")
     if device.lanes > 1 and (needed := math.prod(products["lanes"].values())) > device.lanes:
         reasons.append(f"array: lanes need {needed} MACs in each PE, there are {device.lanes}")
+    wrong = [dim for dim in DIMS if products.get("lanes", {}).get(dim, 1) > 1 and dim not in device.lanes_dims]
+    if wrong:
+        may = ", ".join(device.lanes_dims) or "nothing"
+        reasons.append(f"array: lanes cannot carry {', '.join(wrong)} on device {device.name}, only {may}")
     widths = word_bits(device, bits)
     for level in device.levels:
         for tensor in mapping.bypassed(level.name):

@@ -19,14 +19,14 @@ from hw_model.widths import Widths, widths_of
 
 ARRAY_SLOTS = ("spatial_x", "spatial_y", "lanes")
 FAR = 2**40  # beyond any position
-MEMO_ROWS, KEY_LENGTH = 16384, 9 + 8  # axes remembered; numbers of a key, of them 8 loops
+MEMO_ROWS, KEY_LENGTH = 8192, 9 + 8  # axes remembered; numbers of a key, of them 8 loops
 TENSOR_BIT = {"W": 1, "I": 2, "O": 4}
 
 
 class DeviceTable(NamedTuple):
     """A device as the kernel reads it; L levels.
 
-    hold, may_bypass [L]: tensor bits (W 1, I 2, O 4); device [13]: in the order of the kernel's LEVELS, FIRST_PE, ..;
+    hold, may_bypass [L]: tensor bits (W 1, I 2, O 4); device [15]: in the order of the kernel's LEVELS, FIRST_PE, ..;
     cap_mask, cap_bits [L, 3]: partitions; bandwidth [L, 2]: bits per cycle;
     slots [L + 3]: of each level, of x, y and the lanes, 255 for lanes the device does not have.
     """
@@ -79,7 +79,7 @@ class Scratch(NamedTuple):
     loop_dim, loop_n [M]; prefix [M]: products of the trips up to each loop; again_w, again_i, again_o [M]: of the trips
     of loops that do not move W or O, or do not replace all of I; level_end, keep [L]; tiles [L + 1, 8];
     counters [L, 3, 4]; network [4]; energy [L + 3, 3]; fan, alone [8]; axis_dims, axis_trips, axis_steps [2, m];
-    nested [2, 2, m]; spans [4, 2A]; found, counts, moved [2]; real [7]; sums [2, 2, m + 1]; box_steps [m];
+    nested [2, 2, m]; spans [4, 2A]; found [2, 2]; counts, moved [2]; real [7]; sums [2, 2, m + 1]; box_steps [m];
     box_axis [6]; key, memo_keys, memo_sums: see `remembered`.
     """
 
@@ -154,6 +154,7 @@ def device_table(device: Device) -> DeviceTable:
                 device.input_sharing == "identical",
                 device.forward_inputs,
                 device.input_words == "box",
+                *(sum(1 << DIMS.index(d) for d in dims) for dims in (device.lanes_dims, device.mac.fused_dims)),
             ],
             np.int64,
         ),
@@ -264,7 +265,7 @@ def scratch(device: Device, problems: ProblemTable, loops: int = 0) -> Scratch:
         axis_steps=np.ones((2, along), np.int64),
         nested=np.ones((2, 2, along), np.int64),
         spans=np.zeros((4, 2 * users), np.int64),
-        found=np.zeros(2, np.int64),
+        found=np.zeros((2, 2), np.int64),
         counts=np.zeros(2, np.int64),
         moved=np.zeros(2, np.int64),
         real=np.ones(7, np.int64),
@@ -286,7 +287,7 @@ def _memo(n_levels: int, along: int) -> dict[str, np.ndarray]:
     if along not in known:
         known[along] = {
             "key": np.zeros(KEY_LENGTH, np.int64),
-            "memo_keys": np.zeros((2, MEMO_ROWS + 1, KEY_LENGTH), np.int64),
-            "memo_sums": np.zeros((2, MEMO_ROWS + 1, 2, along + 1), np.int64),
+            "memo_keys": np.zeros((4, MEMO_ROWS + 1, KEY_LENGTH), np.int64),
+            "memo_sums": np.zeros((4, MEMO_ROWS + 1, 2, along + 1), np.int64),
         }
     return known[along]

@@ -52,7 +52,7 @@ def constraints(dataflow: Dataflow, layer: Layer, device: Device, bits: object) 
     chip = device.first_pe_level
     axes = {"spatial_x": dataflow.x, "spatial_y": dataflow.y, "lanes": dataflow.lanes}
     in_chip = dict.fromkeys(device.level_names[:chip], Place())
-    may_carry = dict(zip(("spatial_x", "spatial_y"), device.axis_dims, strict=True))
+    may_carry = dict(zip(("spatial_x", "spatial_y", "lanes"), (*device.axis_dims, device.lanes_dims), strict=True))
     allowed = np.array(
         [
             _bits({**axes, **in_chip}.get(slot, dataflow.pe).dims) & _bits(may_carry.get(slot, "".join(DIMS)))

@@ -22,7 +22,7 @@ def import_mapping(text: str, device: Device, source: str = "mapping") -> Mappin
     """Our mapping from the text of a Timeloop mapping file for this device.
 
     Targets are levels of the device (in any case: "DRAM", "dram") or the buffers of `export_timeloop`. Spatial loops
-    that are all on X and do not fit there are spread over both axes of the array, where they fit.
+    that are all on X and do not fit there, or may not lie there, are spread over both axes, where they fit.
 
     Raises:
         InputError: a target, type, factor or permutation that is not understood; a tensor kept where the level does
@@ -191,16 +191,20 @@ def _add_spatial(loops: dict, fields: dict, level: Level, device: Device, where:
 
 
 def _spread(row: list[list], device: Device) -> tuple[list[list], list[list]]:
-    """Loops of one row of PEs as loops of X and of Y; all on X where they fit there, or nowhere.
+    """Loops of one row of PEs as loops of X and of Y; all on X where they may lie and fit there, or nowhere.
 
-    No count depends on the axis, so the first way found is as good as any; it leaves X as full as can be.
+    No count depends on the axis, among those that may carry a dimension, so the first way found is as good as any; it
+    leaves X as full as can be.
     """
     x, y = device.array
-    if math.prod(n for _, n in row) <= x or math.prod(n for _, n in row) > x * y:
+    on_x_dims, on_y_dims = device.axis_dims
+    free = all(dim in on_x_dims for dim, _ in row)
+    if (free and math.prod(n for _, n in row) <= x) or math.prod(n for _, n in row) > x * y:
         return row, []
     ways = {(1, 1): ()}  # (PEs along X, along Y) so far -> trips on X of each loop
-    for _, n in row:
+    for dim, n in row:
         divisors = [d for d in range(1, min(n, x) + 1) if n % d == 0]
+        divisors = [d for d in divisors if (dim in on_x_dims or d == 1) and (dim in on_y_dims or d == n)]
         ways = {(i * d, j * n // d): (*trips, d) for (i, j), trips in ways.items() for d in divisors
                 if i * d <= x and j * n // d <= y}  # fmt: skip
     if not ways:

@@ -50,7 +50,7 @@ BUFFERS = [  # device, level, tensor, bytes of the SRAM or None for a register
     ("simba_like", "buffer", "O", 3 * KB), ("simba_like", "wreg", "W", None),
     ("edge_tpu_like", "sram", "I", 1024 * KB), ("edge_tpu_like", "accumulator", "O", 8 * KB),
     ("edge_tpu_like", "pe", "W", None),
-    ("bitfusion", "buffer", "I", 32 * KB), ("bitfusion", "buffer", "O", 16 * KB), ("bitfusion", "wbuf", "W", None),
+    ("bitfusion", "buffer", "I", 32 * KB), ("bitfusion", "buffer", "O", 16 * KB), ("bitfusion", "unit", "W", None),
     ("shidiannao", "sram", "W", 128 * KB), ("shidiannao", "sram", "I", 64 * KB), ("shidiannao", "pe", "O", None),
 ]  # fmt: skip
 
@@ -66,6 +66,16 @@ def test_buffers_follow_the_law(name, level, tensor, size_bytes):
     )
     assert device.level(level).read_energy_pj_per_bit[tensor] == pytest.approx(law, rel=1e-4)
     assert device.level(level).write_energy_pj_per_bit[tensor] == pytest.approx(law, rel=1e-4)
+
+
+def test_bit_fusion_reads_weights_from_an_sram():
+    """64 KiB in 512 banks of 128 bytes: dearer than a register, cheaper than the activations' larger macros."""
+    buffer = hw_model.load_device("bitfusion").level("buffer")
+    assert buffer.partitions[0] == (("W",), 64 * KB * 8)
+    energies = buffer.read_energy_pj_per_bit
+    assert energies["W"] * 32 == pytest.approx(0.683701, rel=1e-4)  # CACTI, 128 B with a port of 32 bits
+    assert buffer.write_energy_pj_per_bit["W"] * 32 == pytest.approx(0.925317, rel=1e-4)
+    assert 2 * energy.register_energy_pj_per_bit(45) < energies["W"] < energies["O"]
 
 
 @pytest.mark.parametrize(

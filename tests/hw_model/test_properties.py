@@ -155,7 +155,7 @@ def test_invariants(seed):
 def test_fused_rate():
     device = hw_model.load_device("bitfusion")
     layer = hw_model.Layer(K=256, C=64)
-    mapping = {"dram": [["K", 16], ["C", 64]], "spatial_y": [["K", 16]]}
+    mapping = {"dram": [["K", 16], ["C", 64]], "spatial_x": [["K", 16]]}
     cycles = {
         b: hw_model.evaluate(layer, mapping, device.unlimited(), b).cycles for b in (1, 2, 3, 4, 5, 8, 12, 16, 32)
     }
