@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 from automapper.plot import COLOURS, Series, plot
@@ -21,12 +22,12 @@ from hw_model.widths import in_words, widths_of
 def render(report: Mapping[str, Any], device: Device) -> str:
     """The page of a report made for `device`."""
     widths = [_bit_width(row, device) for row in report["bit_widths"]]
-    places = [*device.level_names, "noc", "mac"]
+    places = [*device.level_names, "noc", "mac", *(["idle"] if device.idle_power_mw else [])]
     return _template().render(
         report=report,
         device=device,
         widths=widths,
-        colour=dict(zip(places, COLOURS, strict=False)),
+        colour=dict(zip(places, cycle(COLOURS), strict=False)),
         macs=sum(math.prod(layer["dims"][d] for d in DIMS) for layer in report["bit_widths"][0]["layers"]),
         accuracy_plot=accuracy_plot(report),
         convergence_plot=convergence_plot(report),

@@ -14,7 +14,7 @@ TITLE = "AutoMapper against the Eyeriss dataflow"
 CLAIM = "The paper: AutoMapper's mappings have a lower EDP than the Eyeriss dataflow at every bit-width"
 CAPTION = (
     "full-size networks at 224x224 with random weights (an EDP does not depend on them), batch 1, device `eyeriss`, "
-    "30,000 mappings per layer, bit-width and dataflow, layers one after another"
+    "20,000 mappings per layer, bit-width and dataflow, layers one after another"
 )
 REMARKS: dict[str, str] = {}
 LEGAL = (SCALES["full"], SCALES["smoke"])
