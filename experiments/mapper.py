@@ -142,7 +142,8 @@ def summary(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     """How much lower the EDP is than with the other baselines."""
     rows = rows_of(scale, results)
     found = {name: values for name in BASELINES if name not in JUDGED and (values := mean_gains(rows, name))}
-    return listed(f"{ranged(values.values())} lower than with {BASELINES[name]}" for name, values in found.items())
+    said = [f"{ranged(values.values())} lower than with {BASELINES[name]}" for name, values in found.items()]
+    return f"EDP {listed(said)}" if said else "no other search has converged"
 
 
 def mean_gains(rows: Rows, baseline: str) -> dict[tuple[str, int], float]:
@@ -289,7 +290,7 @@ def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) 
     if not networks:
         return []
     panels = {
-        f"than with {BASELINES[baseline]}": {
+        f"against {BASELINES[baseline]}": {
             title: [gains(rows[network, b], baseline) for b in PAPER_BITS] for title, network in networks.items()
         }
         for baseline in JUDGED
