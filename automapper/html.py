@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
-from itertools import cycle
 from typing import Any
 
 from automapper.plot import COLOURS, Series, plot
@@ -27,7 +27,7 @@ def render(report: Mapping[str, Any], device: Device) -> str:
         report=report,
         device=device,
         widths=widths,
-        colour=dict(zip(places, cycle(COLOURS), strict=False)),
+        colour=dict(zip(places, itertools.cycle(COLOURS))),
         macs=sum(math.prod(layer["dims"][d] for d in DIMS) for layer in report["bit_widths"][0]["layers"]),
         accuracy_plot=accuracy_plot(report),
         convergence_plot=convergence_plot(report),

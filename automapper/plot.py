@@ -10,7 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 640, 380
 LEFT, RIGHT, TOP, BOTTOM = 96, 34, 14, 58
 LEGEND = 24  # height of a line of it, for the larger letters of a phone too
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")  # Okabe and Ito, 2008
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#222222")  # Okabe and Ito, 2008
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 Rows: tests/data/bitfusion_simulator.csv, point-wise and depth-wise layers at W = A = 4, 6, 8. Printed, for each kind
 and bit-width and for all bit-widths together: Spearman's rank correlation of cycles and energy, and the median of
-simulator/modelled. Nothing is fitted on these rows.
+simulator/modelled. No constant is tuned on these rows; which traffic the device charges was chosen with them in view.
 """
 
 from __future__ import annotations

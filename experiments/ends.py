@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.plan import map_run, train_run
+from experiments.plan import budget, map_run, train_run
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
 from experiments.statistics import mean, p_value, significant
@@ -79,6 +79,6 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
         ]
         gains = edp_gains(scale, seeds, results)
         lines.append(["lower by", *(f"{gains[b]:.1f}%" if b in gains else "" for b in PAPER_BITS)])
-        parts.append(table(["", *(f"{b} bit" for b in PAPER_BITS)], lines))
+        parts += [budget(scale), table(["", *(f"{b} bit" for b in PAPER_BITS)], lines)]
     parts += map(str, verdicts(scale, seeds, results).values())
     return "\n\n".join(parts)

@@ -11,7 +11,7 @@ from hw_model.compiled import kernel
 from hw_model.cost import Cost, cost_from_arrays
 from hw_model.device import Device, load_device
 from hw_model.errors import InvalidMapping
-from hw_model.layer import DIMS, RELEVANT, Layer
+from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Mapping
 from hw_model.reasons import factor_products, invalid_reasons
 from hw_model.tables import device_table, keep_table, problem_table, scratch
@@ -54,8 +54,6 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: Widths) -> Cost:
     work.loop_dim[:count] = [DIMS.index(dim) for dim, _ in loops]
     work.loop_n[:count] = trips
     work.prefix[:count] = np.cumprod(trips)
-    for again, moving in ((work.again_w, RELEVANT["W"]), (work.again_i, "NGC"), (work.again_o, RELEVANT["O"])):
-        again[:count] = np.cumprod([1 if dim in moving else factor for dim, factor in loops])
     work.level_end[:] = np.cumsum([len(mapping[name]) for name in device.level_names])
     work.keep[:] = keep_table(mapping, device)
     row = Batch(

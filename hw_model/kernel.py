@@ -147,19 +147,18 @@ def check(b, p, factors, chip, work, scratch):
 
 
 @part
-def times_again(end, loop_dim, again, relevant):
-    """How often a whole tensor is moved by loops 0..end-1: the trips of irrelevant loops outside the innermost relevant
-    one; those inside it leave every tile in place. again [M]: products of the irrelevant trips up to each loop."""
+def turns(end, loop_dim, prefix, relevant):
+    """How often a tile is replaced by loops 0..end-1: loops inside the innermost relevant one leave it in place."""
     for j in range(end - 1, -1, -1):
         if relevant >> loop_dim[index(j)] & 1:
-            return again[index(j)]
+            return prefix[index(j)]
     return 1
 
 
 @part
-def boxes_moved(end, pe_end, level, spread, whole_planes, fan, chip, work, p, scratch):
-    """Input words where every tile is an unbroken box of real words, for all planes: of one PE of each plane, and of
-    all PEs together. whole_planes: N*G*C of the layer. As `tiles_moved`, but in closed form."""
+def boxes_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
+    """Input words where every tile is an unbroken box of real words: of one PE of each plane, and of all PEs together,
+    for the planes N, G, C that the loops cover. As `tiles_moved`, but in closed form."""
     tiles, loop_dim, loop_n = scratch.tiles, scratch.loop_dim, scratch.loop_n
     neighbours = index(chip.device[FIRST_PE])
     stride_p, dilation_r = work.axes[p, 0, STRIDE], work.axes[p, 0, DILATION]
@@ -168,6 +167,10 @@ def boxes_moved(end, pe_end, level, spread, whole_planes, fan, chip, work, p, sc
     part_q, part_s = tiles[level, Q], tiles[level, S]
     rows = span(part_p, part_r, stride_p, dilation_r)
     columns = span(part_q, part_s, stride_q, dilation_s)
+    planes = tiles[level, N] * tiles[level, G] * tiles[level, C]
+    all_planes = planes * fan[N] * fan[G] * fan[C]
+    if level < neighbours:
+        all_planes = planes
     words = rows * columns
     all_rows = rows
     all_columns = columns
@@ -195,8 +198,8 @@ def boxes_moved(end, pe_end, level, spread, whole_planes, fan, chip, work, p, sc
     for j in range(end - 1, -1, -1):
         d = loop_dim[index(j)]
         if PLANES >> d & 1:  # nothing of the old tile is left, and so for all loops further out
-            words *= scratch.again_i[index(j)]
-            together *= scratch.again_i[index(j)]
+            words *= scratch.prefix[index(j)]
+            together *= scratch.prefix[index(j)]
             break
         n = loop_n[index(j)]
         if j < pe_end and not fanned:
@@ -254,7 +257,7 @@ def boxes_moved(end, pe_end, level, spread, whole_planes, fan, chip, work, p, sc
                     readers = starts_rows * distinct_starts(step_q, fan[Q], step_s, 1)
                 stays = all_rows * all_columns - rows * columns * readers
             together = n * together - (n - 1) * stays
-    return words * whole_planes, together * whole_planes
+    return words * all_planes, together * all_planes
 
 
 @jit
@@ -517,6 +520,8 @@ def count(b, p, factors, chip, work, scratch):
     reducing = fan[C] * fan[R] * fan[S]
     pes = fan[N] * fan[G] * fan[K] * fan[P] * fan[Q] * reducing
     copies_w = fan[N] * fan[P] * fan[Q]
+    pes_w = fan[G] * fan[K] * reducing
+    pes_o = fan[N] * fan[G] * fan[K] * fan[P] * fan[Q]
     serving_i = multicast and pes > fan[K]
     exact = True
     for d in range(8):
@@ -531,7 +536,11 @@ def count(b, p, factors, chip, work, scratch):
         end = level_end[index(step - 1)]
         inside_pe = step >= first_pe
         if keep[level] & 1:
-            words = weights * times_again(end, scratch.loop_dim, scratch.again_w, RELEVANT_W)
+            words = weight_words(tiles[level, G], tiles[level, K], tiles[level, C], tiles[level, R], tiles[level, S])
+            words *= turns(end, scratch.loop_dim, scratch.prefix, RELEVANT_W) * (pes_w if inside_pe else 1)
+            if not exact:  # so many times the whole tensor, as padded: count the real one
+                padded = weight_words(tiles[0, G], tiles[0, K], tiles[0, C], tiles[0, R], tiles[0, S])
+                words = words // padded * weights
             crossing = inside_pe and parent_w < first_pe
             fills = words * (copies_w if inside_pe else 1)
             counters[level, W, FILLS] = fills
@@ -544,8 +553,11 @@ def count(b, p, factors, chip, work, scratch):
             spread = crossing and serving_i
             if unbroken(level, exact, chip, work, p, scratch):
                 fills, together = boxes_moved(
-                    end, pe_end if inside_pe else 0, level, spread, planes, fan, chip, work, p, scratch
+                    end, pe_end if inside_pe else 0, level, spread, fan, chip, work, p, scratch
                 )
+                if not exact:
+                    padded = tiles[0, N] * tiles[0, G] * tiles[0, C]
+                    fills, together = fills // padded * planes, together // padded * planes
                 if not spread:
                     together = fills
                 if inside_pe:
@@ -562,7 +574,11 @@ def count(b, p, factors, chip, work, scratch):
                 network[I] = fills
             parent_i = level
         if keep[level] & 4:
-            words = outputs * times_again(end, scratch.loop_dim, scratch.again_o, RELEVANT_O)
+            words = output_words(tiles[level, N], tiles[level, G], tiles[level, K], tiles[level, P], tiles[level, Q])
+            words *= turns(end, scratch.loop_dim, scratch.prefix, RELEVANT_O) * (pes_o if inside_pe else 1)
+            if not exact:
+                padded = output_words(tiles[0, N], tiles[0, G], tiles[0, K], tiles[0, P], tiles[0, Q])
+                words = words // padded * outputs
             crossing = inside_pe and parent_o < first_pe
             entered = words * (reducing if inside_pe else 1)
             updates = words * apart if crossing else entered
@@ -805,9 +821,6 @@ def list_loops(b, batch, chip, scratch):
     reason = 0
     position = 0
     running = 1
-    running_w = 1
-    running_i = 1
-    running_o = 1
     for level in range(n_levels):
         slot = slots[level]
         seen = 0
@@ -818,13 +831,7 @@ def list_loops(b, batch, chip, scratch):
             loop_dim[index(position)] = d
             loop_n[index(position)] = n
             running *= n
-            running_w *= 1 + (n - 1) * (1 & ~(RELEVANT_W >> d))  # no branches: orders are hard to predict
-            running_o *= 1 + (n - 1) * (1 & ~(RELEVANT_O >> d))
-            running_i *= 1 + (n - 1) * (1 & ~(PLANES >> d))
             prefix[index(position)] = running
-            scratch.again_w[index(position)] = running_w
-            scratch.again_i[index(position)] = running_i
-            scratch.again_o[index(position)] = running_o
             position += n > 1
         if seen != 255:
             reason = FACTOR

@@ -76,8 +76,7 @@ class ProblemTable(NamedTuple):
 class Scratch(NamedTuple):
     """What the kernel writes on, one set per thread; M loops, m of them along one axis, A PEs along one axis.
 
-    loop_dim, loop_n [M]; prefix [M]: products of the trips up to each loop; again_w, again_i, again_o [M]: of the trips
-    of loops that do not move W or O, or do not replace all of I; level_end, keep [L]; tiles [L + 1, 8];
+    loop_dim, loop_n [M]; prefix [M]: products of the trips up to each loop; level_end, keep [L]; tiles [L + 1, 8];
     counters [L, 3, 4]; network [4]; energy [L + 3, 3]; fan, alone [8]; axis_dims, axis_trips, axis_steps [2, m];
     nested [2, 2, m]; spans [4, 2A]; found [2, 2]; counts, moved [2]; real [7]; sums [2, 2, m + 1]; box_steps [m];
     box_axis [6]; key, memo_keys, memo_sums: see `remembered`.
@@ -86,9 +85,6 @@ class Scratch(NamedTuple):
     loop_dim: np.ndarray
     loop_n: np.ndarray
     prefix: np.ndarray
-    again_w: np.ndarray
-    again_i: np.ndarray
-    again_o: np.ndarray
     level_end: np.ndarray
     keep: np.ndarray
     tiles: np.ndarray
@@ -249,9 +245,6 @@ def scratch(device: Device, problems: ProblemTable, loops: int = 0) -> Scratch:
         loop_dim=np.zeros(loops, np.uint8),
         loop_n=np.zeros(loops, np.int64),
         prefix=np.zeros(loops, np.int64),
-        again_w=np.zeros(loops, np.int64),
-        again_i=np.zeros(loops, np.int64),
-        again_o=np.zeros(loops, np.int64),
         level_end=np.zeros(n_levels, np.int64),
         keep=np.zeros(n_levels, np.int64),
         tiles=np.ones((n_levels + 1, 8), np.int64),

@@ -186,7 +186,7 @@ def test_a_gain_is_shown_where_every_search_has_converged():
     )
     (said,) = claim.every_verdict(rows).values()
     assert said.word == "holds where searches have converged"
-    assert "in 4 of 4 cases, by 15.0 to 43.0 % (1 more" in said.because
+    assert "in 4 of 4 cases, by 15.0 to 43.0 % (not converged: 1 more)" in said.because
     nothing = {key: [made_up(10.0, False)] for key in rows}
     (said,) = claim.every_verdict(nothing).values()
     assert said.word == "undecided"
