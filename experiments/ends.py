@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.plan import map_run, train_run
+from experiments.plan import budget, map_run, train_run
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
 from experiments.statistics import mean, p_value, significant
@@ -37,12 +37,17 @@ def accuracies(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str
 
 
 def edp_gains(scale: Scale, seeds: Sequence[int], results: Results) -> dict[int, float]:
-    """Bit-width -> by how many percent quantized ends lower the EDP; empty where a network is not mapped yet."""
+    """Bit-width -> by how many percent quantized ends lower the EDP, where both searches have converged; empty where a
+    network is not mapped yet."""
     before, after = (results.of(mapping(scale, seeds[0])[label]) for label in (AT_32, QUANTIZED))
     if not before or not after:
         return {}
-    pairs = {b: (before["bits"][str(b)]["edp_js"], after["bits"][str(b)]["edp_js"]) for b in PAPER_BITS}
-    return {b: 100 * (1 - less / more) for b, (more, less) in pairs.items()}
+    pairs = {b: (before["bits"][str(b)], after["bits"][str(b)]) for b in PAPER_BITS}
+    return {
+        b: 100 * (1 - less["edp_js"] / more["edp_js"])
+        for b, (more, less) in pairs.items()
+        if more["converged"] and less["converged"]
+    }
 
 
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
@@ -55,8 +60,8 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
     change = [mean(rows[QUANTIZED][b]) - mean(rows[AT_32][b]) for b in PAPER_BITS]
     word = "accuracy changes" if differ else "accuracy not told apart" if known else NO_SPREAD
     because = f"{ranged(change, '+.2f', ' points')} when quantized"
-    if gains:
-        below_32 = [gain for b, gain in gains.items() if b < 32]
+    below_32 = [gain for b, gain in gains.items() if b < 32]
+    if below_32:
         because += f"; EDP {ranged(below_32)} lower below 32 bit, most at {max(gains, key=gains.get)} bit"
     return {"quantized ends": Verdict(word, because)}
 
@@ -73,7 +78,7 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
             for label, found in costs.items()
         ]
         gains = edp_gains(scale, seeds, results)
-        lines.append(["lower by", *(f"{gains[b]:.1f}%" for b in PAPER_BITS)])
-        parts.append(table(["", *(f"{b} bit" for b in PAPER_BITS)], lines))
+        lines.append(["lower by", *(f"{gains[b]:.1f}%" if b in gains else "" for b in PAPER_BITS)])
+        parts += [budget(scale), table(["", *(f"{b} bit" for b in PAPER_BITS)], lines)]
     parts += map(str, verdicts(scale, seeds, results).values())
     return "\n\n".join(parts)

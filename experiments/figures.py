@@ -84,21 +84,30 @@ def bar(values: Sequence[float]) -> float:
     return spread(values) if len(values) > 1 else 0.0
 
 
-def grouped_bars(groups: Mapping[str, Sequence[Sequence[float]]], names: Sequence[str], label: str) -> plt.Figure:
-    """A group of bars per entry, one bar per name: the mean of its values, with their spread."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.2))
+def grouped_bars(
+    panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], names: Sequence[str], label: str
+) -> plt.Figure:
+    """Panels side by side; per panel a group of bars per entry, one bar per name: the mean of its values, with their
+    spread. Nothing is drawn for a name without values."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.2), squeeze=False)
     width = 0.8 / len(names)
-    for index, name in enumerate(names):
-        places = [group + (index - (len(names) - 1) / 2) * width for group in range(len(groups))]
-        heights = [mean(values[index]) for values in groups.values()]
-        bars = [bar(values[index]) for values in groups.values()]
-        shown = {"capsize": 1.5, "error_kw": {"elinewidth": 0.8, "ecolor": "#404040"}}
-        axis.bar(places, heights, width * 0.92, yerr=bars, label=name, color=SHADES[index], **shown)
-    axis.set_xticks(range(len(groups)), list(groups))
-    axis.grid(axis="x", visible=False)
-    axis.set_ylabel(label)
-    axis.legend(fontsize=7, ncol=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.14), frameon=False)
-    figure.tight_layout()
+    for axis, (title, groups) in zip(axes[0], panels.items(), strict=True):
+        for index, name in enumerate(names):
+            shown = [
+                (group + (index - (len(names) - 1) / 2) * width, values[index])
+                for group, values in enumerate(groups.values())
+                if values[index]
+            ]
+            places, heights = [place for place, _ in shown], [mean(values) for _, values in shown]
+            options = {"capsize": 1.5, "error_kw": {"elinewidth": 0.8, "ecolor": "#404040"}}
+            bars = [bar(values) for _, values in shown]
+            axis.bar(places, heights, width * 0.92, yerr=bars, label=name, color=SHADES[index], **options)
+        axis.set_xticks(range(len(groups)), list(groups))
+        axis.grid(axis="x", visible=False)
+        axis.set(ylabel=label, title=title)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=7, ncol=len(names), loc="lower center", frameon=False)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     return figure
 
 

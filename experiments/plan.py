@@ -69,6 +69,11 @@ def train_run(
     return Run("train", "/".join(parts), tuple(words))
 
 
+def budget(scale: Scale) -> str:
+    """How long `map_run` searches, for a caption."""
+    return f"Mapped with a budget of {int(scale.map_budget):,} mappings per layer, bit-width and dataflow, seed 0:"
+
+
 def map_run(scale: Scale, name: str, source: Run, device: str = "eyeriss", extra: tuple[str, ...] = ()) -> Run:
     """The network of another run, mapped."""
     words = ("--checkpoint", source, "--device", device, "--budget", scale.map_budget, "--workers", "1", *extra)

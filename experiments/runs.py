@@ -25,6 +25,7 @@ import torch
 import automapper.__main__ as mapper
 import train
 import train_search
+from experiments.mapped import map_result
 from runtime.checkpoint import load_checkpoint, save_checkpoint
 from runtime.errors import Diverged, UserError
 from runtime.machine import versions
@@ -97,7 +98,7 @@ class Store:
         if done is not None:
             return done
         for need in run.needs:
-            self.provide(need)
+            self.provide(need, run.stage)
         with self._locked(run):
             done = self._standing(run, redo)  # another process may have done it meanwhile
             if done is not None:
@@ -114,8 +115,11 @@ class Store:
         newer = any((self.result(need) or done)["finished"] > done["finished"] for need in run.needs)
         return done if done["commit"] == commit_of_code()[0] and not newer else None
 
-    def provide(self, run: Run) -> None:
-        """See to it that what `run` wrote is there for the runs that read it."""
+    def provide(self, run: Run, reader: str) -> None:
+        """See to it that what `run` wrote is there for a run of the stage `reader`.
+
+        A mapping depends on no weight: where a training's are gone, its network alone is enough for the mapper.
+        """
         content = self.perform(run)
         if "diverged" in content["result"]:
             raise UserError(f"{run.name} is needed, but {content['result']['diverged']}")
@@ -125,8 +129,20 @@ class Store:
         if run.stage == "search":  # an architecture is small enough to be kept whole
             save_checkpoint(product, {"ops": content["result"]["ops"], "config": content["settings"]})
             return
+        if run.stage == "train" and reader == "map":
+            save_checkpoint(
+                product.with_name("arch.pt"), {**self._network(run, content), "config": content["settings"]}
+            )
+            return
         with self._locked(run):
             self._run(run)
+
+    def _network(self, run: Run, content: Mapping[str, Any]) -> dict[str, Any]:
+        """What `networks.build_network` makes the network of a finished training of."""
+        if content["settings"]["network"] != "derived":
+            return {"network": content["settings"]["network"]}
+        (search,) = run.needs
+        return {"ops": self.perform(search)["result"]["ops"]}
 
     def _run(self, run: Run) -> dict[str, Any]:
         folder = self.work / run.name
@@ -216,29 +232,6 @@ def search_result(folder: Path) -> dict[str, Any]:
 
 def train_result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
-
-
-COSTS = ("energy_j", "latency_s", "edp_js")
-
-
-def map_result(folder: Path) -> dict[str, Any]:
-    report = json.loads((folder / "report.json").read_text())
-    rows = {}
-    for row in report["bit_widths"]:
-        baselines = {name: of_baseline(values) for name, values in row["baselines"].items()}
-        own = {name: row[name] for name in (*COSTS, "mode", "utilisation")}
-        rows[row["bits"]] = own | {"baselines": baselines}
-    search = {name: report["search"][name] for name in ("engine", "mappings", "seconds", "seed")}
-    return {"device": report["device"], "layers": len(report["bit_widths"][0]["layers"]), "bits": rows, **search}
-
-
-def of_baseline(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Its costs; where only some layers have a mapping in it, AutoMapper's over the same layers beside them."""
-    own = values.get("covered", values)
-    kept = {**{cost: own[cost] for cost in COSTS}, **{name: values[name] for name in ("layers_covered", "layers")}}
-    if "automapper" in own:
-        kept["automapper"] = {cost: own["automapper"][cost] for cost in COSTS}
-    return kept
 
 
 RESULT_OF = {"search": search_result, "train": train_result, "map": map_result}

@@ -17,12 +17,14 @@ from experiments import runs as runs_module
 from experiments.__main__ import brief, expected_seconds, main, unique
 from experiments.claims import CLAIMS
 from experiments.images import subset
+from experiments.mapped import least_dram_cycles
 from experiments.plan import derived_network, map_run, search_run, train_run
 from experiments.runs import Run, Store
 from experiments.scales import PAPER_BITS, SCALES, SMOKE
 from experiments.statistics import difference, mean, p_value, significant, spread, verdict
 from experiments.tables import Results, accuracy_table, compared
 from experiments.verdicts import differing, is_highest
+from hw_model import Layer, load_device
 from runtime.errors import UserError, exit_status
 
 
@@ -112,11 +114,82 @@ def test_an_architecture_comes_back_out_of_its_result(folders, tmp_path):
     found = search_run(SMOKE, 1)
     kept = Store("smoke", *folders).perform(found)
     elsewhere = Store("smoke", folders[0], tmp_path)
-    elsewhere.provide(found)
+    elsewhere.provide(found, "train")
     arch = load_checkpoint(tmp_path / "smoke" / found.name / "arch.pt", ["ops"], "arch.pt")
     assert arch["ops"] == kept["result"]["ops"]
     result = Store("smoke", tmp_path / "results", tmp_path).perform(train_run(SMOKE, 1, (8,)))
     assert 0 <= result["result"]["accuracy"]["8"] <= 100
+
+
+@pytest.mark.parametrize("network", ["derived", "mobilenet_v2"])
+def test_a_network_is_mapped_without_its_weights(network, folders, tmp_path, monkeypatch):
+    """A mapping depends on no weight: a training whose weights are gone is not repeated for it."""
+    with_weights = Store("smoke", *folders)
+    training = train_run(SMOKE, 1, (2, 32), network=network)
+    with_weights.perform(training)
+    run = map_run(SMOKE, f"again_{network}", training)
+    expected = with_weights.perform(run)["result"]
+    (folders[0] / "smoke" / f"{run.name}.json").unlink()
+    monkeypatch.setitem(runs_module.STAGES, "train", lambda words: pytest.fail("it trained again"))
+    found = Store("smoke", folders[0], tmp_path).perform(run)["result"]
+    assert found["bits"] == expected["bits"]
+    assert not list(tmp_path.rglob("weights.pt")), "nothing that looks like a trained network"
+
+
+# --- mappings
+
+
+def test_least_dram_cycles_by_hand():
+    """64-bit link at 90 MHz beside a core at 200 MHz: 28.8 bits a cycle each way."""
+    layer = Layer(K=8, C=4, P=3, Q=5)
+    read, written = 8 * (8 * 4 + 4 * 3 * 5), 8 * 8 * 3 * 5
+    assert least_dram_cycles(layer, load_device("eyeriss"), 8) == math.ceil(max(read, written) / 28.8)
+    wide = Layer(K=64, C=2, P=3, Q=5)
+    assert least_dram_cycles(wide, load_device("eyeriss"), 8) == math.ceil(8 * 64 * 3 * 5 / 28.8), "outputs"
+    assert least_dram_cycles(layer, load_device("eyeriss").unlimited(), 8) == 0
+
+
+def test_a_map_keeps_what_explains_its_costs(folders):
+    """Shares add up; a layer that the DRAM link bounds is no faster in any dataflow."""
+    store = Store("smoke", *folders)
+    run = CLAIMS["mapper"].runs(SMOKE, SMOKE.seeds)[0]
+    store.perform(run)
+    result = store.result(run)["result"]
+    report_of_run = json.loads((store.work / run.name / "report.json").read_text())
+    bound = 0
+    for row in report_of_run["bit_widths"]:
+        kept = result["bits"][str(row["bits"])]
+        assert sum(kept["energy_shares"].values()) == pytest.approx(1)
+        assert {name: kept["baselines"][name]["edp_js"] for name in kept["baselines"]} == {
+            name: values.get("covered", values)["edp_js"] for name, values in row["baselines"].items()
+        }
+        for layer in row["layers"]:
+            if layer["name"] in kept["dram_bound"]:
+                bound += 1
+                assert all(other["cycles"] >= layer["cycles"] for other in layer["baselines"].values())
+    assert bound, "AlexNet's classifier waits for its weights"
+
+
+def made_up(gain, converged):
+    """One search's row, with row-stationary EDPs above AutoMapper's by so much that the gain is `gain` %."""
+    costs = {"edp_js": 1 - gain / 100, "energy_j": 1.0, "latency_s": 1.0}
+    other = {"edp_js": 1.0, "energy_j": 1.0, "latency_s": 1.0, "layers": 2, "layers_covered": 2, "converged": converged}
+    return {**costs, "baselines": {"row_stationary": other}}
+
+
+def test_a_gain_is_shown_where_every_search_has_converged():
+    claim = CLAIMS["mapper"]
+    rows = {("alexnet", b): [made_up(10.0 + b, True), made_up(12.0 + b, b != 8)] for b in PAPER_BITS}
+    line = claim.edp_table(rows).splitlines()[2]
+    assert line == (
+        "| AlexNet | the best row-stationary mapping | 2 | 15.0 ± 1.4 |  | 23.0 ± 1.4 | 27.0 ± 1.4 | 43.0 ± 1.4 |"
+    )
+    (said,) = claim.every_verdict(rows).values()
+    assert said.word == "holds where searches have converged"
+    assert "in 4 of 4 cases, by 15.0 to 43.0 % (not converged: 1 more)" in said.because
+    nothing = {key: [made_up(10.0, False)] for key in rows}
+    (said,) = claim.every_verdict(nothing).values()
+    assert said.word == "undecided"
 
 
 def test_an_interrupted_run_resumes(folders, tmp_path, monkeypatch):
@@ -441,7 +514,8 @@ def stored(tmp_path):
             teachers = next((name for name in best if f"/{name}/" in run.name), "")
             accuracy = {b: (best.get(teachers, 50.0) if b == "4" else 70.0) + 0.1 * seed for b in bits}
             edp = {"edp_js": 1e-6, "energy_j": 1e-3, "latency_s": 1e-3}
-            row = {**edp, "baselines": {"row_stationary": {**edp, "edp_js": 4e-6}}}
+            other = {**edp, "edp_js": 4e-6, "converged": True}
+            row = {**edp, "baselines": {"row_stationary": other, "row_stationary_fixed": {**other, "edp_js": 8e-6}}}
             result = {"accuracy": accuracy, "device": "eyeriss", "bits": {str(b): row for b in (*PAPER_BITS, 5, 6)}}
             result |= {"flops": 10**6, "parameters": 10**5, "ops": ["skip"]}
             content = {"command": run.command, "stage": run.stage, "result": result, **ORIGIN}
