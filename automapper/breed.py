@@ -141,7 +141,7 @@ def cover_dim(f, d, t, c, space):
 
 @jit
 def random_split(rng, f, d, t, c, space):
-    """Spread dimension d anew over the slots that set c allows."""
+    """Spread dimension d over the slots that set c allows, whatever it was before."""
     slots = len(f)
     for s in range(slots):
         f[s, d] = space.least[t, c, s, d]
@@ -532,7 +532,7 @@ def exchange(rng, f, t, c, space):
 
 @jit
 def refill(rng, f, t, c, space):
-    """Fill a random spatial slot anew."""
+    """Empty a random spatial slot and fill it again."""
     s = 1 + below(rng, len(f) - 1)
     while space.limit[s] == 0:
         s = s + 1 if s + 1 < len(f) else 1

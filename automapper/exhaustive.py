@@ -1,4 +1,4 @@
-"""The exhaustive engine: the true optimum of a small layer, by branch and bound.
+"""The exhaustive engine: the true optimum of a small layer, and a bound of it for any other, by branch and bound.
 
 Covered are all splits of every dimension over levels, array and lanes without needless padding (no factor could be
 smaller; one that could never costs less), all loop orders and all bypasses. Skipped are only mappings that a lower

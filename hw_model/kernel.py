@@ -15,6 +15,7 @@ from hw_model.axis_words import (
     ALL,
     DILATION,
     EACH,
+    IDENTICAL,
     STRIDE,
     TAIL,
     UNION,
@@ -178,7 +179,7 @@ def boxes_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
     step_r = dilation_r * tiles[neighbours, R]
     step_q = stride_q * tiles[neighbours, Q]
     step_s = dilation_s * tiles[neighbours, S]
-    identical = chip.device[SHARING] != 0
+    identical = chip.device[SHARING] == IDENTICAL
     newest = end - 1  # the innermost loop: with another inside, neighbours have moved on
     starts_rows = 1
     starts_columns = 1
@@ -365,7 +366,7 @@ def reading_sums(side, loops, level, fan, split, along_taps, which, chip, work, 
         p_edge, fan_p = (fan_p - 1) * pitch_p, 1
     tile = Tile(wide, high, pitch_p, pitch_r, fan_p, fan_r)
     own = Loops(loops.dims, loops.trips, steps, loops.count)
-    sharing = UNION + (chip.device[SHARING] != 0)
+    sharing = chip.device[SHARING]
     axis_sums(axis, own, tile, p_edge, r_edge, sharing, split, which, scratch.sums[side], scratch)
 
 
@@ -430,7 +431,7 @@ def tiles_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
         )  # fmt: skip
         found[side, 0] = remembered(work.axes[p, side], loops, tile, EACH, 2 * side, scratch)
         if spread:
-            sharing = UNION + (chip.device[SHARING] != 0)
+            sharing = chip.device[SHARING]
             found[side, 1] = remembered(work.axes[p, side], loops, tile, sharing, 2 * side + 1, scratch)
     for together in range(1 + spread):
         rows = scratch.memo_sums[together, found[0, together]]
@@ -518,10 +519,10 @@ def count(b, p, factors, chip, work, scratch):
     pe_end = level_end[index(first_pe - 1)]
     steps = scratch.prefix[index(end - 1)] if end > 0 else 1
     reducing = fan[C] * fan[R] * fan[S]
-    pes = fan[N] * fan[G] * fan[K] * fan[P] * fan[Q] * reducing
     copies_w = fan[N] * fan[P] * fan[Q]
     pes_w = fan[G] * fan[K] * reducing
     pes_o = fan[N] * fan[G] * fan[K] * fan[P] * fan[Q]
+    pes = pes_o * reducing
     serving_i = multicast and pes > fan[K]
     exact = True
     for d in range(8):
@@ -550,7 +551,8 @@ def count(b, p, factors, chip, work, scratch):
             parent_w = level
         if keep[level] & 2:
             crossing = inside_pe and parent_i < first_pe
-            spread = crossing and serving_i
+            queues = crossing and device[FORWARD] and device[SHARING] == UNION  # counted by `forwarded_together`
+            spread = crossing and serving_i and not queues
             if unbroken(level, exact, chip, work, p, scratch):
                 fills, together = boxes_moved(
                     end, pe_end if inside_pe else 0, level, spread, fan, chip, work, p, scratch
@@ -566,7 +568,7 @@ def count(b, p, factors, chip, work, scratch):
                 tiles_moved(end, pe_end if inside_pe else 0, level, spread, fan, chip, work, p, scratch)
                 fills = scratch.moved[0] * planes * (fan[K] if inside_pe else 1)
                 together = scratch.moved[1] * planes if spread else scratch.moved[0] * planes
-            if crossing and device[FORWARD] and device[SHARING] == 0:
+            if queues and multicast:
                 together = planes * forwarded_together(end, pe_end, level, fan, chip, work, p, scratch)
             counters[level, I, FILLS] = fills
             counters[parent_i, I, READS] = together if crossing and multicast else fills
@@ -640,7 +642,7 @@ def operands(b, p, factors, steps, pes, apart, exact, chip, work, scratch, paren
         network[I] = fetched * blocks_k
         if multicast:
             if fan[P] * fan[Q] * fan[R] * fan[S] > 1:
-                sharing = UNION + (device[SHARING] != 0)
+                sharing = device[SHARING]
                 fetched = work.words[p, I] * fetched_words(sharing, fan, chip, work, p, scratch)
             counters[parent_i, I, READS] = fetched * shared_k
     updates = per_pe_o

@@ -147,7 +147,7 @@ def device_table(device: Device) -> DeviceTable:
                 device.multicast,
                 *device.reduces,
                 *(sum(1 << DIMS.index(d) for d in dims) for dims in device.axis_dims),
-                device.input_sharing == "identical",
+                1 + (device.input_sharing == "identical"),  # UNION or IDENTICAL of axis_words
                 device.forward_inputs,
                 device.input_words == "box",
                 *(sum(1 << DIMS.index(d) for d in dims) for dims in (device.lanes_dims, device.mac.fused_dims)),
