@@ -3,7 +3,7 @@
 Every line below is a default. `python -m automapper --help` lists types and legal values.
 """
 
-from runtime.stages import MapSettings
+from instantnet.settings.stages import MapSettings
 
 C = MapSettings()
 

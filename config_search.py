@@ -8,7 +8,7 @@ comment says so and the preset `released` sets it. `python train_search.py --hel
     python train_search.py                      one GPU       CIFAR-100, 50 epochs; not measured yet
 """
 
-from runtime.stages import SearchSettings
+from instantnet.settings.stages import SearchSettings
 
 C = SearchSettings()
 

@@ -9,7 +9,7 @@ comment says so and the preset `released` sets it. `python train.py --help` list
                                          (published: 73.33 75.94 75.53 75.63 75.55 % at 4, 8, 12, 16, 32 bit)
 """
 
-from runtime.stages import TrainSettings
+from instantnet.settings.stages import TrainSettings
 
 C = TrainSettings()
 

@@ -1,7 +1,7 @@
 """Data sets to batches: `load_data` gives a `DataSet`, its `batches` give (images, labels) on the compute device.
 
 Images in memory are cropped, flipped and normalised on the device by the batch; streamed ones are cropped and flipped
-by the workers that decode them (image_sets.py). Everything random is a pure function of (seed, epoch, step): nothing
+by the workers that decode them (instantnet/data). Everything random is a pure function of (seed, epoch, step): nothing
 reads or moves the global random state, a run resumes at any step exactly, and neither the number of workers nor the
 number of processes changes what a batch holds.
 
@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image_sets import ImageSet, MemoryImages, Request, open_image_sets, statistics
-from runtime.errors import UserError
-from runtime.machine import derived_seed
+from instantnet.data.image_sets import ImageSet, MemoryImages, Request, open_image_sets, statistics
+from instantnet.engine.errors import UserError
+from instantnet.engine.machine import derived_seed
 
 
 class Batches:

@@ -14,44 +14,42 @@ from itertools import islice
 
 from torch import Tensor
 
-from dataloader import Batches, DataSet, load_data
-from distill import Cascade
-from model_infer import profile
-from networks import build_network
-from quantize import Precision, SwitchableNetwork, recalibrate
-from runtime.average import averaged_model
-from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
-from runtime.distributed import Processes, joined
-from runtime.errors import UserError, exit_status
-from runtime.log import per_bits
-from runtime.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
-from runtime.machine import (
+from instantnet.dataloader import Batches, DataSet, load_data
+from instantnet.distill import Cascade
+from instantnet.engine.average import averaged_model
+from instantnet.engine.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
+from instantnet.engine.commands import resume_command, stage_command
+from instantnet.engine.distributed import Processes, joined
+from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.log import per_bits
+from instantnet.engine.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
+from instantnet.engine.machine import (
     autocasted,
     compiled,
     derived_seed,
     placed,
-    python_command,
     seed_everything,
     tune_cpu,
     tune_gpu,
     versions,
 )
-from runtime.resume import Position, goes_on, load_newest, recorded
-from runtime.settings import as_text, from_command_line
-from runtime.stages import TrainSettings
-from runtime.stopping import resume_command
-from runtime.synchronised import across_processes
+from instantnet.engine.resume import Position, goes_on, load_newest, recorded
+from instantnet.engine.synchronised import across_processes
+from instantnet.engine.version import version_line
+from instantnet.model_infer import profile
+from instantnet.networks import build_network
+from instantnet.quantize import Precision, SwitchableNetwork, recalibrate
+from instantnet.settings.configuration import configuration
+from instantnet.settings.schema import as_text, from_command_line
+from instantnet.settings.stages import TrainSettings
 
 
 def main(argv: list[str] | None = None) -> None:
-    from config_train import PRESETS  # here, so that a wrong value in the file is one line of error too
-    from config_train import C as defaults
-
-    C = from_command_line(defaults, PRESETS, argv, __doc__)
+    C = from_command_line(*configuration("config_train"), argv, __doc__)
     with joined(C.device) as processes:
         if C.eval_only:
             return evaluate(C, processes)
-        train(C, processes, resume_command("train.py", argv, C.resume is True))
+        train(C, processes, resume_command("train", "train.py", argv, C.resume is True))
 
 
 def train(C: TrainSettings, processes: Processes, command: str) -> None:
@@ -117,6 +115,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     recording = recorded(C, processes, state, start, loaded, saved.get("log_sizes"), command, images_per_epoch)
     with recording as (log, checkpoints, progress):
         flops, size = profile(model)
+        log.line(version_line(processes.device))
         log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {processes}")
         log.settings(C, "config_train.py", versions(), resumed=saved.get("config"))
         ops = f"\n  {' '.join(arch['ops'])}" if "ops" in arch else ""
@@ -180,8 +179,8 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
             save_checkpoint(f"{C.save}/weights.pt", content)
         log.result({"accuracy": as_released or final, "flops": flops, "parameters": size})
         log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(final, '.2f')}")
-        following = [python_command(), "-m", "automapper", f"{C.save}/weights.pt", "--device", "eyeriss"]
-        log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join(following)}")
+        following = [*stage_command("map", "-m", "automapper", parallel=False), f"{C.save}/weights.pt"]
+        log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join([*following, '--device', 'eyeriss'])}")
 
 
 def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches]:

@@ -14,17 +14,15 @@ from itertools import count, islice
 
 import torch
 
-from architect import Architect, next_flops_weight
-from dataloader import Batches, DataSet, load_data, split_indices
-from distill import Cascade
-from model_search import Supernet
-from operations import Geometry
-from quantize import Precision
-from runtime.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
-from runtime.distributed import Processes, joined, launcher
-from runtime.errors import UserError, exit_status
-from runtime.log import RunLog, per_bits
-from runtime.loop import (
+from instantnet.architect import Architect, next_flops_weight
+from instantnet.dataloader import Batches, DataSet, load_data, split_indices
+from instantnet.distill import Cascade
+from instantnet.engine.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
+from instantnet.engine.commands import resume_command, stage_command
+from instantnet.engine.distributed import Processes, joined
+from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.log import RunLog, per_bits
+from instantnet.engine.loop import (
     Mean,
     accuracy,
     finite_losses,
@@ -34,7 +32,7 @@ from runtime.loop import (
     make_optimizer,
     updater,
 )
-from runtime.machine import (
+from instantnet.engine.machine import (
     autocasted,
     compiled,
     derived_seed,
@@ -44,20 +42,21 @@ from runtime.machine import (
     tune_gpu,
     versions,
 )
-from runtime.resume import Position, goes_on, load_newest, recorded
-from runtime.settings import as_text, from_command_line
-from runtime.stages import SearchSettings
-from runtime.stopping import resume_command
-from runtime.synchronised import across_processes
+from instantnet.engine.resume import Position, goes_on, load_newest, recorded
+from instantnet.engine.synchronised import across_processes
+from instantnet.engine.version import version_line
+from instantnet.model_search import Supernet
+from instantnet.operations import Geometry
+from instantnet.quantize import Precision
+from instantnet.settings.configuration import configuration
+from instantnet.settings.schema import as_text, from_command_line
+from instantnet.settings.stages import SearchSettings
 
 
 def main(argv: list[str] | None = None) -> None:
-    from config_search import PRESETS  # here, so that a wrong value in the file is one line of error too
-    from config_search import C as defaults
-
-    C = from_command_line(defaults, PRESETS, argv, __doc__)
+    C = from_command_line(*configuration("config_search"), argv, __doc__)
     with joined(C.device) as processes:
-        search(C, processes, resume_command("train_search.py", argv, C.resume is True))
+        search(C, processes, resume_command("search", "train_search.py", argv, C.resume is True))
 
 
 def search(C: SearchSettings, processes: Processes, command: str) -> None:
@@ -132,6 +131,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     recording = recorded(C, processes, state, start, loaded, saved.get("log_sizes"), command, images_per_epoch)
     with recording as (log, checkpoints, progress):
         split = f"{len(for_weights)} images for weights, {len(for_alpha)} for alpha"
+        log.line(version_line(processes.device))
         log.line(f"search on {data.name}: {split} ({processes})")
         log.settings(C, "config_search.py", versions(), resumed=saved.get("config"))
         if loaded:
@@ -305,12 +305,10 @@ def report(best: dict, C: SearchSettings, log: RunLog) -> None:
 
 def next_command(C: SearchSettings) -> str:
     """The command of stage 2 for what this search found: its presets, and whatever else shapes data and network."""
-    from config_train import PRESETS as NEXT_PRESETS
-    from config_train import C as NEXT
-
+    NEXT, NEXT_PRESETS = configuration("config_train")
     presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
-    words = ["train.py", *(["--preset", presets] if presets else [])]
-    following = from_command_line(NEXT, NEXT_PRESETS, words[1:], "")
+    words = ["--preset", presets] if presets else []
+    following = from_command_line(NEXT, NEXT_PRESETS, words, "")
     data = ["dataset", "dataset_path", "image_height", "image_width", "crop_padding", "flip"]
     shape = ["num_layer_list", "num_channel_list", "stride_list", "stem_channel", "stem_stride", "header_channel"]
     for name in [*data, *shape, "num_bits_list", "quantize_ends"]:
@@ -318,7 +316,7 @@ def next_command(C: SearchSettings) -> str:
             words += [f"--{name}", as_text(getattr(C, name))]
     if C.save != following.load_path:
         words += ["--load_path", C.save]
-    return shlex.join([*launcher(), *words])
+    return shlex.join([*stage_command("train", "train.py"), *words])
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ from automapper.trade import trade_layers
 from automapper.workload import Bits, Network, distinct_problems
 from hw_model import Device, Layer, load_device
 from hw_model.widths import in_words, width_order, widths_of
-from runtime.errors import UserError
-from runtime.folders import writable_folder
-from runtime.stages import MapSettings
+from instantnet.engine.errors import UserError
+from instantnet.engine.folders import writable_folder
+from instantnet.settings.stages import MapSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

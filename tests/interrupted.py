@@ -23,6 +23,6 @@ if __name__ == "__main__":
 
     stage.finite_losses = finite_losses
     sys.argv = [script, *words]
-    from runtime.errors import exit_status
+    from instantnet.engine.errors import exit_status
 
     sys.exit(exit_status(stage.main))

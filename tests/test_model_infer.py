@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from config_search import PRESETS, C
-from model_infer import DerivedNetwork, profile
-from operations import OPERATIONS, ConvBlock, Geometry, Skip
-from quantize import Precision, SwitchableBatchNorm2d
+from instantnet.model_infer import DerivedNetwork, profile
+from instantnet.operations import OPERATIONS, ConvBlock, Geometry, Skip
+from instantnet.quantize import Precision, SwitchableBatchNorm2d
 
 CIFAR = Geometry.from_settings(C.to_dict(), num_classes=10)
 IMAGENET = Geometry.from_settings(C.replaced(**PRESETS["imagenet"]).to_dict())

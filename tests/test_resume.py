@@ -19,12 +19,11 @@ import pytest
 import torch
 from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, run_here, same_tensors
 
-import train
-import train_search
-from runtime.errors import Stopped, UserError
-from runtime.log import RunLog
-from runtime.resume import Position
-from runtime.stopping import StopRequest
+from instantnet import train, train_search
+from instantnet.engine.errors import Stopped, UserError
+from instantnet.engine.log import RunLog
+from instantnet.engine.resume import Position
+from instantnet.engine.stopping import StopRequest
 
 
 def epochs(folder):
@@ -202,7 +201,7 @@ def test_any_step_can_be_resumed_from(stage, tmp_path):
 
 
 def test_the_images_of_alpha_go_on_where_they_were():
-    from dataloader import load_data
+    from instantnet.dataloader import load_data
 
     batches = load_data("random", "", 4, 4).batches("train", range(20), batch_size=6, seed=1)  # 4 of a lap
     whole = list(islice(train_search.endless(batches, 3), 11))

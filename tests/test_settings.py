@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import config_search
 import config_train
-from runtime.errors import UserError, exit_status
-from runtime.loop import learning_rate
-from runtime.settings import AtLeast, Settings, from_command_line
+from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.loop import learning_rate
+from instantnet.settings.schema import AtLeast, Settings, from_command_line
 
 CONFIGS = {"search": config_search, "train": config_train}
 both = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -356,15 +356,13 @@ def test_a_config_module_that_leaves_a_setting_out():
 @pytest.mark.parametrize("module, script", [("config_search", "train_search"), ("config_train", "train")])
 def test_a_wrong_value_in_the_config_file_is_one_line(tmp_path, monkeypatch, capsys, module, script):
     import importlib
-    import sys
 
     main = importlib.import_module(script).main
     source = CONFIGS["search" if module == "config_search" else "train"].__file__
     with open(source) as file:
         text = file.read().replace('C.teachers = "cascade"', 'C.teachers = "casade"')
     (tmp_path / f"{module}.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, module)
+    monkeypatch.chdir(tmp_path)
     assert exit_status(lambda: main([])) == 2
     err = capsys.readouterr().err
     assert re.match(rf"error: {module}\.py, line \d+: setting teachers = 'casade': did you mean 'cascade'", err)

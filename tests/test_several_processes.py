@@ -9,9 +9,8 @@ import torch
 from process_groups import start_by_hand, torchrun
 from tiny_runs import TINY_NETWORK, load, run_here, same_tensors
 
-import train
-import train_search
-from runtime.checkpoint import save_checkpoint
+from instantnet import train, train_search
+from instantnet.engine.checkpoint import save_checkpoint
 
 DIGITS = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--batch_size", "64"]
 # No quantizer, whose rounding makes much of the last digit of a sum; and the arithmetic of --sync_bn.
@@ -95,7 +94,7 @@ def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(undisturbed, ar
 
 def test_a_restart_does_not_go_on_from_another_run(undisturbed, arch, tmp_path, monkeypatch):
     """Killed before it had a checkpoint of its own, in a folder with the one of an earlier run."""
-    from runtime.resume import goes_on
+    from instantnet.engine.resume import goes_on
 
     assert not goes_on(str(undisturbed))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")

@@ -26,13 +26,13 @@ CASES = {
 LAUNCHER = """
 import json, os, signal, sys, time
 import torch
-import runtime.watch
+import instantnet.engine.watch
 from process_groups import free_port, variables
-from runtime.distributed import joined
-from runtime.errors import UserError, exit_status
+from instantnet.engine.distributed import joined
+from instantnet.engine.errors import UserError, exit_status
 
 folder, cases = sys.argv[1], json.loads(sys.argv[2])
-runtime.watch.SILENCE_S = 8.0
+instantnet.engine.watch.SILENCE_S = 8.0
 torch.set_num_threads(1)
 
 def main(body):
@@ -147,6 +147,6 @@ def test_processes_that_are_done_at_different_times(ends, case):
 
 
 def test_nobody_is_waited_for_longer_than_a_minute():
-    from runtime import watch
+    from instantnet.engine import watch
 
     assert watch.SILENCE_S + 2 * watch.INTERVAL_S < 60

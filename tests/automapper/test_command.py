@@ -15,8 +15,8 @@ from tiny_network import OPS, tiny_settings
 import hw_model
 from automapper.__main__ import main
 from automapper.dataflows import built_in
-from runtime.checkpoint import save_checkpoint
-from runtime.errors import UserError, exit_status
+from instantnet.engine.checkpoint import save_checkpoint
+from instantnet.engine.errors import UserError, exit_status
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--budget", "640"]

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from config_train import PRESETS, C
-from quantize import Precision
-from runtime.checkpoint import save_checkpoint
-from train import build
+from instantnet.engine.checkpoint import save_checkpoint
+from instantnet.quantize import Precision
+from instantnet.train import build
 
 OPS = ["k3_e3", "k3_e1_g2", "skip", "k5_e1"]
 SIZES = {

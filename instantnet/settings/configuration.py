@@ -1,0 +1,44 @@
+"""The config module of a stage: the one in the current folder, else the one that comes with InstantNet."""
+
+import importlib
+import traceback
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from instantnet.engine.errors import UserError
+from instantnet.settings.schema import Settings
+
+
+def configuration(name: str) -> tuple[Settings, dict[str, dict[str, Any]]]:
+    """(C, PRESETS) of `name`, such as config_train. Raises UserError, one line, where the file cannot be used."""
+    own = Path.cwd() / f"{name}.py"
+    packaged = importlib.util.find_spec(f"instantnet.{name}")
+    try:
+        if own.is_file() and own.resolve() != Path(packaged.origin).resolve():
+            module = _run(own)
+        else:
+            module = importlib.import_module(f"instantnet.{name}")
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever a user's file raises
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else _line_in(error, f"{name}.py")
+        raise UserError(f"{own}{line}: {type(error).__name__}: {error}") from error
+    for attribute, kind in (("C", Settings), ("PRESETS", dict)):
+        if not isinstance(getattr(module, attribute, None), kind):
+            raise UserError(f"{module.__file__}: does not define {attribute}, {kind.__name__} expected")
+    return module.C, module.PRESETS
+
+
+def _run(file: Path) -> ModuleType:
+    spec = spec_from_file_location(file.stem, file)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _line_in(error: Exception, file: str) -> str:
+    """`, line N` of the last line of `file` that the error came through."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file]
+    return f", line {lines[-1]}" if lines else ""
