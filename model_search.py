@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from instantnet.kernels import layers as fused_layers
 from instantnet.operations import OPERATIONS, Backbone, Geometry
 from instantnet.quantize import Precision
 
@@ -15,16 +14,13 @@ class MixedOp(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int, precision: Precision):
         super().__init__()
-        self.precision = precision
         self.candidates = nn.ModuleList(build(c_in, c_out, stride, precision) for build in OPERATIONS.values())
 
     def forward(self, x: Tensor, op_weights: Tensor, paths: Sequence[int] | None = None) -> Tensor:
         """x [B, C_in, H, W]; op_weights [operations]; paths: the candidates that run, None = all."""
         weights = op_weights.unbind()
-        running = [(weights[i], self.candidates[i]) for i in (range(len(weights)) if paths is None else paths)]
-        if self.training and fused_layers.usable(x, self.precision):
-            return fused_layers.mixture([op for _, op in running], x, torch.stack([weight for weight, _ in running]))
-        return sum(weight * candidate(x) for weight, candidate in running)
+        running = range(len(weights)) if paths is None else paths
+        return sum(weights[i] * self.candidates[i](x) for i in running)
 
 
 class Supernet(Backbone):

@@ -11,7 +11,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from instantnet.kernels import layers as fused_layers
 from instantnet.quantize import (
     BatchNorm2d,
     Precision,
@@ -70,8 +69,6 @@ class ConvBlock(nn.Module):
         self.has_shortcut = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and fused_layers.runs(self, x):
-            return fused_layers.block(self, x)
         y = self.shuffle(self.relu(self.expand_norm(self.expand(x))))
         y = self.relu(self.depthwise_norm(self.depthwise(y)))
         y = self.project_norm(self.project(y))
@@ -184,7 +181,6 @@ class ConvNorm(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
     ):
         super().__init__()
-        self.precision = precision
         options = {"stride": stride, "padding": kernel_size // 2, "bias": False}
         if quantized:
             self.conv = SwitchableConv2d(c_in, c_out, kernel_size, precision=precision, **options)
@@ -195,10 +191,7 @@ class ConvNorm(nn.Module):
         self.relu = activation(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        if self.training and isinstance(self.relu, nn.ReLU) and fused_layers.usable(x, self.precision):
-            return fused_layers.norm_relu(x, self.norm)
-        return self.relu(self.norm(x))
+        return self.relu(self.norm(self.conv(x)))
 
 
 class Backbone(SwitchableNetwork):

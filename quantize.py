@@ -1,19 +1,37 @@
-"""Switchable precision: the current bit-width as shared state, the quantizer, and the layers that read the state.
+"""Switchable precision: the current bit-width as shared state, and the layers that read it.
 
-Shapes: B images, C channels, H x W pixels, K output channels. The quantizer is the forward half of SBM (Banner et al.
-2018): uniform, min-max, fake-quantized in float32, straight-through gradients. Bit-width 32 means float.
+Shapes: B images, C channels, H x W pixels, K output channels.
+
+A layer runs at b bits by rounding its weights and its input to 2^b values and computing in float32 ("fake
+quantization"). With the paper's quantizer, `minmax`, the values are spaced evenly between the smallest and the largest:
+
+    scale = (high - low) / (2^b - 1);  code = round(clamp((x - low) / scale, 0, 2^b - 1));  x_hat = code * scale + low
+
+low and high: for weights those of each output channel; for inputs those of the batch, per tensor or, before a
+depth-wise convolution, per channel. In evaluation inputs use running ranges, one per layer and bit-width. Gradients
+pass the rounding unchanged (straight-through). Bit-width 32 means float. `instantnet.quantizers` has the formulas.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instantnet.kernels import quantize as fused_quantize
+from instantnet.quantizers import FLOAT_BITS, QUANTIZERS, Quantizer
 
-FLOAT_BITS = 32
+__all__ = [
+    "FLOAT_BITS",
+    "BatchNorm2d",
+    "Precision",
+    "SwitchableBatchNorm2d",
+    "SwitchableConv2d",
+    "SwitchableLinear",
+    "SwitchableNetwork",
+    "recalibrate",
+]
 
 
 class Precision:
@@ -24,11 +42,8 @@ class Precision:
     bit_widths: the legal bit-widths, kept sorted from lowest to highest.
     range_scope: "bit_width" = running activation ranges per layer and bit-width; "shared" (released) = one per layer.
     range_momentum: share of the newest batch in a running range.
-    fused: on a CPU, measure and quantize by compiled kernels (bit-equal); False = torch's operations one by one.
-    compiled: on a CPU, train by the compiled passes of `kernels.layers` (other rounding); False = module by module.
+    quantizer: which of `QUANTIZERS` the layers are built with. Raises ValueError where there is none of that name.
     track_statistics: False = training passes leave BN statistics and activation ranges as they are.
-    across: None = training passes normalise and quantize by the images given; else by those of all processes that
-        share a batch, of which it gets the statistics (`instantnet.engine.synchronised.AcrossProcesses`).
     """
 
     def __init__(
@@ -36,16 +51,15 @@ class Precision:
         bit_widths: Sequence[int],
         range_scope: str = "bit_width",
         range_momentum: float = 0.1,
-        fused: bool = False,
-        compiled: bool = False,
+        quantizer: str = "minmax",
     ):
+        if quantizer not in QUANTIZERS:
+            raise ValueError(f"quantizer {quantizer!r} is not one of {list(QUANTIZERS)}")
         self.bit_widths = tuple(sorted(bit_widths))
         self.range_scope = range_scope
         self.range_momentum = range_momentum
-        self.fused = fused
-        self.compiled = compiled
+        self.quantizer = quantizer
         self.track_statistics = True
-        self.across = None
         self._index_of = {bits: index for index, bits in enumerate(self.bit_widths)}
         self.set(self.bit_widths[-1])
 
@@ -67,185 +81,82 @@ class Precision:
             self.track_statistics = before
 
 
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, quantizer: Callable[..., Tensor], *arguments) -> Tensor:
-        ctx.arguments = len(arguments)
-        return quantizer(x, *arguments)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return gradient, None, *(None,) * ctx.arguments  # also where x lies outside the range
-
-
-def fake_quantize(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
-    """x rounded to the nearest of 2^bits values spaced evenly over [low, high]; values outside are clamped.
-
-    x: any shape; low, high: broadcast against it. scale = (high - low) / (2^bits - 1),
-    q = round(clamp((x - low) / scale, 0, 2^bits - 1)), result q * scale + low; where high == low the result is low.
-    The gradient of x passes unchanged.
-    """
-    return _StraightThrough.apply(x, _fake_quantized, low, high, bits)
-
-
-def _fake_quantized(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
-    levels = 2**bits - 1
-    scale = (high - low) / levels
-    # A zero range divides by one and multiplies by zero: every x becomes `low`, the constant.
-    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-    if torch.compiler.is_compiling():  # with operations in place the graph would lose the gradient, without a word
-        return ((x - low) / divisor).clamp(0, levels).round() * scale + low
-    return (x - low).div_(divisor).clamp_(0, levels).round_().mul_(scale).add_(low)
-
-
-def quantize_weight(weight: Tensor, bits: int, fused: bool = False) -> Tensor:
-    """weight [K, ...] fake-quantized over each output channel's own min and max; the gradient passes unchanged."""
-    if fused and fused_quantize.weight_usable(weight, bits):
-        return _StraightThrough.apply(weight, fused_quantize.quantize_weight, bits)
-    low, high = weight.detach().flatten(1).aminmax(dim=1)
-    shape = (-1,) + (1,) * (weight.dim() - 1)
-    return fake_quantize(weight, low.view(shape), high.view(shape), bits)
-
-
-class ActivationRange(nn.Module):
-    """Min and max of a layer's input: of the batch in training, running ones in evaluation.
-
-    per_channel: number of channels C for a range per channel (inputs [B, C, H, W] of depth-wise convolutions), None
-    for one range over the whole tensor. Running range: new = (1 - momentum) * old + momentum * batch; the first batch
-    initialises it. Before that, evaluation falls back on the batch's own range. Called with x, it gives (low, high),
-    [C] or [1]. Buffers: low, high [bit-widths or 1, C or 1]; initialised [bit-widths or 1] (bool).
-    """
-
-    def __init__(self, precision: Precision, per_channel: int | None = None):
-        super().__init__()
-        self.precision = precision
-        self.per_channel = per_channel
-        self.shared = precision.range_scope == "shared"
-        slots = 1 if self.shared else max(1, sum(bits != FLOAT_BITS for bits in precision.bit_widths))
-        self.register_buffer("low", torch.zeros(slots, per_channel or 1))
-        self.register_buffer("high", torch.zeros(slots, per_channel or 1))
-        self.register_buffer("initialised", torch.zeros(slots, dtype=torch.bool))
-        self._known = [False] * slots  # `initialised` on the host: reading the buffer would stall a GPU
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        slot = self._slot()
-        if not self.training and self._is_initialised(slot):
-            low, high = self.low[slot], self.high[slot]
-        else:
-            low, high = self.of_batch(x.detach())
-            if self.training and self.precision.across:
-                low, high = self.precision.across.range(low, high)
-            self.observe(low, high)
-        return low, high
-
-    def quantize(self, x: Tensor) -> Tensor:
-        """x fake-quantized at the current bit-width, over the range that `forward` gives."""
-        x = x.to(self.low.dtype)  # under autocast it comes in bfloat16, which cannot hold the codes of 12 bit
-        return self.quantized(x, *self(x))
-
-    def quantized(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """x fake-quantized at the current bit-width over low..high, [C] or [1]."""
-        bits = self.precision.bits
-        if self.precision.fused and fused_quantize.usable(x, bits, self.per_channel is not None):
-            return _StraightThrough.apply(x, fused_quantize.quantize, low, high, bits, self.per_channel is not None)
-        if self.per_channel:
-            low, high = low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
-        return fake_quantize(x, low, high, bits)
-
-    def observe(self, low: Tensor, high: Tensor) -> None:
-        """Record the range of a training batch, [C] or [1], unless statistics are frozen."""
-        if self.training and self.precision.track_statistics:
-            self._record(self._slot(), low, high)
-
-    def reset(self) -> None:
-        """Forget the running range of the current bit-width (at 32 bit there is none)."""
-        if self.precision.bits != FLOAT_BITS:
-            slot = self._slot()
-            self.initialised[slot] = False
-            self._known[slot] = False
-
-    def _slot(self) -> int:
-        """The row of the buffers that belongs to the current bit-width."""
-        return 0 if self.shared else self.precision.index
-
-    def of_batch(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Min and max of x, [C] or [1]."""
-        if self.precision.fused and fused_quantize.usable(x, self.precision.bits, self.per_channel is not None):
-            return fused_quantize.batch_range(x, self.per_channel is not None)
-        if self.per_channel:
-            return x.amin((0, 2, 3)), x.amax((0, 2, 3))
-        low, high = x.aminmax()
-        return low.view(1), high.view(1)
-
-    def _record(self, slot: int, low: Tensor, high: Tensor) -> None:
-        if self._is_initialised(slot):
-            self.low[slot].lerp_(low, self.precision.range_momentum)
-            self.high[slot].lerp_(high, self.precision.range_momentum)
-        else:
-            self.low[slot].copy_(low)
-            self.high[slot].copy_(high)
-            self.initialised[slot] = True
-            self._known[slot] = True
-
-    def _is_initialised(self, slot: int) -> bool:
-        if not self._known[slot]:
-            self._known[slot] = bool(self.initialised[slot])
-        return self._known[slot]
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._known = [False] * len(self._known)
-
-
 class SwitchableConv2d(nn.Conv2d):
     """A convolution at the current bit-width: weights quantized per output channel, inputs per tensor (depth-wise: per
     channel)."""
+
+    old_names: ClassVar = {"input_range": "input_quantizer"}
+    """Children by their names in files of earlier versions."""
 
     def __init__(self, in_channels, out_channels, kernel_size, *, precision: Precision, **options):
         super().__init__(in_channels, out_channels, kernel_size, **options)
         self.precision = precision
         depthwise = self.groups == in_channels > 1
-        self.input_range = ActivationRange(precision, in_channels if depthwise else None)
+        scheme = QUANTIZERS[precision.quantizer]
+        self.weight_quantizer = scheme.weights(precision, out_channels)
+        self.input_quantizer = scheme.inputs(precision, in_channels if depthwise else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.precision.bits != FLOAT_BITS:
-            x = self.input_range.quantize(x)
-        return self._conv_forward(x, self.current_weight(), self.bias)
+        return self.convolve(self.input_quantizer(x))
 
-    def current_weight(self) -> Tensor:
-        """The weight at the current bit-width."""
-        bits = self.precision.bits
-        return self.weight if bits == FLOAT_BITS else quantize_weight(self.weight, bits, self.precision.fused)
+    def convolve(self, x: Tensor) -> Tensor:
+        """The convolution of x, which is already at the current bit-width."""
+        return self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        rename_children(state_dict, prefix, self.old_names)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class SwitchableLinear(nn.Linear):
     """A linear layer at the current bit-width, quantized as `SwitchableConv2d`; the bias stays float."""
 
+    old_names: ClassVar = SwitchableConv2d.old_names
+
     def __init__(self, in_features: int, out_features: int, *, precision: Precision):
         super().__init__(in_features, out_features)
         self.precision = precision
-        self.input_range = ActivationRange(precision)
+        scheme = QUANTIZERS[precision.quantizer]
+        self.weight_quantizer = scheme.weights(precision, out_features)
+        self.input_quantizer = scheme.inputs(precision, None)
 
     def forward(self, x: Tensor) -> Tensor:
-        bits = self.precision.bits
-        if bits == FLOAT_BITS:
-            return F.linear(x, self.weight, self.bias)
-        weight = quantize_weight(self.weight, bits, self.precision.fused)
-        return F.linear(self.input_range.quantize(x), weight, self.bias)
+        return F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        rename_children(state_dict, prefix, self.old_names)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def rename_children(state_dict: dict[str, Tensor], prefix: str, names: dict[str, str]) -> None:
+    """Give entries `prefix`OLD.* of the dictionary their present names `prefix`NEW.*, in place."""
+    for name in list(state_dict):
+        for old, new in names.items():
+            if name.startswith(f"{prefix}{old}."):
+                state_dict[f"{prefix}{new}.{name.removeprefix(f'{prefix}{old}.')}"] = state_dict.pop(name)
+
+
+def batch_normalised(x: Tensor, norm: nn.BatchNorm2d, record: bool) -> Tensor:
+    """x normalised by its own statistics. record: the running ones follow."""
+    if record:
+        return nn.BatchNorm2d.forward(norm, x)
+    return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d that records nothing while the network's statistics are frozen (eps 1e-5, momentum 0.1)."""
+    """nn.BatchNorm2d that records nothing while the network's statistics are frozen (eps 1e-5, momentum 0.1).
+
+    normalise: what a training pass does; another function of that signature may take its place from outside.
+    """
 
     def __init__(self, channels: int, precision: Precision):
         super().__init__(channels)
         self.precision = precision
+        self.normalise: Callable[[Tensor, nn.BatchNorm2d, bool], Tensor] = batch_normalised
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.precision.across:
-            return self.precision.across.batch_norm(x, self, record=self.precision.track_statistics)
-        if self.training and not self.precision.track_statistics:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        if self.training:
+            return self.normalise(x, self, self.precision.track_statistics)
         return super().forward(x)
 
 
@@ -311,7 +222,7 @@ def recalibrate(model: SwitchableNetwork, bits: int, batches: Iterable, reset: s
         for norm in own:
             norm.reset_running_stats()
         for module in model.modules():
-            if isinstance(module, ActivationRange):
+            if isinstance(module, Quantizer):
                 if module.shared:
                     module.eval()
                 else:

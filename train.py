@@ -34,8 +34,9 @@ from instantnet.engine.machine import (
     versions,
 )
 from instantnet.engine.resume import Position, goes_on, load_newest, recorded
-from instantnet.engine.synchronised import across_processes
+from instantnet.engine.synchronised import synchronised
 from instantnet.engine.version import version_line
+from instantnet.kernels import with_kernels
 from instantnet.model_infer import profile
 from instantnet.networks import build_network
 from instantnet.quantize import Precision, SwitchableNetwork, recalibrate
@@ -201,8 +202,8 @@ def new_network(C: TrainSettings, arch: dict, source: object, processes: Process
     """The network of `arch`, which comes from `source`, with random weights or those of `C.pretrain`, on its device."""
     seed_everything(C.seed)
     precision = Precision(**C.precision_arguments())
-    precision.across = across_processes(C.sync_bn, processes)
     model = placed(build(arch, C.to_dict(), precision, source), processes.device, C.channels_last)
+    model = synchronised(with_kernels(model, **C.kernel_arguments()), processes, C.sync_bn)
     if C.pretrain:
         path = find(C.pretrain, "weights.pt")
         content = processes.from_main(load_checkpoint, path, ["model", "bits"], "weights.pt of train.py")

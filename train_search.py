@@ -43,8 +43,9 @@ from instantnet.engine.machine import (
     versions,
 )
 from instantnet.engine.resume import Position, goes_on, load_newest, recorded
-from instantnet.engine.synchronised import across_processes
+from instantnet.engine.synchronised import synchronised
 from instantnet.engine.version import version_line
+from instantnet.kernels import with_kernels
 from instantnet.model_search import Supernet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision
@@ -233,9 +234,9 @@ def new_supernet(C: SearchSettings, processes: Processes) -> Supernet:
     """A supernet with random weights, or those of `C.pretrain`, on its device."""
     seed_everything(C.seed)
     precision = Precision(**C.precision_arguments())
-    precision.across = across_processes(C.sync_bn, processes)
     supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
     supernet = placed(supernet, processes.device, C.channels_last)
+    supernet = synchronised(with_kernels(supernet, **C.kernel_arguments()), processes, C.sync_bn)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"
     if C.pretrain:
         path = find(C.pretrain, "checkpoint.pt")

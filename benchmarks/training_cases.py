@@ -32,6 +32,7 @@ from instantnet.architect import Architect
 from instantnet.distill import Cascade
 from instantnet.engine.loop import frozen, make_optimizer, updater
 from instantnet.engine.machine import autocasted, compiled, placed, tune_cpu, tune_gpu
+from instantnet.kernels import with_kernels
 from instantnet.model_infer import DerivedNetwork
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Backbone, Geometry
@@ -85,6 +86,7 @@ def step_of(case: dict) -> Callable[[], None]:
         ops = LARGE if case.get("large") else DERIVED
         model = DerivedNetwork(ops[: geometry.num_layers], geometry, precision)
     model = placed(model, torch.device(case["device"]), C.channels_last).train()
+    model = with_kernels(model, **C.kernel_arguments())
     images = torch.randn(C.batch_size, 3, C.image_height, C.image_width, device=case["device"])
     labels = torch.randint(C.num_classes, (C.batch_size,), device=case["device"])
     run = autocasted(compiled(model, C.compile), C.mixed_precision, torch.device(case["device"]))

@@ -13,10 +13,12 @@ from instantnet.architect import Architect
 from instantnet.distill import Cascade
 from instantnet.engine.distributed import Processes, device_of, place_from_environment
 from instantnet.engine.errors import UserError
-from instantnet.engine.synchronised import AcrossProcesses
+from instantnet.engine.synchronised import synchronised
+from instantnet.kernels import with_kernels
 from instantnet.model_infer import DerivedNetwork
 from instantnet.model_search import Supernet
-from instantnet.quantize import ActivationRange, BatchNorm2d, Precision, recalibrate
+from instantnet.quantize import BatchNorm2d, Precision, recalibrate
+from instantnet.quantizers.minmax import MinMaxInputs
 
 BITS = (4, 8, 32)
 SCHEDULES = ("all", "sandwich", "max_loss", "high2low", "low2high")
@@ -51,20 +53,19 @@ def share(processes, images, labels):
     return images[part].to(processes.device), labels[part].to(processes.device), weight
 
 
-def network(processes, synchronised, **options):
+def network(processes, shared, **options):
     """A small network in double precision, where hardly any rounding of the quantizer hangs on the order of a sum."""
     torch.manual_seed(7)
     precision = Precision(BITS, **options)
     model = (
         DerivedNetwork(["k3_e1_g2", "k5_e3", "skip", "k3_e1"], TINY_GEOMETRY, precision).double().to(processes.device)
     )
-    precision.across = AcrossProcesses() if synchronised and not processes.alone else None
-    return model.train()
+    return synchronised(model, processes, shared).train()
 
 
-def train(processes, schedule, synchronised=True, steps=3, opt="sgd", teachers="cascade"):
+def train(processes, schedule, shared=True, steps=3, opt="sgd", teachers="cascade"):
     """A few steps of CDT; every step's losses, and the network's state after it."""
-    model = network(processes, synchronised)
+    model = network(processes, shared)
     parameters = list(model.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-2)
     exchange = processes.gradient_exchange(parameters)
@@ -117,7 +118,7 @@ def test_processes_stay_alike_without_shared_statistics(pair, schedule):
 
 def all_reduces(processes, schedule, bit_widths):
     """How many all-reduces one step makes, by the type of what they sum."""
-    model = network(processes, synchronised=False)
+    model = network(processes, shared=False)
     parameters = list(model.parameters())
     exchange = processes.gradient_exchange(parameters)
     cascade = Cascade(bit_widths, dict.fromkeys(BITS, 1.0), bit_schedule=schedule, last_backward=exchange)
@@ -145,7 +146,7 @@ def test_one_all_reduce_of_gradients_per_step(pair, schedule, bit_widths):
 
 
 def gradients_of_a_step(processes, exchanged):
-    model = network(processes, synchronised=False)
+    model = network(processes, shared=False)
     exchange = processes.gradient_exchange(model.parameters()) if exchanged else lambda loss: loss
     cascade = Cascade((4, 8), dict.fromkeys(BITS, 1.0), last_backward=exchange)
     gradients = {}
@@ -180,7 +181,7 @@ def search(processes, alpha_step, gumbel_noise, steps=3):
     torch.manual_seed(7)
     precision = Precision((4, 32))
     supernet = Supernet(SMALLER, precision).double().to(processes.device).train()
-    precision.across = None if processes.alone else AcrossProcesses()
+    supernet = synchronised(supernet, processes)
     supernet.noise_per_forward = gumbel_noise == "per_forward"
     weights = supernet.weight_parameters()
     optimizer = torch.optim.SGD(weights, lr=0.05)
@@ -226,8 +227,8 @@ def test_alpha_is_the_same_in_every_process_and_that_of_one(pair, alpha_step, gu
 # --- statistics
 
 
-def run_on_own_images(processes, synchronised):
-    model = network(processes, synchronised)
+def run_on_own_images(processes, shared):
+    model = network(processes, shared)
     for step in range(2):
         for bits in BITS:
             images, _, _ = share(processes, *images_and_labels(step, 8))
@@ -253,7 +254,7 @@ def test_running_statistics_are_averaged(pair):
 
 
 def recalibrated(processes):
-    model = network(processes, synchronised=True)
+    model = network(processes, shared=True)
     for bits in BITS:
         batches = [share(processes, *images_and_labels(step))[:2] for step in range(3)]
         recalibrate(model, bits, batches)
@@ -269,8 +270,7 @@ def test_recalibration_equals_that_of_one_process(pair):
 
 def normalised(processes, dtype):
     """Outputs and gradients of a synchronised batch norm whose processes hold 2 and 3 images, and its statistics."""
-    norm = BatchNorm2d(4, Precision([8])).to(processes.device)
-    norm.precision.across = None if processes.alone else AcrossProcesses()
+    norm = synchronised(BatchNorm2d(4, Precision([8])).to(processes.device), processes)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(5, 4, 3, 2, generator=generator).mul(3).add(100).to(dtype)
     target = torch.randn(5, 4, 3, 2, generator=generator)
@@ -297,16 +297,40 @@ def test_a_batch_norm_across_processes_against_torch(pair, dtype):
 
 def ranges(processes):
     """Batch ranges where every process holds images of another magnitude."""
-    measure = ActivationRange(Precision([4, 8]), per_channel=2).train().to(processes.device)
-    measure.precision.across = None if processes.alone else AcrossProcesses()
+    quantizer = synchronised(MinMaxInputs(Precision([4, 8]), channels=2).to(processes.device), processes)
     x, _, _ = share(processes, torch.arange(24.0).view(6, 2, 1, 2) - 11, torch.zeros(6))
-    return [bound.cpu() for bound in measure(x)]
+    quantizer.precision.set(4)
+    return [bound.cpu() for bound in quantizer.range(x)]
 
 
 def test_ranges_across_processes(pair):
     for low, high in pair(ranges):
         assert low.tolist() == [-11, -9]
         assert high.tolist() == [10, 12]
+
+
+def with_both(processes, kernels_first):
+    """A training pass with kernels and shared statistics: ranges and running means it records."""
+    torch.manual_seed(7)
+    model = DerivedNetwork(["k3_e1_g2", "k5_e3", "skip", "k3_e1"], TINY_GEOMETRY, Precision((4, 8)))
+    model = model.to(processes.device, memory_format=torch.channels_last)
+    model = (
+        synchronised(with_kernels(model), processes) if kernels_first else with_kernels(synchronised(model, processes))
+    )
+    images, _, _ = share(processes, *images_and_labels(0))
+    logits = model(images.float().contiguous(memory_format=torch.channels_last), num_bits=4)
+    return logits.detach().cpu(), {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kernels_first", [False, True])
+def test_kernels_and_shared_statistics_go_together(pair, kernels_first):
+    """Whichever comes first: blocks leave statistics of all processes to the plain path."""
+    logits, state = with_both(ALONE, kernels_first)
+    parts = pair(with_both, kernels_first)
+    torch.testing.assert_close(torch.cat([part for part, _ in parts]), logits, rtol=0.05, atol=0.05)
+    for _, own in parts:
+        for name, tensor in own.items():
+            torch.testing.assert_close(tensor, state[name], rtol=0.02, atol=0.02, msg=name)
 
 
 # --- what else they exchange

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tiny_runs import TINY_SEARCH, run_here
 
-from instantnet import quantize, train, train_search
+from instantnet import train, train_search
 from instantnet.engine.machine import autocasted
 from instantnet.model_infer import DerivedNetwork
 from instantnet.operations import Geometry
-from instantnet.quantize import ActivationRange, Precision
+from instantnet.quantize import Precision
+from instantnet.quantizers import Quantizer, minmax
 
 CPU = torch.device("cpu")
 TINY = Geometry((1, 1), (4, 6), (2, 2), 4, 1, 8, 10, 8, 8, False)
@@ -26,15 +27,14 @@ def test_none_is_the_model_itself(network):
     assert autocasted(network, "none", CPU) is network
 
 
-def test_convolutions_run_in_bfloat16_and_quantizers_in_float32(network, monkeypatch):
+def test_convolutions_run_in_bfloat16_and_quantizers_in_float32(network):
     outputs, quantized = set(), set()
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda _, inputs, output: outputs.add(output.dtype))
-    whole = quantize._fake_quantized
-    monkeypatch.setattr(
-        quantize, "_fake_quantized", lambda x, *rest: quantized.add(x.dtype) or whole(x, *rest), raising=True
-    )
+    for module in network.modules():
+        if isinstance(module, Quantizer):
+            module.rounding = lambda x, *rest: quantized.add(x.dtype) or minmax.rounded(x, *rest)
     logits = autocasted(network, "bfloat16", CPU)(torch.randn(4, 3, 8, 8), num_bits=4)
     logits.sum().backward()
     assert outputs == {torch.bfloat16} and quantized == {torch.float32}
@@ -45,10 +45,10 @@ def test_convolutions_run_in_bfloat16_and_quantizers_in_float32(network, monkeyp
 
 def test_the_codes_of_12_bit_survive_the_quantizer():
     """256 values a power of two apart would be all that bfloat16 can tell in [1, 2)."""
-    layer = ActivationRange(Precision([12]))
+    layer = minmax.MinMaxInputs(Precision([12]))
     x = torch.cat([torch.zeros(1), torch.linspace(1, 2, 100_000)]).bfloat16()
     coarse = torch.unique(x).numel()
-    fine = torch.unique(layer.quantize(x))
+    fine = torch.unique(layer(x))
     assert fine.dtype == torch.float32 and coarse < 200
     scale = 2 / 4095
     torch.testing.assert_close(fine / scale, (fine / scale).round(), rtol=0, atol=1e-3)
@@ -60,7 +60,7 @@ def test_both_stages_run_with_it_and_differ_from_float32(tmp_path):
         (train, [*TINY_SEARCH[:-2], "--load_path", tmp_path / "train_search" / "none"]),
     ):
         for kind in ("none", "bfloat16"):
-            save = tmp_path / stage.__name__ / kind
+            save = tmp_path / stage.__name__.rpartition(".")[2] / kind
             assert run_here(stage, *words, "--mixed_precision", kind, "--save", save) == 0
         first, second = (
             json.loads((save.parent / kind / "metrics.jsonl").read_text().split("\n")[0])["loss"]

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from instantnet.distill import Cascade
 from instantnet.engine.loop import frozen
+from instantnet.kernels import with_kernels
 from instantnet.model_infer import DerivedNetwork
 from instantnet.model_search import Supernet, one_hot, path_weights
 from instantnet.operations import OPERATIONS
@@ -235,10 +236,11 @@ class BackwardOfConvolutions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_each_step_computes_its_own_gradients_only(geometry, compiled):
+@pytest.mark.parametrize("kernels", [False, True])
+def test_each_step_computes_its_own_gradients_only(geometry, kernels):
     """alpha's step no gradient of a weight, the weights' step none of alpha; the rest is as in a full backward."""
-    supernet = Supernet(geometry, Precision(BITS, compiled=compiled)).to(memory_format=torch.channels_last)
+    supernet = Supernet(geometry, Precision(BITS)).to(memory_format=torch.channels_last)
+    supernet = with_kernels(supernet) if kernels else supernet
     weights = supernet.weight_parameters()
     x = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
 
@@ -361,15 +363,15 @@ def test_all_paths_is_the_method_of_the_paper(geometry):
 
 
 @pytest.mark.parametrize("ops", [["skip"] * 4, ["k3_e1", "skip", "k5_e6", "skip"]])
-def test_compiled_and_plain_paths_agree(geometry, ops):
+def test_kernels_and_plain_path_agree(geometry, ops):
     """A layer of which only the identity runs included."""
     supernet = Supernet(geometry, Precision((16, 32)), sample_paths=1).to(memory_format=torch.channels_last)
     x = torch.randn(6, 3, 8, 8).to(memory_format=torch.channels_last)
     results = []
-    for compiled in (False, True):
-        supernet.precision.compiled = compiled
+    for change in (lambda model: model, with_kernels):
+        change(supernet)
         supernet.op_weights = one_hot(ops).requires_grad_()
         y = supernet(x, num_bits=16)
         results.append((y.detach(), *torch.autograd.grad(y.square().mean(), supernet.op_weights)))
-    for plain, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, plain, rtol=1e-2, atol=1e-3)
+    for plain, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-2, atol=1e-3)

@@ -13,18 +13,20 @@ from torch import nn
 from instantnet.model_infer import DerivedNetwork
 from instantnet.quantize import (
     FLOAT_BITS,
-    ActivationRange,
     BatchNorm2d,
     Precision,
     SwitchableBatchNorm2d,
     SwitchableConv2d,
     SwitchableLinear,
-    fake_quantize,
-    quantize_weight,
     recalibrate,
 )
+from instantnet.quantizers.minmax import MinMaxInputs, MinMaxWeights, fake_quantize
 
 OPS = ["k3_e3", "k5_e1_g2", "skip", "k3_e1"]
+
+
+def quantize_weight(weight, bits):
+    return MinMaxWeights(Precision([bits]), len(weight))(weight)
 
 
 def formula(x, low, high, bits):
@@ -295,12 +297,12 @@ def test_32_bit_is_float_bit_for_bit(training):
     x = torch.randn(3, 6, 7, 7)
     assert torch.equal(conv(x), plain(x))
     assert torch.equal(linear(x[..., 0, 0]), F.linear(x[..., 0, 0], linear.weight, linear.bias))
-    assert not conv.input_range.initialised.any(), "32 bit has no range to record"
+    assert not conv.input_quantizer.initialised.any(), "32 bit has no range to record"
 
 
 def test_a_list_of_32_bit_alone(geometry):
     model = DerivedNetwork(OPS, geometry, Precision([32]))
-    before = {k: v.clone() for k, v in model.state_dict().items() if "input_range" in k}
+    before = {k: v.clone() for k, v in model.state_dict().items() if "input_quantizer" in k}
     model(torch.randn(4, 3, 8, 8)).sum().backward()
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
 
@@ -310,7 +312,7 @@ def test_a_list_of_32_bit_alone(geometry):
 
 def ranges_of(conv, bits):
     slot = conv.precision.bit_widths.index(bits)
-    return conv.input_range.low[slot].clone(), conv.input_range.high[slot].clone()
+    return conv.input_quantizer.low[slot].clone(), conv.input_quantizer.high[slot].clone()
 
 
 def test_first_batch_initialises_the_range_and_later_ones_move_it_by_a_tenth():
@@ -325,7 +327,7 @@ def test_first_batch_initialises_the_range_and_later_ones_move_it_by_a_tenth():
         conv(batch)
         low, high = 0.9 * low + 0.1 * batch.min(), 0.9 * high + 0.1 * batch.max()
     torch.testing.assert_close(ranges_of(conv, 4), (low, high))
-    assert conv.input_range.initialised.tolist() == [True, False], "8 bit has seen nothing"
+    assert conv.input_quantizer.initialised.tolist() == [True, False], "8 bit has seen nothing"
     assert ranges_of(conv, 8) == (0, 0)
 
 
@@ -359,9 +361,9 @@ def test_the_shared_range_follows_the_released_rule():
     conv(first)
     precision.set(4)
     conv(second)
-    torch.testing.assert_close(conv.input_range.low[0, 0], 0.1 * first.min() + 0.9 * second.min())
-    torch.testing.assert_close(conv.input_range.high[0, 0], 0.1 * first.max() + 0.9 * second.max())
-    assert len(conv.input_range.low) == 1
+    torch.testing.assert_close(conv.input_quantizer.low[0, 0], 0.1 * first.min() + 0.9 * second.min())
+    torch.testing.assert_close(conv.input_quantizer.high[0, 0], 0.1 * first.max() + 0.9 * second.max())
+    assert len(conv.input_quantizer.low) == 1
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -397,7 +399,7 @@ def test_training_quantizes_by_the_batch_not_by_the_running_range():
     conv(torch.rand(4, 3, 5, 5))
     x = 20 * torch.randn(4, 3, 5, 5)
     fresh = copy.deepcopy(conv)
-    fresh.input_range.reset()
+    fresh.input_quantizer.reset()
     assert torch.equal(conv(x), fresh(x))
 
 
@@ -516,7 +518,7 @@ def test_recalibrating_one_bit_width_leaves_the_others_bit_identical(geometry, b
     for name, tensor in model.state_dict().items():
         if belongs_to(name, bits):
             changed += not torch.equal(tensor, before[name])
-        elif "input_range" in name and bits != 32:
+        elif "input_quantizer" in name and bits != 32:
             other = [i for i in range(len(tensor)) if i != slot]
             assert torch.equal(tensor[other], before[name][other]), name
             changed += not torch.equal(tensor[slot], before[name][slot])
@@ -544,7 +546,7 @@ def test_recalibrated_statistics_are_those_of_the_batches(geometry, bits):
     inputs, ranges = {}, {}
     norms = {m: name for name, m in model.named_modules() if isinstance(m, SwitchableBatchNorm2d)}
     hooks = [m.register_forward_pre_hook(lambda m, x: inputs.setdefault(m, []).append(x[0].clone())) for m in norms]
-    watched = [m for m in model.modules() if isinstance(m, ActivationRange)]
+    watched = [m for m in model.modules() if isinstance(m, MinMaxInputs)]
     hooks += [m.register_forward_pre_hook(lambda m, x: ranges.setdefault(m, []).append(x[0].clone())) for m in watched]
     recalibrate(model, bits, calibration_batches())
     for hook in hooks:
@@ -558,7 +560,7 @@ def test_recalibrated_statistics_are_those_of_the_batches(geometry, bits):
         assert own.momentum == 0.1, "training goes on with the usual momentum"
     slot = (4, 8, 32).index(bits)
     for m in watched:
-        dims = (0, 2, 3) if m.per_channel else (0, 1, 2, 3)
+        dims = (0, 2, 3) if m.channels else (0, 1, 2, 3)
         low, high = ranges[m][0].amin(dims), ranges[m][0].amax(dims)
         for x in ranges[m][1:]:
             low, high = 0.9 * low + 0.1 * x.amin(dims), 0.9 * high + 0.1 * x.amax(dims)

@@ -108,6 +108,7 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path 
     wanted = model.state_dict()
     if not isinstance(weights, dict):
         raise UserError(f"{path}: its weights are not a dictionary of tensors")
+    weights = with_present_names(weights, model)
     for name in [*wanted, *weights]:
         if name not in weights or name not in wanted:
             lacks = "has no" if name not in weights else "has an extra"
@@ -120,6 +121,21 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path 
     if not all_finite(weights):
         raise UserError(f"{path}: its weights are NaN or infinite: the training that wrote them has diverged")
     model.load_state_dict(weights)
+
+
+def with_present_names(weights: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """`weights` by the names that `model` has today: a module's `old_names` says how its children were called."""
+    prefixes = {
+        f"{name}.{old}.".removeprefix("."): f"{name}.{new}.".removeprefix(".")
+        for name, module in model.named_modules()
+        for old, new in getattr(module, "old_names", {}).items()
+    }
+
+    def present(name: str) -> str:
+        head, _, tensor = name.rpartition(".")
+        return prefixes.get(f"{head}.", f"{head}.".removeprefix(".")) + tensor
+
+    return {present(name) if isinstance(name, str) else name: tensor for name, tensor in weights.items()}
 
 
 def all_finite(tensors: dict[str, torch.Tensor]) -> bool:

@@ -1,4 +1,11 @@
-"""Statistics of a training batch over the parts that all processes have of it: batch norms' and activation ranges'."""
+"""Statistics of a training batch over the parts that all processes have of it: batch norms' and activation ranges'.
+
+Put into a network from outside: `model = synchronised(model, processes)`. What it replaces are strategies that modules
+carry as attributes: `normalise` of a batch norm, `measure` of a quantizer that takes its range from the batch.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -6,32 +13,47 @@ from torch import Tensor, nn
 
 from instantnet.engine.distributed import Processes
 
+Model = TypeVar("Model", bound=nn.Module)
+Measure = Callable[[Tensor, int | None], tuple[Tensor, Tensor]]
 
-class AcrossProcesses:
-    """`Precision.across` of a network whose layers normalise and quantize by the batch of all processes."""
 
-    def range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """The least low and the greatest high of all processes; any shape."""
+def synchronised(model: Model, processes: Processes, wanted: bool = True) -> Model:
+    """`model`, which normalises and quantizes by the batch of all processes; changed in place. One process, or not
+    `wanted` (the setting sync_bn): as it is."""
+    if processes.alone or not wanted:
+        return model
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and hasattr(module, "normalise"):
+            module.normalise = batch_norm
+        elif getattr(module, "of_batch", False):
+            module.measure = RangeOfAll(module.measure)
+    return model
+
+
+class RangeOfAll:
+    """`measure`, then the least low and the greatest high of all processes."""
+
+    def __init__(self, measure: Measure):
+        self.measure = measure
+
+    def __call__(self, x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
+        low, high = self.measure(x, axis)
         bounds = torch.stack([-low, high])
         dist.all_reduce(bounds, op=dist.ReduceOp.MAX)
         return -bounds[0], bounds[1]
 
-    def batch_norm(self, x: Tensor, norm: nn.BatchNorm2d, record: bool) -> Tensor:
-        """x [B, C, H, W] normalised as `norm` would the batch of all processes; record: its running statistics too."""
-        y, mean, variance, count = _BatchNorm.apply(x, norm.weight, norm.bias, norm.eps)
-        if record:
-            with torch.no_grad():
-                norm.num_batches_tracked.add_(1)
-                seen = norm.num_batches_tracked.to(mean.dtype)
-                newest = 1 / seen if norm.momentum is None else norm.momentum
-                norm.running_mean.lerp_(mean, newest)
-                norm.running_var.lerp_(variance * (count / (count - 1)), newest)
-        return y
 
-
-def across_processes(wanted: bool, processes: Processes) -> AcrossProcesses | None:
-    """`Precision.across` where it is `wanted` (the setting sync_bn) and there is more than one process."""
-    return AcrossProcesses() if wanted and not processes.alone else None
+def batch_norm(x: Tensor, norm: nn.BatchNorm2d, record: bool) -> Tensor:
+    """x [B, C, H, W] normalised as `norm` would the batch of all processes; record: its running statistics too."""
+    y, mean, variance, count = _BatchNorm.apply(x, norm.weight, norm.bias, norm.eps)
+    if record:
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            seen = norm.num_batches_tracked.to(mean.dtype)
+            newest = 1 / seen if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean, newest)
+            norm.running_var.lerp_(variance * (count / (count - 1)), newest)
+    return y
 
 
 class _BatchNorm(torch.autograd.Function):

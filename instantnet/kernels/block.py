@@ -1,51 +1,94 @@
-"""A `ConvBlock` in training as one operation up to its last batch norm: torch tensors around `block_kernels`.
+"""A `ConvBlock` in training as one operation up to its last batch norm: torch's tensors around passes.cpp.
 
-Same formulas as its modules one by one, other order of sums, and the quantizer multiplies by 1 / scale: float32 results
-differ in the last digits, a rounded value by one step where it stood on the edge. docs/training.md states the bounds.
-Shapes: x [B, C_in, H, W], channels_last; C channels inside the block.
+Same formulas as its modules one by one, other order of sums: float32 results differ in the last digits, a rounded value
+by one step where it stood on the edge. docs/training.md states the bounds. Shapes: x [B, C_in, H, W], channels_last;
+C channels inside the block.
 """
 
+from ctypes import c_double
 from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from instantnet.kernels.norm import flat, vectors_of
-from instantnet.kernels.quantize import MAX_BITS, load_kernels, run
-from instantnet.quantize import FLOAT_BITS
+from instantnet.kernels import quantize
+from instantnet.kernels.library import call, is_channels_last, is_served, lanes
+from instantnet.operations import ConvBlock
+from instantnet.quantize import BatchNorm2d, batch_normalised
+from instantnet.quantizers import FLOAT_BITS, Quantizer, minmax
+from instantnet.quantizers.minmax import MinMaxInputs
 
-KERNELS = "instantnet.kernels.block_kernels"
 KERNEL_SIZES = (3, 5)
+MAX_BITS = 22
+"""Inside a block codes are rounded by adding and subtracting 1.5 * 2^23, which is exact below 2^22."""
+
 PARALLEL_FROM = 1 << 24
-"""Multiply-accumulates of a block from which a second thread pays, as `instantnet.kernels.quantize.PARALLEL_FROM`."""
+"""Multiply-accumulates of a block from which a second thread pays."""
 
 
-def usable(block: nn.Module, x: Tensor) -> bool:
-    """Whether `projected` can run the block, in training on a channels_last float32 x on a CPU."""
-    norms = block.expand_norm.current(), block.depthwise_norm.current()
-    ranges = block.depthwise.input_range, block.project.input_range
-    bits = block.expand.precision.bits
+class KernelConvBlock(ConvBlock):
+    """A ConvBlock that runs by `projected` wherever that serves it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not serves(self, x):
+            return super().forward(x)
+        y = self.project_norm(projected(self, self.expand.input_quantizer(x)))
+        return y + x if self.has_shortcut else y
+
+
+def serves(block: ConvBlock, x: Tensor) -> bool:
+    """Whether `projected` can stand in for the block's modules on x: training, float32, channels_last, on a CPU."""
+    outputs = len(x) * -(-x.shape[2] // block.stride) * -(-x.shape[3] // block.stride)
     return (
-        all(m.training for m in (*norms, *ranges))
-        and all(norm.momentum is not None for norm in norms)  # None: a cumulative mean, while recalibrating
+        is_served(x)
+        and is_channels_last(x)
+        and outputs > 1
         and block.depthwise.kernel_size[0] in KERNEL_SIZES
-        and (bits == FLOAT_BITS or bits <= MAX_BITS)
-        and len(x) * -(-x.shape[2] // block.stride) * -(-x.shape[3] // block.stride) > 1
+        and all(_serves_norm(norm.current()) for norm in (block.expand_norm, block.depthwise_norm))
+        and all(_serves_quantizer(conv.input_quantizer) for conv in (block.depthwise, block.project))
     )
 
 
-def projected(block: nn.Module, quantized: Tensor) -> Tensor:
-    """What the projection puts out, before its batch norm [B, C_out, h, w]; quantized: x as `expand` takes it."""
-    norms = [block.expand_norm.current(), block.depthwise_norm.current()]
-    return _Projected.apply(
-        quantized, block, norms, block.expand.weight, block.depthwise.weight, block.project.weight,
-        *(norm.weight for norm in norms), *(norm.bias for norm in norms),
-    )  # fmt: skip
+def _serves_norm(norm: BatchNorm2d) -> bool:
+    """Whether it normalises by this batch alone. (momentum None: a cumulative mean, while recalibrating.)"""
+    return norm.training and norm.normalise is batch_normalised and norm.momentum is not None
 
 
-def threads_of(block: nn.Module, x: Tensor) -> int:
-    """How many threads work on the block: those of `num_threads`, or one where a second would not pay."""
+def _serves_quantizer(quantizer: Quantizer) -> bool:
+    """Whether it rounds over the range of this batch alone."""
+    if quantizer.precision.bits == FLOAT_BITS:
+        return True
+    own = isinstance(quantizer, MinMaxInputs) and quantizer.measure in (minmax.min_max, quantize.min_max)
+    return own and quantizer.training and quantizer.precision.bits <= MAX_BITS
+
+
+def projected(block: ConvBlock, x: Tensor) -> Tensor:
+    """What the projection puts out, before its batch norm [B, C_out, h, w]; x: as `expand` takes it, rounded.
+
+    Inside, channels stand in the order that the shuffle gives them, and matrices are dense: a grouped convolution's
+    zeros are written out.
+    """
+    norms = block.expand_norm.current(), block.depthwise_norm.current()
+    w1 = _dense(block.expand.weight_quantizer(block.expand.weight), block.expand.groups)
+    w2 = block.depthwise.weight_quantizer(block.depthwise.weight).flatten(1)
+    w3 = _dense(block.project.weight_quantizer(block.project.weight), block.project.groups)
+    gamma1, beta1, order = norms[0].weight, norms[0].bias, None
+    if block.expand.groups > 1:
+        order = torch.arange(len(w1)).view(block.expand.groups, -1).t().flatten()
+        w1, gamma1, beta1 = w1[order], gamma1[order], beta1[order]
+    return _Projected.apply(x, w1, w2, w3, gamma1, beta1, norms[1].weight, norms[1].bias, block, order)
+
+
+def _dense(weight: Tensor, groups: int) -> Tensor:
+    """[K, C_in] of a 1x1 convolution."""
+    return torch.block_diag(*weight.flatten(1).chunk(groups)) if groups > 1 else weight.flatten(1)
+
+
+def threads_of(block: ConvBlock, x: Tensor) -> int:
+    """How many threads work on the block: those of torch, or one where a second would not pay."""
     inside, outside = block.depthwise.out_channels, block.project.out_channels
     taps = block.depthwise.weight[0].numel()
     work = x.numel() // x.shape[1] * inside * (x.shape[1] + (taps + outside) // block.stride**2)
@@ -54,116 +97,114 @@ def threads_of(block: nn.Module, x: Tensor) -> int:
 
 class _Projected(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, block, norms, w1: Tensor, w2: Tensor, w3: Tensor, *affine: Tensor) -> Tensor:
-        names = KERNELS, "instantnet.kernels.passes", "instantnet.kernels.weights"
-        kernels, passes, weights = (load_kernels(name) for name in names)
-        threads = threads_of(block, x)
-        stages = run(KERNELS, threads)
-        precision = block.expand.precision
-        bits, momentum = precision.bits, norms[0].momentum if precision.track_statistics else 0.0
-        levels = np.float32(0 if bits == FLOAT_BITS else 2**bits - 1)
-        batch, c_in, height, width = x.shape
-        channels, taps, stride = len(w2), w2.shape[-1], block.stride
-        out_height, out_width = -(-height // stride), -(-width // stride)
-        pixels, out_pixels = batch * height * width, batch * out_height * out_width
-        images = min(threads, batch)
+    def forward(ctx, x, w1, w2, w3, gamma1, beta1, gamma2, beta2, block: ConvBlock, order: Tensor | None) -> Tensor:
+        norm1, norm2 = block.expand_norm.current(), block.depthwise_norm.current()
+        threads, stride, taps = threads_of(block, x), block.stride, block.depthwise.kernel_size[0]
+        (batch, c_in, height, width), channels, c_out = x.shape, len(w1), len(w3)
+        pixels, out_height, out_width = batch * height * width, -(-height // stride), -(-width // stride)
+        out_pixels = batch * out_height * out_width
+        form = batch, height, width, channels, taps, stride
 
-        by_input, by_output = weights.matrices(_rows(w1), block.expand.groups, True, levels)
-        pixels_of_x = flat(x).numpy()
-        y1 = _memory(pixels * channels)
-        shift = kernels.shift_of_product(pixels_of_x, by_input, pixels, c_in, channels)
-        totals, bounds = stages.expand(pixels_of_x, by_input, y1, shift, pixels, c_in, channels, threads)
-        known1, low, high = passes.table(
-            totals, bounds, shift, pixels, vectors_of(norms[0]), block.expand.groups, momentum, norms[0].eps, levels,
-            True,
-        )  # fmt: skip
-        _observe(block.depthwise.input_range, low, high, levels)
+        y1, table1 = x.new_empty(pixels, channels), x.new_empty(6, channels)
+        sizes = pixels, c_in, channels
+        with _Running(norm1, order) as running:
+            call("expand", x, _matrix(w1.t()), y1, *sizes, gamma1, beta1, *running, table1, threads)
+        grid1 = _grid(block.depthwise.input_quantizer, table1)
+        by_tap = w2.t().contiguous()
+        y2, table2 = x.new_empty(out_pixels, channels), x.new_empty(6, channels)
+        with _Running(norm2) as running:
+            call("depthwise", y1, table1, *grid1, by_tap, y2, *form, gamma2, beta2, *running, table2, threads)
+        grid2 = _grid(block.project.input_quantizer, table2)
+        y3 = x.new_empty(batch, out_height, out_width, c_out)
+        call("project", y2, table2, *grid2, _matrix(w3.t()), y3, out_pixels, channels, c_out, threads)
 
-        weight = weights.taps_of(_rows(w2), levels)
-        y2 = _memory(out_pixels * channels)
-        shift = kernels.shift_of_taps(y1, known1, weight, batch, height, width, channels, taps)
-        totals, bounds = stages.depthwise(
-            y1, known1, levels, weight, y2, shift, batch, height, width, channels, taps, stride, images
-        )
-        known2, low, high = passes.table(
-            totals, bounds, shift, out_pixels, vectors_of(norms[1]), 1, momentum, norms[1].eps, levels, False
-        )
-        _observe(block.project.input_range, low, high, levels)
-        if momentum:
-            for norm in norms:
-                norm.num_batches_tracked.add_(1)
-
-        to_out, from_out = weights.matrices(_rows(w3), block.project.groups, False, levels)
-        out = x.new_empty(batch, out_height, out_width, len(w3))
-        stages.project(y2, known2, levels, to_out, out.view(-1).numpy(), out_pixels, channels, len(w3), threads)
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, w1, w3)
         ctx.kept = SimpleNamespace(
-            stages=stages, threads=threads, images=images, levels=levels, y1=y1, y2=y2, known1=known1, known2=known2,
-            by_output=by_output, weight=weight, from_out=from_out, taps=taps, stride=stride,
-            shapes=(w1.shape, w2.shape, w3.shape), groups=(block.expand.groups, block.project.groups),
-        )  # fmt: skip
-        return out.permute(0, 3, 1, 2)
+            y1=y1,
+            y2=y2,
+            table1=table1,
+            table2=table2,
+            grid1=grid1,
+            grid2=grid2,
+            by_tap=by_tap,
+            form=form,
+            threads=threads,
+        )
+        return y3.permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor):
-        (x,), kept = ctx.saved_tensors, ctx.kept
-        passes, weights = load_kernels("instantnet.kernels.passes"), load_kernels("instantnet.kernels.weights")
-        stages, levels, threads = kept.stages, kept.levels, kept.threads
-        needs_x, _, _, needs_w1, needs_w2, needs_w3, *_ = ctx.needs_input_grad
-        batch, c_in, height, width = x.shape
-        (channels, _, _, _), (c_out, _, _, _) = kept.shapes[1:]
-        pixels, out_pixels = batch * height * width, gradient.numel() // c_out
-        g3 = flat(gradient.contiguous(memory_format=torch.channels_last)).numpy()
+        (x, w1, w3), kept, threads = ctx.saved_tensors, ctx.kept, ctx.kept.threads
+        needs_x, needs_w1, needs_w2, needs_w3 = ctx.needs_input_grad[:4]
+        (pixels, channels), out_pixels, c_in, c_out = kept.y1.shape, len(kept.y2), w1.shape[1], len(w3)
+        g3 = gradient.contiguous(memory_format=torch.channels_last)
+        affine1, affine2 = x.new_empty(2, channels), x.new_empty(2, channels)
+        sums1, sums2 = torch.zeros(2, 2, threads, channels, dtype=torch.float64)
 
-        g2 = _memory(out_pixels * channels)
-        dense, totals = stages.project_back(
-            g3, kept.y2, kept.known2, levels, kept.from_out, g2, out_pixels, channels, c_out, needs_w3, threads
-        )
-        to_w3 = _own(weights, dense, kept.shapes[2], kept.groups[1], False) if needs_w3 else None
-        affine2 = passes.table_back(kept.known2, totals, 1, out_pixels)
-
-        g1 = _memory(pixels * channels)
-        step = len(kept.known1) // passes.ROWS
-        weight = weights.turned(kept.weight, step)
-        to_taps, totals = stages.depthwise_back(
-            g2, kept.y2, kept.known2, kept.y1, kept.known1, levels, weight, g1, batch, height, width, channels,
-            kept.taps, kept.stride, needs_w2, kept.images,
+        g2, matrix = torch.empty_like(kept.y2), _matrix(w3)
+        to_w3 = torch.empty_like(matrix) if needs_w3 else None
+        call(
+            "project_backward", g3, kept.y2, kept.table2, *kept.grid2, matrix, g2, to_w3, *sums2, out_pixels, channels,
+            c_out, threads,
         )  # fmt: skip
-        to_w2 = None
-        if needs_w2:
-            to_taps = to_taps.sum(axis=0).reshape(-1, step)[::-1, :channels]
-            to_w2 = torch.from_numpy(to_taps.T.copy()).view(kept.shapes[1])
-        affine1 = passes.table_back(kept.known1, totals, kept.groups[0], pixels)
-
-        to_x = x.new_empty(batch, height, width, c_in) if needs_x else x.new_empty(1)
-        to_w1 = None
-        if needs_x or needs_w1:
-            dense = stages.expand_back(
-                g1, kept.y1, kept.known1, flat(x).numpy(), kept.by_output, to_x.view(-1).numpy(), pixels, c_in,
-                channels, needs_w1, needs_x, threads,
-            )  # fmt: skip
-            to_w1 = _own(weights, dense, kept.shapes[0], kept.groups[0], True) if needs_w1 else None
-        to_x = to_x.permute(0, 3, 1, 2) if needs_x else None
-        (gamma1, beta1), (gamma2, beta2) = torch.from_numpy(affine1), torch.from_numpy(affine2)
-        return to_x, None, None, to_w1, to_w2, to_w3, gamma1, gamma2, beta1, beta2
-
-
-def _own(weights, dense: np.ndarray, shape: torch.Size, groups: int, expansion: bool) -> Tensor:
-    """The gradient of a 1x1 convolution's weight out of that of its dense matrix, [threads, rows * columns]."""
-    own = weights.own_gradients(dense, *shape[:2], groups, expansion)
-    return torch.from_numpy(own).view(shape)
+        g1 = torch.empty_like(kept.y1)
+        to_w2 = torch.empty_like(kept.by_tap) if needs_w2 else None
+        call(
+            "depthwise_backward", g2, kept.y2, kept.table2, *sums2, affine2, kept.y1, kept.table1, *kept.grid1,
+            kept.by_tap, g1, to_w2, *sums1, *kept.form, threads,
+        )  # fmt: skip
+        to_x = torch.empty_like(x, memory_format=torch.channels_last) if needs_x else None
+        to_w1 = x.new_empty(c_in, _padded(channels)) if needs_w1 else None
+        call(
+            "expand_backward", g1, kept.y1, kept.table1, *sums1, affine1, x, _matrix(w1), to_x, to_w1, pixels, c_in,
+            channels, threads,
+        )  # fmt: skip
+        weights = (
+            None if to_w1 is None else to_w1[:, :channels].t(),
+            None if to_w2 is None else to_w2.t(),
+            None if to_w3 is None else to_w3[:, :channels],
+        )
+        return to_x, *weights, *affine1, *affine2, None, None
 
 
-def _memory(size: int) -> np.ndarray:
-    """[size and slack], begun at the start of a cache line, which numpy's own need not be."""
-    return torch.empty(size + load_kernels("instantnet.kernels.vectors").SLACK).numpy()
+class _Running:
+    """(eps, momentum, running mean, running variance) as the kernels take them; what they wrote is put back in the
+    norm's own order. order: that of the channels inside the block, None = the norm's own."""
+
+    def __init__(self, norm: BatchNorm2d, order: Tensor | None = None):
+        self.norm, self.order = norm, order
+
+    def __enter__(self) -> tuple[Any, ...]:
+        record = self.norm.precision.track_statistics
+        self.own = self.norm.running_mean, self.norm.running_var
+        self.given = self.own if self.order is None else tuple(values[self.order] for values in self.own)
+        if record:
+            self.norm.num_batches_tracked.add_(1)
+        return c_double(self.norm.eps), c_double(self.norm.momentum if record else 0.0), *self.given
+
+    def __exit__(self, *_) -> None:
+        if self.order is not None:
+            for own, given in zip(self.own, self.given, strict=True):
+                own[self.order] = given
 
 
-def _observe(activation_range: nn.Module, low: np.ndarray, high: np.ndarray, levels: np.float32) -> None:
-    if levels:
-        activation_range.observe(torch.from_numpy(low), torch.from_numpy(high))
+def _grid(quantizer: Quantizer, table: Tensor) -> tuple[Tensor, Tensor, int, float]:
+    """(low, high, how many bounds, levels) behind norm and ReLU, whose range the table holds; the quantizer records it.
+    levels 0: nothing is rounded."""
+    low, high, bits = table[4], table[5], quantizer.precision.bits
+    if bits == FLOAT_BITS:
+        return low, high, len(low), 0.0
+    if quantizer.channels is None:
+        low, high = low.min().view(1), high.max().view(1)
+    quantizer.observe(low, high)
+    return low, high, len(low), float(2**bits - 1)
 
 
-def _rows(weight: Tensor) -> np.ndarray:
-    """[K, n], the weights of each output in the order (inputs, rows, columns)."""
-    return weight.detach().flatten(1).numpy()
+def _matrix(weight: Tensor) -> Tensor:
+    """Rows padded with zeros to whole vectors."""
+    return F.pad(weight, (0, _padded(weight.shape[1]) - weight.shape[1])).contiguous()
+
+
+def _padded(columns: int) -> int:
+    return -(-columns // lanes()) * lanes()

@@ -36,8 +36,8 @@ class NetworkSettings(Settings):
     device: Annotated[str, "auto, cpu, cuda or cuda:N"]
     sync_bn: Annotated[bool, "several processes: BN statistics and activation ranges over all their images"]
     channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"]
-    fused_quantizer: Annotated[bool, "CPU: measure and quantize in compiled kernels, bit-equal to the plain operations"]
-    compiled_layers: Annotated[bool, "CPU: train by compiled passes over whole layers; same method, other rounding"]
+    fused_quantizer: Annotated[bool, "CPU: measure and quantize by C++ kernels, bit-equal to the plain operations"]
+    compiled_layers: Annotated[bool, "CPU: train by C++ kernels of several layers at once; same method, other rounding"]
     keep_memory: Annotated[bool, "CPU: keep freed memory for the next pass"]
     mixed_precision: Annotated[
         Literal["none", "bfloat16"],
@@ -122,9 +122,13 @@ class NetworkSettings(Settings):
             "bit_widths": self.num_bits_list,
             "range_scope": self.range_scope,
             "range_momentum": self.range_momentum,
-            "fused": self.fused_quantizer and not self.compile,  # torch.compile makes kernels of its own
-            "compiled": self.compiled_layers and not self.compile,
         }
+
+    def kernel_arguments(self) -> dict[str, bool]:
+        """Which kernels training on a CPU runs, as keyword arguments of `kernels.with_kernels`."""
+        if self.compile:  # torch.compile makes kernels of its own
+            return {"quantizers": False, "layers": False}
+        return {"quantizers": self.fused_quantizer, "layers": self.compiled_layers}
 
     def cascade_arguments(self) -> dict[str, Any]:
         """The settings that say how the bit-widths train together, as keyword arguments of `distill.Cascade`."""

@@ -1,15 +1,17 @@
 """A block as one operation against its modules one by one: values, gradients, statistics and ranges."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
-from instantnet.kernels import block as fused_block
-from instantnet.kernels import quantize as fused_quantize
+from instantnet.kernels import block as kernel_block
+from instantnet.kernels import with_kernels
 from instantnet.operations import ConvBlock
-from instantnet.quantize import Precision, fake_quantize
+from instantnet.quantize import Precision
+from instantnet.quantizers.minmax import fake_quantize
 
 BITS = [2, 4, 8, 16, 32]
 
@@ -44,8 +46,9 @@ def block_and_input(
     batch, size = options.pop("batch", batch), options.pop("size", size)
     c_in, c_out = options.pop("c_in", c_in), options.pop("c_out", c_out)
     torch.manual_seed(seed)
-    precision = Precision(BITS, fused=True, compiled=True)
+    precision = Precision(BITS)
     block = ConvBlock(c_in, c_out, precision=precision, **options).to(memory_format=torch.channels_last)
+    with_kernels(block)
     for module in block.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight)
@@ -55,16 +58,24 @@ def block_and_input(
 
 
 def modules(block: ConvBlock, x: torch.Tensor) -> torch.Tensor:
-    """What `fused_block.projected` stands for, module by module."""
+    """What `kernel_block.projected` stands for, module by module."""
     y = block.shuffle(torch.relu(block.expand_norm(block.expand(x))))
     return block.project(torch.relu(block.depthwise_norm(block.depthwise(y))))
 
 
+def distance_of_relus(block: ConvBlock, x: torch.Tensor) -> float:
+    """How near the inputs of the ReLUs come to 0, in float64."""
+    block, seen = copy.deepcopy(block).double(), []
+    for norm in (block.expand_norm, block.depthwise_norm):
+        norm.register_forward_hook(lambda *args: seen.append(args[-1].abs().min().item()))
+    with torch.no_grad():
+        modules(block, x.double())
+    return min(seen)
+
+
 def fused(block: ConvBlock, x: torch.Tensor) -> torch.Tensor:
-    assert fused_block.usable(block, x)
-    return fused_block.projected(
-        block, x if block.expand.precision.bits == 32 else block.expand.input_range.quantize(x)
-    )
+    assert kernel_block.serves(block, x)
+    return kernel_block.projected(block, block.expand.input_quantizer(x))
 
 
 def gradients(run, block: ConvBlock, x: torch.Tensor, gradient: torch.Tensor | None = None):
@@ -107,10 +118,11 @@ def test_float_block_is_that_of_float64(name):
 def test_quantized_block_is_no_farther_from_float64_than_its_modules(name, bits):
     """A value on the edge between two codes may fall on either side, of both; so the two are compared by their distance
     from float64, over several inputs. Ranges and statistics are recorded alike. (At 2 bit sums of the few values there
-    are stand on edges exactly, and float64 is no arbiter.)"""
+    are stand on edges exactly, and float64 is no arbiter.) Inputs at which a ReLU stands on its edge are left out: one
+    gradient passed or not is a hundredth of all."""
     apart = {"fused": 0.0, "modules": 0.0}
-    for seed in range(3):
-        block, x = block_and_input(name, bits, seed)
+    drawn = (block_and_input(name, bits, seed) for seed in itertools.count())
+    for block, x in itertools.islice((pair for pair in drawn if distance_of_relus(*pair) > 3e-6), 3):
         single, exact = copy.deepcopy(block), copy.deepcopy(block).double()
         expected, theirs = gradients(modules, exact, x.double())
         for way, run, of in (("fused", fused, block), ("modules", modules, single)):
@@ -119,7 +131,7 @@ def test_quantized_block_is_no_farther_from_float64_than_its_modules(name, bits)
             apart[way] += distance(y, expected) + sum(distance(ours[key], theirs[key]) for key in ("x", *SOME))
         for (key, a), b in zip(block.state_dict().items(), single.state_dict().values(), strict=True):
             assert torch.allclose(a.double(), b.double(), rtol=0.02, atol=0.02), key
-        assert block.project.input_range.initialised.tolist() == single.project.input_range.initialised.tolist()
+        assert block.project.input_quantizer.initialised.tolist() == single.project.input_quantizer.initialised.tolist()
     assert apart["fused"] <= 3 * apart["modules"] + 0.01
 
 
@@ -135,9 +147,9 @@ def test_the_codes_between(bits):
     block.project.weight = nn.Parameter(torch.eye(channels)[:, :, None, None])
     with torch.no_grad():
         codes = fused(block, x)
-    activation_range = block.project.input_range
+    quantizer = block.project.input_quantizer
     slot = block.expand.precision.index
-    low, high = activation_range.low[slot], activation_range.high[slot]
+    low, high = quantizer.low[slot], quantizer.high[slot]
     assert (codes.min(), codes.max()) == (low, high)
     assert len(codes.unique()) <= 2**bits
     assert torch.allclose(codes, fake_quantize(codes, low, high, bits), rtol=1e-6, atol=1e-6 * high.item())
@@ -165,20 +177,10 @@ def test_threads(name, threads, monkeypatch):
     """More threads than images included; sums may differ in their last digits."""
     block, x = block_and_input(name, 32)
     alone = gradients(fused, copy.deepcopy(block), x)
-    monkeypatch.setattr(fused_block, "threads_of", lambda *_: threads)
+    monkeypatch.setattr(kernel_block, "threads_of", lambda *_: threads)
     y, together = gradients(fused, block, x)
     assert distance(y, alone[0]) < 1e-6
     assert all(distance(gradient, alone[1][key]) < 1e-4 for key, gradient in together.items())
-
-
-def test_kernels_with_threads_and_without_are_kept_apart():
-    """On disk, too: under one name the second would be loaded as the first."""
-    for name in ("block_kernels", "norm_kernels", "quantize_kernels"):
-        module = fused_quantize.load_kernels(f"instantnet.kernels.{name}")
-        for function, compiled in vars(module.serial).items():
-            threaded = vars(module.parallel)[function]
-            assert threaded.targetoptions["parallel"] and "parallel" not in compiled.targetoptions
-            assert compiled._cache._cache_file._index_name != threaded._cache._cache_file._index_name
 
 
 def test_large_means_cost_no_digits():
@@ -200,7 +202,7 @@ def test_what_is_not_finite_is_not_swallowed(bits, value):
     block, x = block_and_input("plain", bits)
     x[1, 2, 3, 0] = value
     x.requires_grad_()
-    y = fused_block.projected(block, x)
+    y = kernel_block.projected(block, x)
     assert y.isnan().any()
     y.sum().backward()
     assert x.grad.isnan().any()
@@ -209,20 +211,47 @@ def test_what_is_not_finite_is_not_swallowed(bits, value):
 
 def test_what_it_cannot_run():
     block, x = block_and_input("plain", 4)
-    assert fused_block.usable(block, x)
-    assert not fused_block.usable(block, x[:1, :, :1, :1])  # a norm of one value
+    assert kernel_block.serves(block, x)
+    assert not kernel_block.serves(block, x[:1, :, :1, :1])  # a norm of one value
     strided, _ = block_and_input("strided", 4)
-    assert not fused_block.usable(strided, x[:1, :, :2, :2])
+    assert not kernel_block.serves(strided, x[:1, :, :2, :2])
     block.eval()
-    assert not fused_block.usable(block, x)
+    assert not kernel_block.serves(block, x)
     seven = ConvBlock(16, 16, 1, Precision(BITS), kernel_size=7, expansion=1)
-    assert not fused_block.usable(seven, x)
+    assert not kernel_block.serves(seven, x)
+    wide = ConvBlock(16, 16, 1, Precision([23]), kernel_size=3, expansion=1)
+    assert not kernel_block.serves(wide, x)
 
 
 def test_small_blocks_take_one_thread(monkeypatch):
     """Waiting for another costs more than it brings, by far where the machine has other work to do."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     small, x = block_and_input("plain", 4)
-    assert fused_block.threads_of(small, x) == 1
+    assert kernel_block.threads_of(small, x) == 1
     large, _ = block_and_input("plain", 4, c_in=64, c_out=64)
-    assert fused_block.threads_of(large, torch.empty(16, 64, 32, 32)) == 4
+    assert kernel_block.threads_of(large, torch.empty(16, 64, 32, 32)) == 4
+
+
+@pytest.mark.parametrize("bits", [4, 16, 32])
+def test_denormal_inputs(bits):
+    """1e-40 has no reciprocal in float32: a quantizer that multiplies by 1 / scale makes NaN of it."""
+    block, x = block_and_input("plain", bits)
+    tiny = (x.sign() * 1e-40).contiguous(memory_format=torch.channels_last)
+    assert tiny.any()
+    plain = copy.deepcopy(block)
+    y, ours = gradients(fused, block, tiny)
+    expected, theirs = gradients(modules, plain, tiny)
+    assert torch.allclose(y, expected, rtol=1e-3, atol=1e-3)
+    assert all(gradient.isfinite().all() for gradient in (*ours.values(), *theirs.values()))
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_denormals_inside(bits):
+    """A norm that scales by 1e-40: the quantizer behind it has a denormal step."""
+    block, x = block_and_input("plain", bits)
+    with torch.no_grad():
+        for norm in (block.expand_norm.current(), block.depthwise_norm.current()):
+            norm.weight.fill_(1e-40)
+            norm.bias.zero_()
+    y, ours = gradients(fused, block, x)
+    assert y.isfinite().all() and all(gradient.isfinite().all() for gradient in ours.values())

@@ -1,0 +1,105 @@
+"""What every quantizer offers: one operand of one layer, at the bit-width its network runs at."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+FLOAT_BITS = 32
+"""The bit-width that means float."""
+
+
+class BitWidths(Protocol):
+    """What a quantizer reads of its network's state, `quantize.Precision`."""
+
+    bit_widths: tuple[int, ...]
+    bits: int
+    index: int
+    range_scope: str
+    range_momentum: float
+    track_statistics: bool
+
+
+class Codes(NamedTuple):
+    """A tensor as integers: `values` = (codes - zero_point) * scale + offset.
+
+    codes: int64, the tensor's shape. scale, zero_point (int64), offset: broadcast against it. A scheme uses either
+    the integer zero point or the real offset, and leaves the other at 0.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    offset: Tensor
+
+    def values(self) -> Tensor:
+        """The fake-quantized tensor, bit for bit."""
+        return (self.codes - self.zero_point).to(self.scale.dtype) * self.scale + self.offset
+
+
+class Quantizer(nn.Module):
+    """One operand of one layer, fake-quantized at the network's current bit-width. At 32 bit it passes unchanged.
+
+    A subclass has a row of state per bit-width (buffers or parameters) and picks the current one by `precision.index`,
+    so that switching a network stays one assignment. It writes `quantize` and `codes`, and `reset` if it measures.
+
+    channels: size of the axis that has a range per entry, or None for one range over the whole tensor.
+    axis: that axis. 0 for weights [K, ...], 1 for activations [B, C, ...].
+    """
+
+    of_batch = False
+    """Whether the range comes from the batch: several processes then share it."""
+
+    shared = False
+    """Whether all bit-widths use one row of state."""
+
+    def __init__(self, precision: BitWidths, channels: int | None, axis: int):
+        super().__init__()
+        self.precision = precision
+        self.channels = channels
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x fake-quantized; the gradient of x passes as the scheme says (min-max: unchanged)."""
+        return x if self.precision.bits == FLOAT_BITS else self.quantize(x)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """x at the current bit-width, which is not 32."""
+        raise NotImplementedError
+
+    def codes(self, x: Tensor) -> Codes:
+        """The integers behind `forward(x)`, each in the range of the current bit-width. Records nothing.
+
+        Raises ValueError at 32 bit, where there are none.
+        """
+        raise NotImplementedError
+
+    def learned(self) -> list[nn.Parameter]:
+        """What the optimizer trains: steps or clipping levels."""
+        return list(self.parameters(recurse=False))
+
+    def reset(self) -> None:
+        """Forget what was measured for the current bit-width, before a recalibration."""
+
+    def per_channel(self, values: Tensor, x: Tensor) -> Tensor:
+        """`values` [channels] or [1] in a shape that broadcasts against x."""
+        return values if self.channels is None else values.view(broadcast_shape(x, self.axis))
+
+
+def broadcast_shape(x: Tensor, axis: int) -> list[int]:
+    """The shape of a vector along `axis` of x: 1 everywhere else."""
+    return [-1 if i == axis else 1 for i in range(x.dim())]
+
+
+class StraightThrough(torch.autograd.Function):
+    """`StraightThrough.apply(x, function, *arguments)`: function(x, *arguments), the gradient of x unchanged."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, function: Callable[..., Tensor], *arguments) -> Tensor:
+        ctx.arguments = len(arguments)
+        return function(x, *arguments)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, None, *(None,) * ctx.arguments  # also where x lies outside the range
