@@ -26,7 +26,8 @@ from automapper.workload import Network, NetworkLayer, Unmapped
 from hw_model import InputError, Layer
 from instantnet.engine.checkpoint import load_checkpoint, load_weights
 from instantnet.engine.errors import UserError
-from instantnet.networks import Form, build_network
+from instantnet.networks.build import build_network
+from instantnet.networks.paper import Form
 from instantnet.operations import Geometry
 from instantnet.quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
 from instantnet.settings.schema import closest

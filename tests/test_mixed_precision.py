@@ -7,10 +7,10 @@ import torch
 from tiny_runs import TINY_SEARCH, run_here
 
 from instantnet import quantize, train, train_search
-from instantnet.engine.machine import autocasted
 from instantnet.model_infer import DerivedNetwork
 from instantnet.operations import Geometry
 from instantnet.quantize import ActivationRange, Precision
+from instantnet.strategies import autocasted
 
 CPU = torch.device("cpu")
 TINY = Geometry((1, 1), (4, 6), (2, 2), 4, 1, 8, 10, 8, 8, False)

@@ -13,7 +13,7 @@ from experiments.runs import Store
 from experiments.scales import CIFAR_CPU_LONG
 from experiments.tables import Results
 from instantnet.engine.errors import exit_status
-from instantnet.networks import build_network
+from instantnet.networks.build import build_network
 from instantnet.quantize import Precision
 
 FOLDER = ROOT / "pretrained"

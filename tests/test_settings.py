@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import config_search
 import config_train
 from instantnet.engine.errors import UserError, exit_status
-from instantnet.engine.loop import learning_rate
 from instantnet.settings.schema import AtLeast, Settings, from_command_line
+from instantnet.training import learning_rate
 
 CONFIGS = {"search": config_search, "train": config_train}
 both = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

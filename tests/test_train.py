@@ -297,7 +297,8 @@ def test_load_path_takes_the_folder_or_the_file(arch, tmp_path):
 
 def test_gradients_are_clipped_by_default_and_not_as_released(geometry):
     from config_train import C
-    from instantnet.engine.loop import make_optimizer, updater
+    from instantnet.engine.loop import updater
+    from instantnet.training import make_optimizer
 
     for clip, norm in ((5.0, 5.0), (0.0, 100.0)):
         parameter = torch.nn.Parameter(torch.zeros(4))

@@ -142,6 +142,19 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], path
         ) from error
 
 
+def restore(part: Any, state: Any, name: str, path: Path | str) -> None:
+    """Put `state`, read from `path` under `name`, into a part of a run; `UserError` where it does not fit."""
+    if isinstance(part, nn.Module):
+        load_weights(part, state, path)
+    elif isinstance(part, torch.optim.Optimizer):
+        load_optimizer(part, state, path)
+    else:
+        try:
+            part.load_state_dict(state)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: its {name!r} cannot be read ({error})") from error
+
+
 def find(path: Path | str, name: str) -> Path:
     """`path` itself, or the file `name` in it where `path` is a folder."""
     path = Path(path)

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from instantnet.engine.checkpoint import replacing
 from instantnet.engine.errors import UserError
-from instantnet.settings.schema import Settings
 
 EVENTS = "events.out.tfevents."
 
@@ -27,7 +26,7 @@ class RunLog:
 
     def __init__(self, folder: Path | str, resumed: Mapping[str, int] | None = None):
         self.folder = Path(folder)
-        from tensorboardX.record_writer import RecordWriter  # here: it costs start-up time
+        from tensorboardX import RecordWriter  # here: it costs start-up time
 
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -50,18 +49,23 @@ class RunLog:
         self._json("result.json", content)
 
     def settings(
-        self, C: Settings, module: str, versions: Mapping[str, str], resumed: Mapping[str, Any] | None = None
+        self,
+        values: Mapping[str, Any],
+        preset: str,
+        shown: str,
+        versions: Mapping[str, str],
+        resumed: Mapping[str, Any] | None = None,
     ) -> None:
         """The resolved settings and the versions: printed, and settings.json in the folder.
 
-        resumed: the settings of the run that is continued; those that differ now are named.
+        shown: the settings as a person reads them, and where they come from. resumed: those of the run that is
+        continued; what differs now is named.
         """
-        source = f"{module}{C.preset and ', preset ' + C.preset}, command line"
-        self.line(f"settings ({source}):\n{C}\nversions: {', '.join(f'{k} {v}' for k, v in versions.items())}")
-        for name, value in C.to_dict().items():
+        self.line(f"settings {shown}\nversions: {', '.join(f'{k} {v}' for k, v in versions.items())}")
+        for name, value in values.items():
             if resumed is not None and resumed.get(name, value) != value:
                 self.line(f"note: {name} was {resumed[name]!r} before, and is {value!r} from here on")
-        self._json("settings.json", {"preset": C.preset, "settings": C.to_dict(), "versions": dict(versions)})
+        self._json("settings.json", {"preset": preset, "settings": dict(values), "versions": dict(versions)})
 
     def line(self, text: str = "") -> None:
         """One line (or block) for a person."""
@@ -70,10 +74,18 @@ class RunLog:
         with self._writing():
             self._lines.writelines(f"{stamp}  {part}\n" for part in text.splitlines() or [""])
 
-    def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """One object of metrics.jsonl, and the same as TensorBoard scalars; nested dictionaries are per bit-width."""
+    def epoch(self, epoch: int, metrics: Mapping[str, Any], nepochs: int, also: str = "") -> None:
+        """A line for a person, one object of metrics.jsonl, and the same as TensorBoard scalars.
+
+        metrics: numbers, or dictionaries of numbers per bit-width; "loss" and "images_per_s" among them. also: what the
+        line says of the epoch beside loss and accuracy.
+        """
         from tensorboardX.summary import scalar
 
+        text = f"epoch {epoch + 1:3}/{nepochs}  loss {per_bits(metrics['loss'], '.3f')}"
+        if "accuracy" in metrics:
+            text += f"  | accuracy % {per_bits(metrics['accuracy'], '.2f')}"
+        self.line(f"{text}  | {also}{also and ', '}{metrics['images_per_s']:.0f} img/s")
         with self._writing():
             self._metrics.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
             for name, value in metrics.items():
@@ -163,9 +175,13 @@ class Progress:
             bar_format="{desc} {percentage:3.0f}%|{bar:12}| {rate_fmt}, {remaining} left{postfix}",
         )
 
-    def step(self, images: int, epoch: int, nepochs: int, losses: Mapping[int, float]) -> None:
-        self._bar.set_description_str(f"epoch {epoch + 1}/{nepochs}", refresh=False)
+    def losses(self, losses: Mapping[int, float]) -> None:
+        """Of the newest step, per bit-width."""
         self._bar.set_postfix_str("loss " + per_bits(losses, ".2f"), refresh=False)
+
+    def step(self, images: int, epoch: int, nepochs: int) -> None:
+        """A step on so many images is done."""
+        self._bar.set_description_str(f"epoch {epoch + 1}/{nepochs}", refresh=False)
         self._bar.update(images)
 
     def __enter__(self) -> "Progress":

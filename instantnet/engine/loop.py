@@ -1,45 +1,15 @@
-"""Pieces of a training loop that stages 1 and 2 share: optimiser, learning rate, accuracy, averages."""
+"""Pieces of a training loop: updates, checks, accuracy, running means."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from instantnet.engine.checkpoint import all_finite
-from instantnet.engine.errors import Diverged, UserError
-from instantnet.settings.stages import NetworkSettings
-
-
-def make_optimizer(parameters: list[nn.Parameter], C: NetworkSettings) -> torch.optim.Optimizer:
-    """The optimiser of the weights, at the first epoch's learning rate."""
-    if C.opt == "adam":
-        return torch.optim.Adam(parameters, lr=C.lr, betas=tuple(C.betas), weight_decay=C.weight_decay)
-    return torch.optim.SGD(parameters, lr=C.lr, momentum=C.momentum, weight_decay=C.weight_decay)
-
-
-def learning_rate(C: NetworkSettings, epoch: int, done: float = 0.0) -> float:
-    """The learning rate in an epoch (from 0) of which the share `done` is behind the step: the schedule's of the epoch,
-    in the first warmup_epochs times a ramp from 0 to 1 that rises with every step (Goyal et al. 2017).
-
-    cosine: from lr to learning_rate_min over the epochs. linear: lr until decay_epoch, then to zero at nepochs.
-    exponential: times lr_decay per epoch. multistep: times gamma at each milestone.
-    """
-    ramp = min(1.0, (epoch + done) / C.warmup_epochs) if C.warmup_epochs else 1.0
-    return ramp * _scheduled(C, epoch)
-
-
-def _scheduled(C: NetworkSettings, epoch: int) -> float:
-    if C.lr_schedule == "cosine":
-        return C.learning_rate_min + (C.lr - C.learning_rate_min) * (1 + math.cos(math.pi * epoch / C.nepochs)) / 2
-    if C.lr_schedule == "linear":
-        return C.lr * (1 - max(0, epoch - C.decay_epoch) / (C.nepochs - C.decay_epoch))
-    if C.lr_schedule == "exponential":
-        return C.lr * C.lr_decay**epoch
-    return C.lr * C.gamma ** sum(epoch >= milestone for milestone in C.milestones)
+from instantnet.engine.errors import Diverged
 
 
 def updater(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], grad_clip: float) -> Callable[[], None]:
@@ -142,14 +112,14 @@ class Mean:
     def clear(self) -> None:
         self.sums, self.counts = {}, {}
 
-    def state(self) -> dict[int, list[float]]:
-        """Of every key [sum, count]: what `load` takes."""
+    def state_dict(self) -> dict[int, list[float]]:
+        """Of every key [sum, count]."""
         return {key: [self.sums[key], self.counts[key]] for key in self.sums}
 
-    def load(self, state: dict[int, list[float]], path: Path | str) -> None:
-        """Go on from a `state` read from `path`; `UserError` where it is not one."""
+    def load_state_dict(self, state: dict[int, list[float]]) -> None:
+        """Go on from a `state_dict()`. Raises ValueError where it is not one."""
         try:
             self.sums = {int(key): float(total) for key, (total, _) in state.items()}
             self.counts = {int(key): int(count) for key, (_, count) in state.items()}
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: its running means cannot be read ({error})") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"not running means: {error}") from error

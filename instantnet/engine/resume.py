@@ -3,17 +3,15 @@ resume."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from instantnet.engine.checkpoint import find, load_checkpoint, save_checkpoint
+from instantnet.engine.checkpoint import load_checkpoint, save_checkpoint
 from instantnet.engine.distributed import Processes, launch, was_restarted
 from instantnet.engine.errors import Stopped, UserError
-from instantnet.engine.log import Progress, RunLog, SilentLog
+from instantnet.engine.log import RunLog, SilentLog
 from instantnet.engine.loop import finite_weights
 from instantnet.engine.stopping import StopRequest
-from instantnet.settings.stages import NetworkSettings
 
 Item = TypeVar("Item")
 
@@ -37,12 +35,11 @@ class Position(NamedTuple):
         return f"checkpoint_epoch{self.epoch:03}.pt"
 
 
-def load_newest(C: NetworkSettings, needs: Sequence[str], what: str, steps: int) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that `C.resume` names, which is checkpoint.pt in `C.save` unless it is a path; and its path.
+def load_newest(path: Path, needs: Sequence[str], what: str, steps: int) -> dict[str, Any]:
+    """The content of the checkpoint `path`, written by a run, and told to go on from.
 
     steps: of an epoch of this run. Raises `UserError` where there is none to go on from, naming others there are.
     """
-    path = find(C.save if C.resume is True else C.resume, "checkpoint.pt")
     try:
         content = load_checkpoint(path, [*needs, "epoch", "step", "log_sizes", "config"], what)
         position = Position(content["epoch"], content["step"])
@@ -54,7 +51,7 @@ def load_newest(C: NetworkSettings, needs: Sequence[str], what: str, steps: int)
         others = [str(other) for other in _older(path.parent)[::-1] if other != path]
         hint = f"; older ones, newest first: --resume {' or '.join(others)}" if others else ""
         raise UserError(f"{error}{hint}") from error
-    return path, content
+    return content
 
 
 def goes_on(folder: str) -> bool:
@@ -77,23 +74,26 @@ class Checkpoints:
     """Keeps `checkpoint.pt` of a run, from its start to its end: a context in which SIGINT and SIGTERM end the run
     where it can go on later.
 
-    state: returns what a checkpoint holds beside the position, at any step. loaded: the path of the checkpoint that the
-    run goes on from, at position `start`. command: what continues the run, printed when it is stopped. Of several
-    processes the main one writes, and a signal to one of them stops all after the same step.
+    state: returns what a checkpoint holds beside the position, at any step. every: steps between two of them, 0 = only
+    at the end of an epoch; keep: how many older ones stay. loaded: the path of the checkpoint that the run goes on
+    from, at position `start`. command: what continues the run, printed when it is stopped. Of several processes the
+    main one writes, and a signal to one of them stops all after the same step.
     """
 
     def __init__(
         self,
-        C: NetworkSettings,
-        processes: Processes,
-        log: RunLog | SilentLog,
+        folder: Path,
         state: Callable[[], dict[str, Any]],
-        start: Position,
-        loaded: Path | None,
+        log: RunLog | SilentLog,
+        processes: Processes,
         command: str,
+        every: int = 0,
+        keep: int = 0,
+        start: Position = Position(),  # noqa: B008
+        loaded: Path | None = None,
     ):
-        self.path = Path(C.save) / "checkpoint.pt"
-        self.every, self.keep = C.checkpoint_every, C.keep_checkpoints
+        self.path = folder / "checkpoint.pt"
+        self.every, self.keep = every, keep
         self.processes, self.log, self.state, self.command = processes, log, state, command
         self.position, self.saved = start, start if loaded == self.path else None
         self._stop = StopRequest(says=processes.is_main)
@@ -158,28 +158,3 @@ class Checkpoints:
         self.log.line(f"\nstopped by {signal.Signals(number).name}; {self.path} is at {self.position}")
         self.log.line(f"go on: {self.command}")
         raise Stopped(number, together=True)
-
-
-@contextmanager
-def recorded(
-    C: NetworkSettings,
-    processes: Processes,
-    state: Callable[[], dict[str, Any]],
-    start: Position,
-    loaded: Path | None,
-    log_sizes: dict[str, int] | None,
-    command: str,
-    images_per_epoch: int,
-) -> Iterator[tuple[RunLog | SilentLog, Checkpoints, Progress]]:
-    """What a loop over epochs is written down by: (log, checkpoints, progress), of which only the main process's are
-    seen. log_sizes: where the log files of a resumed run stood; the rest as `Checkpoints` has it."""
-    with (
-        RunLog(C.save, log_sizes) if processes.is_main else SilentLog() as log,
-        Checkpoints(C, processes, log, state, start, loaded, command) as checkpoints,
-        Progress(
-            C.nepochs * images_per_epoch,
-            start.epoch * images_per_epoch + start.step * C.batch_size,
-            shown=processes.is_main,
-        ) as progress,
-    ):
-        yield log, checkpoints, progress

@@ -6,8 +6,8 @@ import torch
 
 from config_train import PRESETS, C
 from instantnet.engine.checkpoint import save_checkpoint
+from instantnet.networks.build import build
 from instantnet.quantize import Precision
-from instantnet.train import build
 
 OPS = ["k3_e3", "k3_e1_g2", "skip", "k5_e1"]
 SIZES = {
