@@ -1,6 +1,7 @@
 """Stage 3 settings, AutoMapper: `python -m automapper NETWORK [--setting value ...]`
 
-Every line below is a default. `python -m automapper --help` lists types and legal values.
+Every line below is a default. `python -m automapper --help` lists types and legal values;
+instantnet/settings/presets.py holds the presets.
 """
 
 from instantnet.settings.stages import MapSettings
@@ -39,8 +40,3 @@ C.budget = "30000"  # at most 2 CPU seconds a layer and bit-width; how far seeds
 C.seed = 0
 C.workers = 0
 C.backend = "threading"  # the search runs outside Python's lock; loky for processes, dask and ray for more machines
-
-PRESETS = {
-    "quick": {"budget": "4000"},
-    "thorough": {"budget": "100000"},
-}

@@ -18,7 +18,7 @@ from instantnet.engine.run import Run, Stateful
 from instantnet.engine.version import version_line
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import as_text, from_command_line
-from instantnet.settings.stages import NetworkSettings, SearchSettings
+from instantnet.settings.stages import DataSettings, NetworkSettings, SearchSettings, ShapeSettings
 
 
 def prepared(C: NetworkSettings, processes: Processes) -> tuple[NetworkSettings, DataSet]:
@@ -89,11 +89,11 @@ def training_command(C: SearchSettings) -> str:
     presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
     words = ["--preset", presets] if presets else []
     following = from_command_line(NEXT, NEXT_PRESETS, words, "")
-    data = ["dataset", "dataset_path", "image_height", "image_width", "crop_padding", "flip"]
-    shape = ["num_layer_list", "num_channel_list", "stride_list", "stem_channel", "stem_stride", "header_channel"]
-    for name in [*data, *shape, "num_bits_list", "quantize_ends"]:
-        if getattr(C, name) != getattr(following, name):
-            words += [f"--{name}", as_text(getattr(C, name))]
+    handed_on = C.group(DataSettings) | C.group(ShapeSettings)
+    handed_on |= {"num_bits_list": C.num_bits_list, "quantize_ends": C.quantize_ends}
+    for name, value in handed_on.items():
+        if value != getattr(following, name):
+            words += [f"--{name}", as_text(value)]
     if C.save != following.load_path:
         words += ["--load_path", C.save]
     return shlex.join([*stage_command("train", "train.py"), *words])

@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, run_here, run_script, same_tensors
 
-from config_train import PRESETS as TRAIN_PRESETS
 from config_train import C as TRAIN_C
 from instantnet import train_search
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.quantize import Precision
+from instantnet.settings.presets import TRAIN as TRAIN_PRESETS
 from instantnet.settings.schema import from_command_line
 
 QUICK = ["--preset", "smoke", *TINY_NETWORK, "--image_height", "8", "--image_width", "8", "--device", "cpu"]

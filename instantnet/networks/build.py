@@ -12,7 +12,7 @@ from instantnet.networks.resnet import RESNET_BLOCKS, cifar_resnet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision, SwitchableNetwork
 from instantnet.settings.schema import as_text
-from instantnet.settings.stages import TrainSettings
+from instantnet.settings.stages import ShapeSettings, TrainSettings
 
 
 def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precision: Precision) -> SwitchableNetwork:
@@ -33,9 +33,8 @@ def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precisio
 
 def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
     """`UserError` where this run, without having been told, shapes the network unlike the search of `path`."""
-    shape = ["num_layer_list", "num_channel_list", "stride_list", "stem_channel", "stem_stride", "header_channel"]
-    for name in shape if isinstance(searched, dict) else []:
-        before, now = searched.get(name, getattr(C, name)), getattr(C, name)
+    for name, now in C.group(ShapeSettings).items() if isinstance(searched, dict) else []:
+        before = searched.get(name, now)
         if name not in C.given and before != now:
             raise UserError(
                 f"{path} was searched with {name} = {as_text(before)}, this run has {as_text(now)}: name the --preset "

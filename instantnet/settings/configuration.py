@@ -8,11 +8,15 @@ from types import ModuleType
 from typing import Any
 
 from instantnet.engine.errors import UserError
+from instantnet.settings.presets import OF_MODULE
 from instantnet.settings.schema import Settings
 
 
 def configuration(name: str) -> tuple[Settings, dict[str, dict[str, Any]]]:
-    """(C, PRESETS) of `name`, such as config_train. Raises UserError, one line, where the file cannot be used."""
+    """(C, presets) of `name`, such as config_train: the presets of its stage, and those of a PRESETS in the file.
+
+    Raises UserError, one line, where the file cannot be used.
+    """
     own = Path.cwd() / f"{name}.py"
     packaged = importlib.util.find_spec(f"instantnet.{name}")
     try:
@@ -25,10 +29,10 @@ def configuration(name: str) -> tuple[Settings, dict[str, dict[str, Any]]]:
     except Exception as error:  # whatever a user's file raises
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else _line_in(error, f"{name}.py")
         raise UserError(f"{own}{line}: {type(error).__name__}: {error}") from error
-    for attribute, kind in (("C", Settings), ("PRESETS", dict)):
-        if not isinstance(getattr(module, attribute, None), kind):
-            raise UserError(f"{module.__file__}: does not define {attribute}, {kind.__name__} expected")
-    return module.C, module.PRESETS
+    presets = getattr(module, "PRESETS", {})
+    if not isinstance(getattr(module, "C", None), Settings) or not isinstance(presets, dict):
+        raise UserError(f"{module.__file__}: does not define C, the settings (and PRESETS, a dictionary, if any)")
+    return module.C, OF_MODULE[name] | presets
 
 
 def _run(file: Path) -> ModuleType:

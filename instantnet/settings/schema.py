@@ -1,11 +1,12 @@
 """Settings: a typed object `C`, overridden by presets and the command line.
 
-A class lists what is legal, one annotated name per setting:
+A class states every setting once: name, type, help, range, default.
 
     class TrainSettings(Settings):
-        nepochs: Annotated[int, "epochs to train", AtLeast(1)]
+        nepochs: Annotated[int, "epochs to train", AtLeast(1)] = 200
 
-A config module gives every name its value (`C = TrainSettings(); C.nepochs = 200  # why`), and a script resolves them:
+A config module shows the values with their reasons (`C = TrainSettings(); C.nepochs = 200  # why`); a script resolves
+them:
 
     C = from_command_line(C, PRESETS, argv, "what the script does")
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from instantnet.engine.errors import UserError
+from instantnet.settings.released import translated, translation
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,16 @@ class Setting:
 
     def check(self, value: Any) -> Any:
         """`value` in its canonical type; `UserError` where it is not legal."""
-        value = _convert(self, self.type, value)
-        for element in value if isinstance(value, list) else [value]:
-            if self.legal is not None and element is not None and not self.legal(element):
-                raise UserError(f"setting {self.name} = {value!r}: must be {self.legal}")
+        try:
+            value = _convert(self, self.type, value)
+            for element in value if isinstance(value, list) else [value]:
+                if self.legal is not None and element is not None and not self.legal(element):
+                    raise UserError(f"setting {self.name} = {value!r}: must be {self.legal}")
+        except UserError:
+            if released := translated(self.name, value):
+                legal = self.legal or _type_name(self.type)
+                raise UserError(f"setting {self.name} = {value!r}{released}; must be {legal}") from None
+            raise
         return value
 
     def parse(self, text: str) -> Any:
@@ -87,11 +95,15 @@ class Settings:
     given: frozenset[str] = frozenset()
     preset: str = ""
 
+    def __init__(self) -> None:
+        for name, setting in self.legal_settings().items():
+            vars(self)[name] = setting.check(getattr(type(self), name))
+
     def __setattr__(self, name: str, value: Any) -> None:
         legal = self.legal_settings()
         try:
             if name not in legal:
-                raise UserError(f"unknown setting {name!r}{closest(name, legal)}")
+                raise UserError(f"unknown setting {name!r}{translation(name) or closest(name, legal)}")
             super().__setattr__(name, legal[name].check(value))
         except UserError as error:
             caller = sys._getframe(1)
@@ -102,15 +114,21 @@ class Settings:
 
     @classmethod
     def legal_settings(cls) -> dict[str, Setting]:
-        """Name -> what is legal, base classes' settings first."""
+        """Name -> what is legal, base classes' settings first, in the order in which they are written."""
         if "_legal" not in cls.__dict__:
             cls._legal = {}
-            for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+            for base in cls.__bases__:
+                cls._legal |= base.legal_settings() if issubclass(base, Settings) else {}
+            for name, hint in vars(cls).get("__annotations__", {}).items():
                 if get_origin(hint) is Annotated:
                     kind, *notes = get_args(hint)
                     legal = next((note for note in notes if callable(note)), None)
                     cls._legal[name] = Setting(name, kind, next(n for n in notes if isinstance(n, str)), legal)
         return cls._legal
+
+    def group(self, kind: type["Settings"]) -> dict[str, Any]:
+        """The settings of one of the classes that this one is made of, with their values."""
+        return {name: value for name, value in self.to_dict().items() if name in kind.legal_settings()}
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting with its value: plain numbers, strings and lists (fit for JSON and for a checkpoint)."""
@@ -125,15 +143,8 @@ class Settings:
             setattr(copy, name, value)
         return copy
 
-    def require_values(self) -> None:
-        """Raise `UserError` where a setting has no value."""
-        for name in self.legal_settings():
-            if name not in vars(self):
-                raise UserError(f"setting {name} has no value: give it one in the config module")
-
     def check(self) -> None:
         """Raise `UserError` where settings contradict each other. Subclasses extend it."""
-        self.require_values()
 
     def __str__(self) -> str:
         words = [f"{name}={as_text(value)}" for name, value in self.to_dict().items()]
@@ -151,7 +162,6 @@ def from_command_line(
     argv: the words after the script's name; None reads the process's own. `--help` prints every setting with its type,
     default and one line, and ends the process. Raises `UserError` on anything unknown or not legal.
     """
-    defaults.require_values()
     parser = _Parser(description, defaults, presets)
     given = vars(parser.parse_args(argv))
     chosen = given.pop("preset", "")
@@ -208,7 +218,9 @@ class _Parser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(argv, namespace)
         if unknown:
             name = unknown[0].lstrip("-").split("=")[0]
-            raise UserError(f"unknown setting {unknown[0]!r}{closest(name, self.names)} (--help lists all)")
+            raise UserError(
+                f"unknown setting {unknown[0]!r}{translation(name) or closest(name, self.names)} (--help lists all)"
+            )
         return known
 
     def error(self, message: str):
