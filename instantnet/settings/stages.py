@@ -113,13 +113,13 @@ class ShapeSettings(Settings):
 class PrecisionSettings(Settings):
     """Bit-widths, and how values are quantized."""
 
-    num_bits_list: Annotated[list[int], "bit-widths of weights and activations; 32 = float", Between(1, 32)] = (
+    num_bits_list: Annotated[list[int], "bit-widths of weights and activations; 32 = float", Between(1, 32)] = [
         4,
         8,
         12,
         16,
         32,
-    )
+    ]
     quantize_ends: Annotated[bool, "run stem, header and classifier at the current bit-width instead of 32"] = False
     range_scope: Annotated[
         Literal["bit_width", "shared"], "running activation ranges: one per layer and bit-width, or one per layer"
@@ -339,7 +339,7 @@ class MapSettings(Settings):
     within: Annotated[str | None, "constrain AutoMapper itself to a dataflow: a built-in name, or a YAML file"] = None
     baselines: Annotated[
         list[str], "shown in the report, in this order; NAME_fixed: NAME's mapping of one bit-width"
-    ] = (
+    ] = [
         "row_stationary",
         "weight_stationary",
         "output_stationary",
@@ -347,7 +347,7 @@ class MapSettings(Settings):
         "no_local_reuse",
         "row_stationary_fixed",
         "eyeriss_published",
-    )
+    ]
     fixed_at: Annotated[
         int | None, "bit-width whose mapping the NAME_fixed keep; none = the widest", Between(1, 32)
     ] = None
@@ -361,8 +361,8 @@ class MapSettings(Settings):
     ] = None
     engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"] = "evolution"
     budget: Annotated[
-        str, "mappings bred per layer, bit-width and dataflow (30000), or seconds of searching in all (30s)"
-    ] = "30000"
+        str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
+    ] = "20000"
     seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)] = 0
     workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AtLeast(0)] = 0
     backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"] = (
