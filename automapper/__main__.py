@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from automapper import api
 from automapper.budget import parse_budget
+from automapper.engines import check_engine
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import parse_objective
 from automapper.workload import Network, distinct_problems, listed
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> None:
     C = from_command_line(*configuration("config_map"), argv, __doc__)
-    parse_objective(C.objective, C.delay), parse_budget(C.budget)  # mistakes first: networks take seconds to load
+    check_engine(C.engine)  # mistakes first: networks take seconds to load
+    parse_objective(C.objective, C.delay), parse_budget(C.budget)
     device = load_device(C.device)
     network = read_network(C)
     bit_widths = api.chosen_bits(C.bits, network)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from automapper.baselines import Baselines, check_fit, chosen_baselines
 from automapper.budget import parse_budget
+from automapper.engines import check_engine
 from automapper.fixed import add_fixed, fixed_problems
 from automapper.folder import write_outputs
 from automapper.interrupt import interrupt_held_back
@@ -133,7 +134,7 @@ def map_network(
         checkpoint="", network=None, save="", device="", bits=widths, batch=batch, objective=objective,
         budget=str(budget), seed=seed, **given,
     )  # fmt: skip
-    parse_objective(C.objective, C.delay), parse_budget(C.budget)  # before torch is loaded
+    check_engine(C.engine), parse_objective(C.objective, C.delay), parse_budget(C.budget)  # before torch is loaded
     built = load_device(device)
     read = read_network(network, C.batch, example)
     place = "checkpoint" if read.bit_widths and isinstance(network, str | os.PathLike) else "network"

@@ -359,7 +359,7 @@ class MapSettings(Settings):
     goal: Annotated[
         float | None, "stop when the result of every bit-width has an objective (J*s, J, s) of at most this", POSITIVE
     ] = None
-    engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"] = "evolution"
+    engine: Annotated[str, "evolution, random, exhaustive, or an engine of yours"] = "evolution"
     budget: Annotated[
         str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
     ] = "20000"
