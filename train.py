@@ -32,7 +32,7 @@ from instantnet.training import announce, learning_rate, make_optimizer, new_run
 
 
 def main(argv: list[str] | None = None) -> None:
-    C = from_command_line(*configuration("config_train"), argv, __doc__)
+    C = from_command_line(*configuration(TrainSettings), argv, __doc__)
     with joined(C.device) as processes:
         if C.eval_only:
             return evaluate(C, processes)

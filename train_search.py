@@ -33,7 +33,7 @@ from instantnet.training import announce, learning_rate, make_optimizer, new_run
 
 
 def main(argv: list[str] | None = None) -> None:
-    C = from_command_line(*configuration("config_search"), argv, __doc__)
+    C = from_command_line(*configuration(SearchSettings), argv, __doc__)
     with joined(C.device) as processes:
         search(C, processes, resume_command("search", "train_search.py", argv, C.resume is True))
 
