@@ -61,6 +61,7 @@ def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
 
 def report(best: dict | None, C: SearchSettings, log: RunLog | SilentLog) -> None:
     """What was found."""
+    assert best is not None  # the last epoch is always validated
     accuracies = per_bits(best["accuracy"], ".2f")
     log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")
     if rank(best, C)[0] < 0:

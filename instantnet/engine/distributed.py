@@ -110,7 +110,7 @@ class Processes:
         return self.rank == 0
 
     @property
-    def shard(self) -> dict[str, int]:
+    def shard(self) -> dict[str, Any]:
         """This process's share of every batch, as arguments of `DataSet.batches`."""
         return {"rank": self.rank, "world_size": self.world_size}
 
