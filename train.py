@@ -19,6 +19,7 @@ from instantnet.engine.errors import UserError, exit_status
 from instantnet.engine.log import per_bits
 from instantnet.engine.loop import Mean, accuracy, finite_losses, finite_weights, updater
 from instantnet.engine.machine import derived_seed, seed_everything
+from instantnet.engine.run import Stateful
 from instantnet.engine.synchronised import across_processes
 from instantnet.evaluation import evaluate, tested
 from instantnet.model_infer import profile
@@ -32,7 +33,7 @@ from instantnet.training import announce, learning_rate, make_optimizer, new_run
 
 
 def main(argv: list[str] | None = None) -> None:
-    C = from_command_line(*configuration("config_train"), argv, __doc__)
+    C = from_command_line(*configuration(TrainSettings), argv, __doc__)
     with joined(C.device) as processes:
         if C.eval_only:
             return evaluate(C, processes)
@@ -51,12 +52,15 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     in_training = autocasted(compiled(model, C.compile), C.mixed_precision, processes.device)
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
-    exchange = {"mean": processes.mean, "last_backward": processes.gradient_exchange(parameters)}
-    cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), **exchange)
+    last_backward = processes.gradient_exchange(parameters)
+    cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
     average = averaged_model(model, C.ema) if C.ema else None
-    result_of = average.module if average else model  # the network that is validated and saved
+    # The network that is validated and saved.
+    result_of: SwitchableNetwork = average.module if average else model  # type: ignore[assignment]
     loss = Mean()
-    parts = {"model": model, "optimizer": optimizer, "loss": loss} | ({"average": average} if average else {})
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "loss": loss}
+    if average:
+        parts["average"] = average
     run = new_run(C, parts, processes, command, "train.py", steps)
 
     def measured(bit_widths: Sequence[int]) -> dict[int, float]:
@@ -65,8 +69,8 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
 
     with run.recorded(train_batches, steps, C.nepochs) as log:
         flops, size = profile(model)
-        images = f"{len(data.train)} images, {len(data.test)} to test"
-        announce(log, C, run, "config_train.py", f"train on {data.name}: {images}, on {processes}")
+        sizes = f"{len(data.train)} images, {len(data.test)} to test"
+        announce(log, C, run, "config_train.py", f"train on {data.name}: {sizes}, on {processes}")
         ops = f"\n  {' '.join(arch['ops'])}" if "ops" in arch else ""
         log.line(f"network of {source}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters{ops}")
         for epoch in run.epochs():
@@ -76,11 +80,11 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                 weight = train_batches.weight(step)
                 losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics, weight)
-                losses = finite_losses(processes.mean_losses(losses, weight), epoch, step, run.last_good)
+                values = finite_losses(processes.mean_losses(losses, weight), epoch, step, run.last_good)
                 if average:
                     average.update_parameters(model)
-                loss.add(losses)
-                run.progress.losses(losses)
+                loss.add(values)
+                run.progress.losses(values)
 
             metrics = {"loss": loss.value(), "lr": optimizer.param_groups[0]["lr"], "images_per_s": run.images_per_s}
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:

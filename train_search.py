@@ -7,6 +7,7 @@ held-out images. Settings: config_search.py. Next stage: train.py.
 import random
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from instantnet.engine.distributed import Processes, joined
 from instantnet.engine.errors import exit_status
 from instantnet.engine.loop import Mean, accuracy, finite_losses, frozen, updater
 from instantnet.engine.machine import derived_seed, seed_everything
-from instantnet.engine.run import Attribute
+from instantnet.engine.run import Attribute, Stateful
 from instantnet.engine.synchronised import across_processes
 from instantnet.model_search import Supernet
 from instantnet.operations import Geometry
@@ -33,7 +34,7 @@ from instantnet.training import announce, learning_rate, make_optimizer, new_run
 
 
 def main(argv: list[str] | None = None) -> None:
-    C = from_command_line(*configuration("config_search"), argv, __doc__)
+    C = from_command_line(*configuration(SearchSettings), argv, __doc__)
     with joined(C.device) as processes:
         search(C, processes, resume_command("search", "train_search.py", argv, C.resume is True))
 
@@ -52,10 +53,10 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     update = updater(optimizer, weights, C.grad_clip)
     architect = new_architect(C, supernet, in_training, processes)
     bit_widths = bit_widths_named(C.weight_bits, precision)
-    exchange = {"mean": processes.mean, "last_backward": processes.gradient_exchange(weights)}
-    cascade = Cascade(bit_widths, **C.cascade_arguments(), **exchange)
+    last_backward = processes.gradient_exchange(weights)
+    cascade = Cascade(bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
     best, loss, alpha_loss = Best(C), Mean(), Mean()
-    parts = {
+    parts: dict[str, Stateful] = {
         "model": supernet,
         "optimizer": optimizer,
         "arch_optimizer": architect.optimizer,
@@ -90,11 +91,11 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                     rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                     losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics, weight)
 
-                losses = finite_losses(processes.mean_losses(losses, weight), epoch, step, run.last_good)
+                values = finite_losses(processes.mean_losses(losses, weight), epoch, step, run.last_good)
                 held_out_loss = processes.mean_losses({architect.bits: cross_entropy}, share)
                 alpha_loss.add(finite_losses(held_out_loss, epoch, step, run.last_good))
-                loss.add(losses)
-                run.progress.losses(losses)
+                loss.add(values)
+                run.progress.losses(values)
 
             flops, flops_weight = supernet.derived_flops(), architect.flops_weight
             metrics = {
@@ -124,13 +125,23 @@ def batches_of(C: SearchSettings, data: DataSet, processes: Processes) -> tuple[
     batches of which this process gets its share."""
     halves = len(data.train), C.train_portion, derived_seed(C.seed, "split")
     for_weights, for_alpha = split_indices(*halves, shuffled=C.split == "random")
-    batches = {"batch_size": C.batch_size, "drop_last": C.drop_last, "shuffle": C.shuffle, "augment": True}
+    batches: dict[str, Any] = {
+        "batch_size": C.batch_size,
+        "drop_last": C.drop_last,
+        "shuffle": C.shuffle,
+        "augment": True,
+    }
     batches |= processes.shard
     weight_batches = data.batches("train", for_weights, seed=derived_seed(C.seed, "weights"), **batches)
     alpha_batches = data.batches("train", for_alpha, seed=derived_seed(C.seed, "alpha"), **batches)
-    held_out = ("test",) if C.validation == "released" else ("train", for_alpha)
-    as_they_are = {"batch_size": 4 * C.batch_size, "shuffle": False, "augment": False, **processes.shard}
-    return weight_batches, alpha_batches, data.batches(*held_out, **as_they_are)
+    subset, indices = ("test", None) if C.validation == "released" else ("train", for_alpha)
+    as_they_are: dict[str, Any] = {
+        "batch_size": 4 * C.batch_size,
+        "shuffle": False,
+        "augment": False,
+        **processes.shard,
+    }
+    return weight_batches, alpha_batches, data.batches(subset, indices, **as_they_are)
 
 
 def new_supernet(C: SearchSettings, processes: Processes) -> Supernet:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-    C = from_command_line(*configuration("config_map"), argv, __doc__)
+    C = from_command_line(*configuration(MapSettings), argv, __doc__)
     check_engine(C.engine)  # mistakes first: networks take seconds to load
     parse_objective(C.objective, C.delay), parse_budget(C.budget)
     device = load_device(C.device)

@@ -40,7 +40,7 @@ class Best:
             self._save(run)
 
     def _save(self, run: Run) -> None:
-        if run.processes.is_main:
+        if run.processes.is_main and self.found is not None:
             save_checkpoint(run.folder / "arch.pt", self.found)
 
     def state_dict(self) -> dict | None:
@@ -59,8 +59,9 @@ def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
     return -max(C.flops_min - flops, flops - C.flops_max, 0), accuracies[bits]
 
 
-def report(best: dict, C: SearchSettings, log: RunLog | SilentLog) -> None:
+def report(best: dict | None, C: SearchSettings, log: RunLog | SilentLog) -> None:
     """What was found."""
+    assert best is not None  # the last epoch is always validated
     accuracies = per_bits(best["accuracy"], ".2f")
     log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")
     if rank(best, C)[0] < 0:

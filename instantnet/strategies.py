@@ -1,17 +1,23 @@
 """How a network runs, put in from outside: device and memory format, torch.compile, mixed precision."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from instantnet.quantize import SwitchableNetwork
 
-def placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def placed(model: Model, device: torch.device, channels_last: bool) -> Model:
     """`model` on `device`, its weights in the memory format asked for (activations take after the weights)."""
-    return model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
 
 
-def compiled(model: nn.Module, wanted: bool, backend: str = "inductor") -> Callable[..., Tensor]:
+def compiled(model: SwitchableNetwork, wanted: bool, backend: str = "inductor") -> Callable[..., Tensor]:
     """`model`, a `SwitchableNetwork`, as called in training, by torch.compile: one graph per region and bit-width.
 
     Compiled in place, so that names of weights stay. The first pass at a bit-width that records its ranges runs as it

@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,10 +19,12 @@ from instantnet.engine.run import Run, Stateful
 from instantnet.engine.version import version_line
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import as_text, from_command_line
-from instantnet.settings.stages import DataSettings, NetworkSettings, SearchSettings, ShapeSettings
+from instantnet.settings.stages import DataSettings, NetworkSettings, SearchSettings, ShapeSettings, TrainSettings
+
+Either = TypeVar("Either", bound=NetworkSettings)
 
 
-def prepared(C: NetworkSettings, processes: Processes) -> tuple[NetworkSettings, DataSet]:
+def prepared(C: Either, processes: Processes) -> tuple[Either, DataSet]:
     """The settings of this run, the number of classes and whether it goes on included, and its data."""
     tune_cpu(C.num_threads, C.keep_memory)
     tune_gpu(C.tf32)
@@ -58,7 +61,7 @@ def announce(log: RunLog | SilentLog, C: NetworkSettings, run: Run, config_modul
 def make_optimizer(parameters: list[nn.Parameter], C: NetworkSettings) -> torch.optim.Optimizer:
     """The optimiser of the weights, at the first epoch's learning rate."""
     if C.opt == "adam":
-        return torch.optim.Adam(parameters, lr=C.lr, betas=tuple(C.betas), weight_decay=C.weight_decay)
+        return torch.optim.Adam(parameters, lr=C.lr, betas=(C.betas[0], C.betas[1]), weight_decay=C.weight_decay)
     return torch.optim.SGD(parameters, lr=C.lr, momentum=C.momentum, weight_decay=C.weight_decay)
 
 
@@ -85,7 +88,7 @@ def _scheduled(C: NetworkSettings, epoch: int) -> float:
 
 def training_command(C: SearchSettings) -> str:
     """The command of stage 2 for what this search found: its presets, and whatever else shapes data and network."""
-    NEXT, NEXT_PRESETS = configuration("config_train")
+    NEXT, NEXT_PRESETS = configuration(TrainSettings)
     presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
     words = ["--preset", presets] if presets else []
     following = from_command_line(NEXT, NEXT_PRESETS, words, "")

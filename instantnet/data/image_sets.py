@@ -14,6 +14,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ HELP = {  # how to get the data
     "imagenet": f"{FOLDERS_HELP} (https://image-net.org, validation images sorted by class); or try --preset digits",
 }
 
+Channels = tuple[float, float, float]  # a number for red, green, blue
 Size = tuple[int, int]  # height, width in pixels
 Request = tuple[Tensor, list[int] | None]  # indices [B] of a batch; one seed per image, None for the plain view
 
@@ -47,7 +49,7 @@ Request = tuple[Tensor, list[int] | None]  # indices [B] of a batch; one seed pe
 class Workers(NamedTuple):
     """Processes that decode images, and how many batches ahead each of them works."""
 
-    count: int
+    processes: int
     prefetch: int
 
 
@@ -122,8 +124,8 @@ class StreamedImages(torch.utils.data.Dataset):
         """
         loader = torch.utils.data.DataLoader(
             self,
-            batch_sampler=(list(zip(i.tolist(), seeds or [None] * len(i), strict=True)) for i, seeds in requests),
-            num_workers=(workers := min(self.workers.count, os.cpu_count() or 1)),  # more only make torch warn
+            batch_sampler=(list(zip(i.tolist(), seeds or repeat(None, len(i)), strict=True)) for i, seeds in requests),
+            num_workers=(workers := min(self.workers.processes, os.cpu_count() or 1)),  # more only make torch warn
             prefetch_factor=self.workers.prefetch if workers else None,
             collate_fn=_as_is,
             worker_init_fn=_leave_signals_to_parent,
@@ -225,7 +227,7 @@ def open_image_sets(
     return train, test, class_names
 
 
-def statistics(dataset: str, train: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(dataset: str, train: ImageSet) -> tuple[Channels, Channels]:
     """Return mean and population standard deviation per channel, of pixels scaled to 0..1.
 
     ImageNet's are the published ones. Else they come from the histogram of the training images; of a streamed set,

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of `model` in `.module`; each `.update_parameters(model)` moves it by new = d * old + (1 - d) * model.
@@ -13,7 +15,7 @@ def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
     belong to. `model` itself never sees the average.
     """
 
-    def average(kept: list[Tensor], newest: list[Tensor], updates: Tensor) -> None:
+    def average(kept: Tensors, newest: Tensors, updates: Tensor | int) -> None:
         n = float(updates)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(kept, newest, updates)
 

@@ -18,13 +18,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from instantnet.engine.errors import Stopped, UserError
+from instantnet.engine.failure import Failures
 from instantnet.engine.machine import select_device
-from instantnet.engine.watch import Watch
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 START_TIMEOUT = timedelta(minutes=5)  # for all processes to be there
-WAIT_TIMEOUT = timedelta(hours=24)  # for the process that downloads the data; one that dies is noticed by `Watch`
-STEP_TIMEOUT = timedelta(minutes=30)  # for one exchange; as above
+WAIT_TIMEOUT = timedelta(hours=24)  # for the process that downloads the data; one that dies breaks its connection
+STEP_TIMEOUT = timedelta(minutes=10)  # for one exchange: a process that hangs is given up after it
 
 Result = TypeVar("Result")
 
@@ -110,7 +110,7 @@ class Processes:
         return self.rank == 0
 
     @property
-    def shard(self) -> dict[str, int]:
+    def shard(self) -> dict[str, Any]:
         """This process's share of every batch, as arguments of `DataSet.batches`."""
         return {"rank": self.rank, "world_size": self.world_size}
 
@@ -142,7 +142,7 @@ class Processes:
 
     def from_main(self, function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """What `function` returns on the main process, the only one that calls it: plain data and tensors."""
-        result = [function(*arguments, **options) if self.is_main else None]
+        result: list[Any] = [function(*arguments, **options) if self.is_main else None]
         if not self.alone:
             dist.broadcast_object_list(result, src=0, device=self.device)
         return result[0]
@@ -151,7 +151,7 @@ class Processes:
     def in_turn(self) -> Iterator[None]:
         """The main process goes first, then the first one of every other machine, then the rest: what they look for
         may be a download away, and one machine's processes, or all, may share the folder that it goes to."""
-        if self.alone:
+        if self._store is None:
             yield
             return
         if not self.is_main:
@@ -241,7 +241,7 @@ def joined(device: str) -> Iterator[Processes]:
             timeout=STEP_TIMEOUT,
             device_id=own if own.type == "cuda" else None,
         )
-        watch = Watch(dist.PrefixStore("watch", store), place.rank, place.world_size, place.local_rank)
+        failures = Failures(dist.PrefixStore("failures", store), place.rank, place.local_rank)
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
@@ -250,16 +250,15 @@ def joined(device: str) -> Iterator[Processes]:
         ) from error
     try:
         yield Processes(own, place, dist.PrefixStore("run", store))
+        dist.barrier()  # the main process holds the store: it ends last
     except Stopped as stop:
         if not stop.together:
-            watch.failed(stop)
-        watch.leave()
+            failures.end(stop)
         if place.rank:
             raise SystemExit(stop.status) from None  # the main process says it
         raise
     except BaseException as error:
-        watch.failed(error)
-    watch.leave()
+        failures.end(error)
     dist.destroy_process_group()
 
 

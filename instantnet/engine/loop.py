@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def _advice(last_good: str) -> str:
 
 @torch.no_grad()
 def accuracy(
-    model: Callable[..., Tensor],
+    model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     bit_widths: Iterable[int],
     max_steps: int = 0,
@@ -74,8 +75,8 @@ def accuracy(
     """
     model.eval()
     bit_widths = list(bit_widths)
-    correct: dict[int, Tensor | int] = dict.fromkeys(bit_widths, 0)
-    finite: dict[int, Tensor | bool] = dict.fromkeys(bit_widths, True)
+    correct: dict[int, Any] = dict.fromkeys(bit_widths, 0)
+    finite: dict[int, Any] = dict.fromkeys(bit_widths, True)
     count = 0
     for images, labels in islice(batches, max_steps or None):
         if not len(labels):

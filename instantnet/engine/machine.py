@@ -67,7 +67,7 @@ def tune_gpu(tf32: bool) -> None:
     both: torch's own default is TF32 for convolutions only."""
     precision = "tf32" if tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -89,5 +89,5 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "cuda": torch.version.cuda if torch.cuda.is_available() else "none",
+        "cuda": str(torch.version.cuda) if torch.cuda.is_available() else "none",
     }

@@ -68,7 +68,9 @@ class Run:
     ):
         self.folder, self.parts, self.config = Path(folder), parts, config
         self.processes, self.command, self.every, self.keep = processes, command, every, keep
-        self.start, self.loaded, self.earlier = Position(), None, {}
+        self.start = Position()
+        self.loaded: Path | None = None
+        self.earlier: dict[str, Any] = {}
         self.log: RunLog | SilentLog = SilentLog()
 
     def load(self, path: Path, what: str, steps: int) -> None:

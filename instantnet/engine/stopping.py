@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from typing import Any
 
 from instantnet.engine.errors import Stopped
 
@@ -16,7 +17,7 @@ class StopRequest:
     def __init__(self, says: bool = True) -> None:
         self._says = says
         self.signal: signal.Signals | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():

@@ -33,8 +33,8 @@ def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precisio
 
 def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
     """`UserError` where this run, without having been told, shapes the network unlike the search of `path`."""
-    for name, now in C.group(ShapeSettings).items() if isinstance(searched, dict) else []:
-        before = searched.get(name, now)
+    for name, now in C.group(ShapeSettings).items():
+        before = searched.get(name, now) if isinstance(searched, dict) else now
         if name not in C.given and before != now:
             raise UserError(
                 f"{path} was searched with {name} = {as_text(before)}, this run has {as_text(now)}: name the --preset "

@@ -3,7 +3,7 @@
 
 from torch import Tensor, nn
 
-from instantnet.networks.paper import Form, PaperNetwork
+from instantnet.networks.paper import Block, Form, PaperNetwork
 from instantnet.operations import ConvNorm, convolution_flops, strided
 from instantnet.quantize import Precision, SwitchableBatchNorm2d, SwitchableConv2d
 
@@ -19,7 +19,7 @@ MOBILENET_STAGES = (  # table 2: expansion, channels, blocks, stride
 )
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(Block):
     """1x1 expansion, BN, ReLU6 (none where the expansion is 1); 3x3 depth-wise with the stride, BN, ReLU6; 1x1
     projection, BN; plus the input where the shapes match."""
 
@@ -65,7 +65,7 @@ def mobilenet_v2(name: str, form: Form, precision: Precision) -> PaperNetwork:
     small = max(form.image_height, form.image_width) <= SMALL_IMAGE
     c_in = channels(32)
     stem = ConvNorm(3, c_in, 3, 1 if small else 2, precision, form.quantize_ends, nn.ReLU6)
-    blocks = []
+    blocks: list[Block] = []
     for stage, (expansion, width, count, stride) in enumerate(MOBILENET_STAGES):
         if small and stage == 1:
             stride = 1

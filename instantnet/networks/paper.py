@@ -6,12 +6,12 @@ convolutions + 4 per element of every batch norm's output, for one image, the cl
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from instantnet.operations import convolution_flops, strided
+from instantnet.operations import ConvNorm, convolution_flops, strided
 from instantnet.quantize import Precision, SwitchableLinear, SwitchableNetwork
 
 
@@ -34,17 +34,26 @@ class Form:
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__} | replace)
 
 
+class Block(nn.Module):
+    """A block of such a network: its stride, and FLOPs for one input image of height x width pixels."""
+
+    stride: int
+
+    def flops(self, height: int, width: int) -> int:
+        raise NotImplementedError
+
+
 class PaperNetwork(SwitchableNetwork):
     """Stem, blocks, perhaps a header, global average pool, classifier: [B, 3, H, W] -> logits [B, num_classes]."""
 
-    def __init__(self, name: str, form: Form, precision: Precision, stem: nn.Module, blocks: Sequence[nn.Module],
-                 header: nn.Module | None, features: int):  # fmt: skip
+    def __init__(self, name: str, form: Form, precision: Precision, stem: ConvNorm, blocks: Sequence[Block],
+                 header: ConvNorm | None, features: int):  # fmt: skip
         super().__init__(precision)
         self.name, self.geometry = name, form
         self.stem, self.blocks = stem, nn.ModuleList(blocks)
         self.header = header
         if form.quantize_ends:
-            self.classifier = SwitchableLinear(features, form.num_classes, precision=precision)
+            self.classifier: nn.Linear = SwitchableLinear(features, form.num_classes, precision=precision)
         else:
             self.classifier = nn.Linear(features, form.num_classes)
 
@@ -61,7 +70,7 @@ class PaperNetwork(SwitchableNetwork):
         stride = self.stem.conv.stride[0]
         height, width = strided(self.geometry.image_height, stride), strided(self.geometry.image_width, stride)
         total = convolution_flops(self.stem.conv, height, width)
-        for block in self.blocks:
+        for block in cast(Sequence[Block], self.blocks):
             total += block.flops(height, width)
             height, width = strided(height, block.stride), strided(width, block.stride)
         return total if self.header is None else total + convolution_flops(self.header.conv, height, width)

@@ -4,24 +4,26 @@
 Shapes: B images, C channels, H x W pixels.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from instantnet.networks.paper import Form, PaperNetwork
+from instantnet.networks.paper import Block, Form, PaperNetwork
 from instantnet.operations import ConvNorm, convolution_flops, strided
 from instantnet.quantize import Precision, SwitchableBatchNorm2d, SwitchableConv2d
 
 RESNET_BLOCKS = {"resnet38": 6, "resnet74": 12}  # per stage
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(Block):
     """Two 3x3 convolutions with BN, the input added before the last ReLU; where the shapes differ, every stride-th
     pixel of it with zeros for the channels it lacks."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, precision: Precision):
         super().__init__()
         self.stride, self.new_channels = stride, c_out - c_in
-        options = {"padding": 1, "bias": False, "precision": precision}
+        options: dict[str, Any] = {"padding": 1, "bias": False, "precision": precision}
         self.conv1 = SwitchableConv2d(c_in, c_out, 3, stride=stride, **options)
         self.norm1 = SwitchableBatchNorm2d(c_out, precision)
         self.conv2 = SwitchableConv2d(c_out, c_out, 3, **options)
@@ -47,7 +49,8 @@ def cifar_resnet(name: str, form: Form, precision: Precision, blocks_per_stage: 
     """ResNet of 6 * blocks_per_stage + 2 layers."""
     widths = [max(1, round(width * form.width_mult)) for width in (16, 32, 64)]
     stem = ConvNorm(3, widths[0], 3, 1, precision, form.quantize_ends)
-    blocks, c_in = [], widths[0]
+    blocks: list[Block] = []
+    c_in = widths[0]
     for stage, c_out in enumerate(widths):
         for i in range(blocks_per_stage):
             blocks.append(BasicBlock(c_in, c_out, 2 if stage and i == 0 else 1, precision))

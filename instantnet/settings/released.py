@@ -3,6 +3,8 @@
 Source: config_search.py and config_train.py of github.com/GATECH-EIC/InstantNet; docs/settings.md has the same table.
 """
 
+from typing import Any
+
 NAMES = {
     "cascad": "teachers = cascade (or highest, next, none)",
     "cascad_weight": "teachers = cascade (or highest, next, none)",
@@ -33,7 +35,7 @@ NAMES = {
 }
 """Released name -> what says the same here, or `nothing` with the reason."""
 
-VALUES = {
+VALUES: dict[str, dict[Any, Any]] = {
     "bit_schedule": {"avg_loss": "all"},
     "num_bits_list": {0: 32},
     "pretrain": {False: "none", True: "none"},

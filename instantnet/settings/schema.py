@@ -22,7 +22,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from instantnet.engine.errors import UserError
 from instantnet.settings.released import translated, translation
@@ -94,6 +94,7 @@ class Settings:
     named: frozenset[str] = frozenset()
     given: frozenset[str] = frozenset()
     preset: str = ""
+    _legal: ClassVar[dict[str, Setting]]
 
     def __init__(self) -> None:
         for name, setting in self.legal_settings().items():
@@ -148,15 +149,18 @@ class Settings:
 
     def __str__(self) -> str:
         words = [f"{name}={as_text(value)}" for name, value in self.to_dict().items()]
-        options = {"initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False}
+        options: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False}
         # A non-breaking space keeps a name and its value on one line.
         text = "  ".join(word.replace(" ", "\u00a0") for word in words)
         return textwrap.fill(text, 118, break_on_hyphens=False, **options).replace("\u00a0", " ")
 
 
+Stage = TypeVar("Stage", bound=Settings)
+
+
 def from_command_line(
-    defaults: Settings, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None, description: str
-) -> Settings:
+    defaults: Stage, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None, description: str | None
+) -> Stage:
     """`defaults`, then `--preset NAME[,NAME]` in that order, then every `--setting value`; checked as a whole.
 
     argv: the words after the script's name; None reads the process's own. `--help` prints every setting with its type,
@@ -194,7 +198,7 @@ class _JoinWords(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     """argparse over the legal settings; its complaints become `UserError`s."""
 
-    def __init__(self, description: str, defaults: Settings, presets: dict[str, dict[str, Any]]):
+    def __init__(self, description: str | None, defaults: Settings, presets: dict[str, dict[str, Any]]):
         super().__init__(
             description=description,
             allow_abbrev=False,
@@ -207,7 +211,7 @@ class _Parser(argparse.ArgumentParser):
         for setting in defaults.legal_settings().values():
             default = as_text(getattr(defaults, setting.name))
             text = f"{setting.help} [{_type_name(setting.type)}; default: {default}]".replace("%", "%%")
-            words = {}
+            words: dict[str, Any] = {}
             if setting.type is bool or bool in get_args(setting.type):
                 words = {"nargs": "?", "const": "true"}
             elif get_origin(setting.type) is list:

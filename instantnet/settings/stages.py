@@ -24,7 +24,7 @@ class BitWidths:
         if isinstance(value, int):
             return 1 <= value <= 32
         match = re.fullmatch(r"w([0-9]{1,2})a([0-9]{1,2})", value)
-        return bool(match) and all(1 <= int(width) <= 32 for width in match.groups())
+        return match is not None and all(1 <= int(width) <= 32 for width in match.groups())
 
 
 class RunSettings(Settings):

@@ -1,4 +1,4 @@
-"""One process of a run fails, is killed or hangs: the others end within seconds and say why."""
+"""One process of a run fails, is killed or hangs: the others end and say why, in one line."""
 
 import json
 import os
@@ -20,19 +20,20 @@ CASES = {
     "killed": "if here: os.kill(os.getpid(), signal.SIGKILL)" + WAIT,
     "main process killed": "if not here: os.kill(os.getpid(), signal.SIGKILL)" + WAIT,
     "hanging": "if here: os.kill(os.getpid(), signal.SIGSTOP)" + WAIT,
-    "main process done first": "time.sleep(10 * here)",
-    "other process done first": "time.sleep(10 * (1 - here))",
+    "main process done first": "time.sleep(5 * here)",
+    "other process done first": "time.sleep(5 * (1 - here))",
 }
 LAUNCHER = """
 import json, os, signal, sys, time
 import torch
-import instantnet.engine.watch
+from datetime import timedelta
+from instantnet.engine import distributed
 from process_groups import free_port, variables
 from instantnet.engine.distributed import joined
 from instantnet.engine.errors import UserError, exit_status
 
 folder, cases = sys.argv[1], json.loads(sys.argv[2])
-instantnet.engine.watch.SILENCE_S = 8.0
+distributed.STEP_TIMEOUT = timedelta(seconds=float(sys.argv[3]))
 torch.set_num_threads(1)
 
 def main(body):
@@ -77,7 +78,7 @@ print(json.dumps(statuses))
 def ends(tmp_path_factory):
     """Case -> (status, output, errors) of process 0 and of process 1. All cases run at once."""
     folder = tmp_path_factory.mktemp("ends")
-    command = [sys.executable, "-c", LAUNCHER, str(folder), json.dumps(CASES)]
+    command = [sys.executable, "-c", LAUNCHER, str(folder), json.dumps(CASES), "15"]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
@@ -120,7 +121,7 @@ def test_the_same_error_in_both_is_told_by_both(ends):
 def test_a_killed_process(ends):
     (status, out, err), (killed, _, _) = ends["killed"]
     assert (status, killed) == (2, -SIGKILL)
-    assert errors(err) == ["error: process 1 of this run has ended without a word (killed, or out of memory?)"]
+    assert errors(err) == ["error: another process of this run has ended without a word (killed, or out of memory?)"]
     assert "left" not in out and "Traceback" not in err
 
 
@@ -135,18 +136,11 @@ def test_the_main_process_killed(ends):
 def test_a_hanging_process(ends):
     status, out, err = ends["hanging"][0]
     assert status == 2 and "left" not in out
-    assert errors(err) == ["error: process 1 of this run has not answered for 8 s"]
+    assert errors(err) == ["error: another process of this run did not answer in time"]
 
 
 @pytest.mark.parametrize("case", ["main process done first", "other process done first"])
 def test_processes_that_are_done_at_different_times(ends, case):
-    """Longer apart than the silence that means death."""
     for status, out, err in ends[case]:
         assert (status, out.split()) == (0, ["joined", "left"]), err
         assert errors(err) == []
-
-
-def test_nobody_is_waited_for_longer_than_a_minute():
-    from instantnet.engine import watch
-
-    assert watch.SILENCE_S + 2 * watch.INTERVAL_S < 60
