@@ -24,7 +24,8 @@ from automapper.objective import parse_objective
 from hw_model import load_device
 from instantnet import train, train_search
 from instantnet.settings.configuration import configuration
-from instantnet.settings.schema import Settings, from_command_line
+from instantnet.settings.schema import Stage, from_command_line
+from instantnet.settings.stages import MapSettings, SearchSettings, TrainSettings
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NEEDS = {"conda", "GPU", "several machines", "Timeloop"}
@@ -96,13 +97,13 @@ def folder(tmp_path, monkeypatch):
     return enter
 
 
-def settings(module: str, words: list[str]) -> Settings:
+def settings(kind: type[Stage], words: list[str]) -> Stage:
     """What the stage would read from its command line; UserError where it would complain."""
-    return from_command_line(*configuration(module), words, "")
+    return from_command_line(*configuration(kind), words, "")
 
 
 def check_mapping(words: list[str]) -> None:
-    C = settings("config_map", mapper.with_network_setting(words))
+    C = settings(MapSettings, mapper.with_network_setting(words))
     check_engine(C.engine), parse_objective(C.objective, C.delay), parse_budget(C.budget), load_device(C.device)
     chosen_baselines(C.baselines, C.dataflow, C.within, C.fixed_at, C.bits or [4, 8])
 
@@ -124,9 +125,9 @@ def check(words: list[str]) -> None:
     """Fail where a command would end with a complaint about its words."""
     match words:
         case ["python", "train_search.py", *rest] | ["instantnet", "search", *rest]:
-            settings("config_search", rest)
+            settings(SearchSettings, rest)
         case ["python", "train.py", *rest] | ["instantnet", "train", *rest]:
-            settings("config_train", rest)
+            settings(TrainSettings, rest)
         case ["python", "-m", "automapper", *rest] | ["instantnet", "map", *rest]:
             check_mapping([] if rest == ["--help"] else rest)
         case ["python", "-m", "hw_model", *files] | ["instantnet", "cost", *files]:
