@@ -215,7 +215,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     objective = parse_objective(settings["objective"], settings["delay"])
     budget = parse_budget(settings["budget"])
     engine, seed = settings["engine"], settings["seed"]
-    spreading = settings["workers"], settings["backend"]
+    parallel = settings["workers"], settings["backend"]
     bit_widths = chosen_bits(settings["bits"], network)
     problems = distinct_problems(network, bit_widths)
     baselines = _baselines(network, device, settings, bit_widths)
@@ -223,14 +223,14 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
 
     with interrupt_held_back() as early:
         pipelines = Pipelines(
-            network, bit_widths, device, objective, settings["stages"], seed, *spreading, engine == "random",
+            network, bit_widths, device, objective, settings["stages"], seed, *parallel, engine == "random",
             baselines.own,
         )  # fmt: skip
         load_compiled(device)
     watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
     try:
         outcome = run_search(
-            problems, device, objective, budget, seed, engine, *spreading, watch.after_round, progress.proved,
+            problems, device, objective, budget, seed, engine, *parallel, watch.after_round, progress.proved,
             bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at),
         )  # fmt: skip
     except NoMapping as error:
@@ -243,7 +243,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     add_published(outcome, problems, device, objective)
     add_fixed(outcome, network, bit_widths, device)
     with interrupt_held_back() as came:
-        trade_layers(network, bit_widths, outcome, device, objective, seed, *spreading, engine != "random")
+        trade_layers(network, bit_widths, outcome, device, objective, seed, *parallel, engine != "random")
     outcome.interrupted |= bool(came)
     statistics = {
         "engine": engine,

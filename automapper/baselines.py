@@ -38,8 +38,8 @@ class Baselines:
         return {**{name: name for name in built_in()}, **{one.name: one for one in self.added}}
 
     @property
-    def rivals(self) -> tuple[str, ...]:
-        """Names whose sums over a network AutoMapper does not stay behind: none where it is constrained itself."""
+    def references(self) -> tuple[str, ...]:
+        """Names whose sums over a network must not be better than AutoMapper's: none where it is constrained itself."""
         return () if self.own else tuple(dict.fromkeys([*self.dataflows, PUBLISHED, *self.shown]))
 
     def kept(self, name: str) -> str | Dataflow | None:

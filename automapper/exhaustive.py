@@ -254,9 +254,9 @@ def different_orders(active: tuple[int, ...]) -> list[tuple[int, ...]]:
     def inwards(inner: tuple[int, ...]) -> None:
         mask = sum(1 << d for d in inner)
         rest = tuple(d for d in range(8) if d not in inner)
-        settled = mask & tree.RELEVANT[0] and mask & tree.RELEVANT[2] and mask & tree.PLANES
+        complete = mask & tree.RELEVANT[0] and mask & tree.RELEVANT[2] and mask & tree.PLANES
         choices = [d for d in active if d not in inner]
-        if settled or not choices:
+        if complete or not choices:
             found.append((*rest, *inner))
             return
         for d in choices:

@@ -17,9 +17,9 @@ import numpy as np
 from automapper.dataflows import Dataflow, Unfit
 from automapper.evolve import Evolution
 from automapper.objective import Objective
+from automapper.parallel import run_parallel
 from automapper.search import Found
 from automapper.space import Search
-from automapper.spread import spread
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InputError, InvalidMapping, NetworkCost, evaluate, partition, pipeline
 from hw_model.widths import in_words, is_wider, width_order
@@ -88,7 +88,7 @@ class Pipelines:
         """Search on until `mappings` are bred for every layer, bit-width and part; share: of the budget used then."""
         work = [(unit, mappings, share) for _, unit in self.units]
         try:
-            units = spread(Evolution.advance, work, self.workers, self.backend)
+            units = run_parallel(Evolution.advance, work, self.workers, self.backend)
         except KeyboardInterrupt:
             for _, unit in self.units:
                 unit.stopped = True

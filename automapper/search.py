@@ -16,8 +16,8 @@ from automapper.evolve import CONVERGED, Evolution
 from automapper.exhaustive import Optimum, find_optimum
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import Objective, parse_objective
+from automapper.parallel import run_parallel
 from automapper.space import Search
-from automapper.spread import spread
 from automapper.workload import NetworkLayer, Problem, problem_of
 from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate
 
@@ -107,7 +107,7 @@ def run_search(
             branch and bound over what its result does not rule out, so that the outcome is the optimum.
         workers: shapes searched at once, 0 = as many as there are cores. The result does not depend on it, unless the
             budget is in seconds.
-        backend: see `spread`.
+        backend: see `run_parallel`.
         after_round: told the outcome so far and the share of the budget used; True ends the search.
         after_proof: told how many problems of all the exhaustive engine has done.
         interrupted: by Ctrl-C before it began; the first pools are the outcome then.
@@ -159,7 +159,7 @@ def run_search(
     for problem in problems:
         if not outcome.own(problem):
             _raise_no_mapping(Search(problem, baselines.own), units, device)
-        _settle(outcome, problem, objective)
+        _adopt_better_of_built_in(outcome, problem, objective)
     return outcome
 
 
@@ -197,7 +197,7 @@ def _next_round(budget: Budget, done: int, seconds: float) -> tuple[int, float]:
 
 
 def _advance(units: list[Engine], target: int, share: float, workers: int, backend: str) -> list[Engine]:
-    return spread(_advanced, [(unit, target, share) for unit in units], workers, backend)
+    return run_parallel(_advanced, [(unit, target, share) for unit in units], workers, backend)
 
 
 def _advanced(unit: Engine, target: int, share: float) -> Engine:
@@ -223,8 +223,8 @@ def _collect(outcome: Outcome, units: Iterable[Engine], begin: float) -> None:
             outcome.found[search] = Found(search, mapping, cost, gaps)
 
 
-def _settle(outcome: Outcome, problem: Problem, objective: Objective) -> None:
-    """Let a layer have what a built-in dataflow found that is better by a rounding error, which scores do not show."""
+def _adopt_better_of_built_in(outcome: Outcome, problem: Problem, objective: Objective) -> None:
+    """Give a layer a built-in dataflow's mapping that is better by a rounding error, which scores do not show."""
     best = outcome.found.get(Search(problem))
     if best is None or problem in outcome.optima:
         return
@@ -256,7 +256,9 @@ def _find_optima(
     at_once = workers or os.cpu_count() or 1
     for begin in range(0, len(work), at_once):
         part = work[begin : begin + at_once]
-        for (problem, device, _, _), optimum in zip(part, spread(find_optimum, part, workers, backend), strict=True):
+        for (problem, device, _, _), optimum in zip(
+            part, run_parallel(find_optimum, part, workers, backend), strict=True
+        ):
             outcome.optima[problem] = optimum
             outcome.mappings += optimum.evaluated
             if optimum.mapping:

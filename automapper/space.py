@@ -107,19 +107,19 @@ def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:
     """
     x, y = device.slots.index("spatial_x"), device.slots.index("spatial_y")
     both = [d for d in range(8) if f[x, d] > 1 and f[y, d] > 1]
-    spread = [d for d in range(8) if f[x, d] * f[y, d] > 1]
+    spatial = [d for d in range(8) if f[x, d] * f[y, d] > 1]
     if not both or device.forward_inputs:
         return f
     alike = device.reduces[0] == device.reduces[1]
-    ways = itertools.product((x, y), repeat=len(spread))
+    ways = itertools.product((x, y), repeat=len(spatial))
     # those that change the least first
-    for way in sorted(ways, key=lambda way: [sum(f[axis, d] == 1 for axis, d in zip(way, spread, strict=True)), way]):
+    for way in sorted(ways, key=lambda way: [sum(f[axis, d] == 1 for axis, d in zip(way, spatial, strict=True)), way]):
         new = f.copy()
         new[[x, y]] = 1
-        for axis, d in zip(way, spread, strict=True):
+        for axis, d in zip(way, spatial, strict=True):
             new[axis, d] = f[x, d] * f[y, d]
-        may = all(DIMS[d] in device.axis_dims[axis == y] for axis, d in zip(way, spread, strict=True))
-        same = alike or all((new[x, d] == f[x, d]) or DIMS[d] not in "CRS" for d in spread)
+        may = all(DIMS[d] in device.axis_dims[axis == y] for axis, d in zip(way, spatial, strict=True))
+        same = alike or all((new[x, d] == f[x, d]) or DIMS[d] not in "CRS" for d in spatial)
         if may and same and new[x].prod() <= device.array[0] and new[y].prod() <= device.array[1]:
             return new
     return f

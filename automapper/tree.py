@@ -288,8 +288,8 @@ def bound(f, assigned, hold, chip, work):
 
 
 @jit
-def spread(reach, into, factor):
-    """into [x + 1]: the widths along x that `factor` more PEs can make of the widths in reach."""
+def widen(reach, into, factor):
+    """Set into [x + 1]: the widths along x that `factor` times as many PEs can have, from the widths in reach."""
     into[:] = False
     for part in range(1, factor + 1):
         if factor % part == 0:
@@ -336,7 +336,7 @@ def alive(d, row, k, assigned, best, tree, chip, work):
     lanes[k + 1] = lanes[k] * row[levels + 1]
     if pes[k + 1] > chip.device[X] * chip.device[Y] or lanes[k + 1] > chip.device[LANE_COUNT]:
         return False
-    spread(tree.reach[k], tree.reach[k + 1], row[levels])
+    widen(tree.reach[k], tree.reach[k + 1], row[levels])
     if not room_on_array(tree.reach[k + 1], pes[k + 1], chip.device[Y]):
         return False
     if not fits(f, tree.hold, chip, work):
