@@ -1,4 +1,4 @@
-"""A folder that a run writes into: whether it can is known before the work begins, not after it."""
+"""A folder that a run writes into, checked before the work begins."""
 
 import tempfile
 from pathlib import Path
@@ -7,7 +7,7 @@ from instantnet.engine.errors import UserError
 
 
 def writable_folder(path: Path | str, named: str) -> Path:
-    """The folder, made if it is not there. named: the option or setting it comes from, for the message.
+    """The folder, created if needed. named: the option or setting it comes from, for the message.
 
     Raises UserError where nothing can be written in it.
     """
