@@ -83,9 +83,9 @@ def measure(planned: Sequence[Run], store: Store, scale: Scale, arguments: argpa
     mine, done = shard.order(planned), 0
     try:
         with limit.enforced():
-            for run, kept, now in work_through(store, scale, mine, limit, arguments.redo, waits=shard.count == 1):
+            for run, kept, new in work_through(store, scale, mine, limit, arguments.redo, waits=shard.count == 1):
                 done += 1
-                said = duration(kept["seconds"]) if now else "stored"
+                said = duration(kept["seconds"]) if new else "stored"
                 print(f"[{done}/{len(planned)}] {run.name}: {brief(run, kept['result'])} ({said})", flush=True)
     except KeyboardInterrupt:
         if not limit.over:

@@ -65,11 +65,11 @@ def _raise_stopped(number: int, _frame: object) -> None:
 
 
 class Done(NamedTuple):
-    """A run, what is kept of it, and whether this process did it just now."""
+    """A run, what is kept of it, and whether it was not stored before."""
 
     run: Run
     kept: dict[str, Any]
-    now: bool
+    new: bool
 
 
 def work_through(
