@@ -21,6 +21,7 @@ from experiments.tables import Results, duration
 from instantnet.engine.errors import UserError, exit_status
 from instantnet.engine.folders import writable_folder
 
+ALONE = ("RANK", "WORLD_SIZE", "SLURM_PROCID")  # unset, a run is of this process, whatever started it beside others
 NOTHING_TO_PUBLISH = (
     "nothing to publish: the results are stored, but not the weights, which lie in --work where they were trained; "
     "--redo trains them again"
@@ -79,6 +80,8 @@ def store_of(arguments: argparse.Namespace, scale: Scale) -> Store:
 def measure(planned: Sequence[Run], store: Store, scale: Scale, arguments: argparse.Namespace) -> int:
     """Do the runs and print a line for each; returns how many are not done when there is nothing more to do, or no
     time."""
+    for name in ALONE:
+        os.environ.pop(name, None)
     shard, limit = arguments.shard or Shard(1, 1), TimeLimit(arguments.minutes)
     mine, done = shard.order(planned), 0
     try:

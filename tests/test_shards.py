@@ -178,6 +178,15 @@ def test_a_shard_ends_where_only_other_processes_are_at_work(tmp_path, begun, mo
     assert len(begun) == len(planned) - 1
 
 
+def test_processes_of_srun_each_do_runs_of_their_own(tmp_path, monkeypatch):
+    """A training would else wait for the other process to join it."""
+    for name, value in {"SLURM_PROCID": 1, "SLURM_NTASKS": 2, "SLURM_NODELIST": "a", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    words = ["cdt", "--smoke", "--only", "*mobilenet*none*", "--out", str(tmp_path / "r"), "--work", str(tmp_path)]
+    assert exit_status(lambda: main([*words, "--shard", "2/2"])) == 0
+    assert sum(lines_of_runs(tmp_path / "r").values()) == 1
+
+
 # --- a time limit
 
 
