@@ -71,9 +71,9 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
         "alpha_loss": alpha_loss,
     }
     run = new_run(C, parts, processes, command, "train_search.py", steps)
-    best.save_again(run)
 
     with run.recorded(weight_batches, steps, C.nepochs) as log:
+        best.save_again(run)
         halves = f"{len(weight_batches.indices)} images for weights, {len(alpha_batches.indices)} for alpha"
         announce(log, C, run, "config_search.py", f"search on {data.name}: {halves} ({processes})")
         for epoch in run.epochs():

@@ -6,6 +6,7 @@ Settings: config_map.py. The same from Python: automapper.map_network.
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -13,13 +14,13 @@ from tqdm import tqdm
 from automapper import api
 from automapper.budget import parse_budget
 from automapper.engines import check_engine
-from automapper.interrupt import interrupt_held_back
+from automapper.folder import result_folder, write_outputs
+from automapper.interrupt import interrupt_held_back, sigterm_interrupts
 from automapper.objective import parse_objective
-from automapper.workload import Network, distinct_problems, listed
-from hw_model import InputError, load_device
+from automapper.workload import Bits, Network, distinct_problems, listed
+from hw_model import Device, InputError, load_device
 from hw_model.widths import in_words
 from instantnet.engine.errors import UserError, exit_status
-from instantnet.engine.folders import writable_folder
 from instantnet.engine.version import version_line
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
@@ -40,7 +41,14 @@ def run(argv: Sequence[str]) -> None:
     device = load_device(C.device)
     network = read_network(C)
     bit_widths = api.chosen_bits(C.bits, network)
-    folder = writable_folder(C.save, f"setting save = {C.save!r}")
+    with result_folder(C.save, f"setting save = {C.save!r}") as folder, sigterm_interrupts():
+        search_and_write(C, network, device, bit_widths, folder)
+
+
+def search_and_write(
+    C: MapSettings, network: Network, device: Device, bit_widths: Sequence[Bits], folder: Path
+) -> None:
+    """Search, say what was found, and replace the result in the folder."""
     place = device.name if C.device == device.name else f"{device.name} of {C.device}"
     print(
         f"{version_line()}\n"
@@ -50,9 +58,9 @@ def run(argv: Sequence[str]) -> None:
         flush=True,
     )
     report = api.run(network, device, C.to_dict(), Bar())
-    with interrupt_held_back():
-        report.write(folder)
     content = report.to_dict()
+    with interrupt_held_back():
+        write_outputs(folder, content, device)
     search = content["search"]
     missed = "" if C.goal is None else ", goal not met"
     ended = (

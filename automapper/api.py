@@ -21,7 +21,7 @@ from automapper.baselines import Baselines, check_fit, chosen_baselines
 from automapper.budget import parse_budget
 from automapper.engines import check_engine
 from automapper.fixed import add_fixed, fixed_problems
-from automapper.folder import write_outputs
+from automapper.folder import result_folder, write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import network_of, read_layers
 from automapper.objective import Objective, parse_objective
@@ -36,7 +36,6 @@ from automapper.workload import Bits, Network, distinct_problems
 from hw_model import Device, Layer, load_device
 from hw_model.widths import in_words, width_order, widths_of
 from instantnet.engine.errors import UserError
-from instantnet.engine.folders import writable_folder
 from instantnet.settings.stages import MapSettings
 
 if TYPE_CHECKING:
@@ -65,9 +64,11 @@ class Report:
     def write(self, folder: str | os.PathLike) -> None:
         """Write report.json, report.html and mappings/ into `folder`, which is made where it does not exist.
 
-        Raises UserError where nothing can be written there.
+        A result that is there already is replaced as a whole. Raises UserError where nothing can be written, or where
+        another process has the folder.
         """
-        write_outputs(writable_folder(Path(folder), f"folder {os.fspath(folder)!r}"), self._content, self._device)
+        with result_folder(Path(folder), f"folder {os.fspath(folder)!r}") as place:
+            write_outputs(place, self._content, self._device)
 
     def __str__(self) -> str:
         return self.summary()

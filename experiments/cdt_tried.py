@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from experiments.cdt import ROWS
 from experiments.plan import join, train_run
-from experiments.runs import Run
-from experiments.scales import SCALES, Scale
+from experiments.runs import Run, command_line
+from experiments.scales import SCALES, Scale, Settings
 from experiments.tables import PerSeed, Results, accuracy_table, compared
 from experiments.verdicts import is_highest
 
@@ -45,23 +45,24 @@ def weaker(scale: Scale, seed: int) -> dict[str, Run]:
     teachers = len(bits) - 1
     mean_of_teachers = f"cascade, beta = 1/{teachers} (the mean of the {teachers} teachers at {min(bits)} bit)"
     rows = {
-        label: train_run(scale, seed, bits, name=f"beta{beta:.2g}", extra=("--distill_weight", f"{beta:.4g}"))
-        for label, beta in (("cascade, beta = 0.1", 0.1), (mean_of_teachers, 1 / teachers))
+        label: train_run(scale, seed, bits, name=f"beta{beta:.2g}", extra={"distill_weight": beta})
+        for label, beta in (("cascade, beta = 0.1", 0.1), (mean_of_teachers, round(1 / teachers, 4)))
     }
-    rows["cascade, no gradient clipping"] = train_run(scale, seed, bits, name="unclipped", extra=("--grad_clip", "0"))
+    rows["cascade, no gradient clipping"] = train_run(scale, seed, bits, name="unclipped", extra={"grad_clip": 0.0})
     return rows | {label: train_run(scale, seed, bits, name) for name, label in ROWS.items() if name != "alone"}
 
 
-def all_with(scale: Scale, seed: int, name: str, words: tuple[str, ...]) -> dict[str, Run]:
+def all_with(scale: Scale, seed: int, name: str, settings: Settings) -> dict[str, Run]:
     bits = bits_of(scale)
-    return {ROWS[teachers]: train_run(scale, seed, bits, teachers, name=name, extra=words) for teachers in TEACHERS}
+    return {ROWS[teachers]: train_run(scale, seed, bits, teachers, name=name, extra=settings) for teachers in TEACHERS}
 
 
 def groups(scale: Scale, seeds: Sequence[int]) -> dict[str, list[dict[str, Run]]]:
     """Heading -> per seed: label -> run."""
     found = {"A weaker pull": [weaker(scale, seed) for seed in seeds]}
-    for name, words in scale.tried.items():
-        found[f"{name} ({' '.join(words)})"] = [all_with(scale, seed, name.split()[0].lower(), words) for seed in seeds]
+    for name, settings in scale.tried.items():
+        heading = f"{name} ({' '.join(command_line((), settings))})"
+        found[heading] = [all_with(scale, seed, name.lower(), settings) for seed in seeds]
     return found
 
 

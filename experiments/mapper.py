@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.plan import join
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
 from experiments.statistics import mean
@@ -67,10 +66,9 @@ def seeds_of(scale: Scale) -> tuple[int, ...]:
 
 
 def network_run(scale: Scale, network: str, seed: int) -> Run:
-    words = ("--network", network, "--device", "eyeriss", "--bits", join(PAPER_BITS), "--budget", scale.map_budget)
-    return Run(
-        "map", f"map/{network}/eyeriss/seed{seed}", (*words, "--stages", "1", "--workers", "1", "--seed", f"{seed}")
-    )
+    settings = {"network": network, "device": "eyeriss", "bits": list(PAPER_BITS), "budget": scale.map_budget}
+    settings |= {"stages": 1, "workers": 1, "seed": seed}
+    return Run("map", f"map/{network}/eyeriss/seed{seed}", settings=settings)
 
 
 def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:

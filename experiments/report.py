@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.claims import CLAIMS, seeds_of
-from experiments.runs import RESULTS, ROOT, Store
+from experiments.origin import ROOT
+from experiments.scales import SCALES
+from experiments.store import RESULTS, Store
 from experiments.tables import HOW, Results, table
 from experiments.verdicts import Verdict, listed
 from instantnet.engine.errors import UserError
@@ -29,9 +31,11 @@ def write(
     results: Path = RESULTS, page: Path = PAGE, folder: Path = FIGURES, readme: Path | None = README
 ) -> list[Path]:
     """Put the sections into `page`, the table of claims into `readme` (None: nowhere) and the figures into `folder`;
-    returns what was written."""
+    returns what was written. Lines of results that later ones replace are dropped from their files."""
     if not results.is_dir():
         raise UserError(f"--out {results}: no such folder, so there is nothing to write {page.name} out of")
+    for scale in SCALES:
+        Store(scale, results).file.tidy()
     figures: list[Path] = []
     between_markers(page, sections(results, folder, figures))
     if readme:

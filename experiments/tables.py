@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.runs import Run, Store
+from experiments.runs import Run
 from experiments.statistics import difference, mean, spread, verdict
+from experiments.store import Store
 
 PerSeed = Mapping[int, Sequence[float]]  # bit-width -> accuracy in % of every seed
 HOW = (
@@ -66,9 +67,10 @@ class Results:
         results = list(self.used.values())
         trained = [result for result in results if result["stage"] != "map"]  # else the mapper's own seeds
         seeds = sorted({result["settings"]["seed"] for result in trained or results})
-        commits = sorted({commit_of(result) for result in results})
-        versions = sorted({f"{name} {value}" for result in results for name, value in result["versions"].items()})
-        devices = sorted({device_of(result) for result in results})
+        origins = [result["origin"] for result in results]
+        commits = sorted({commit_of(origin) for origin in origins})
+        versions = sorted({f"{name} {value}" for origin in origins for name, value in origin["versions"].items()})
+        devices = sorted({device_of(origin) for origin in origins})
         seconds = sum(result["seconds"] for result in results)
         cpu = sum(result["cpu_seconds"] for result in results)
         text = f"{len(results)} run{'s' * (len(results) != 1)}, {duration(seconds)} ({duration(cpu)} of processor time)"
@@ -86,17 +88,17 @@ def without(diverged: Mapping[str, str]) -> str:
     return f"Diverged, and in no mean above: {told}.\n\n" if told else ""
 
 
-def device_of(result: dict) -> str:
+def device_of(origin: dict) -> str:
     """`CPU AMD EPYC, 1 thread`, or the GPU: how many cores lie idle beside the threads does not matter."""
-    if not result["device"].startswith("CPU"):
-        return result["device"]
-    threads = result["threads"]
-    return f"{result['device'].rsplit(', ', 1)[0]}, {threads} thread{'s' * (threads != 1)}"
+    if not origin["device"].startswith("CPU"):
+        return origin["device"]
+    threads = origin["threads"]
+    return f"{origin['device'].rsplit(', ', 1)[0]}, {threads} thread{'s' * (threads != 1)}"
 
 
-def commit_of(result: dict) -> str:
-    """The commit of a result, short, and whether the code differed from it."""
-    return (result["commit"] or "unknown")[:9] + ("+changes" if result["uncommitted_changes"] else "")
+def commit_of(origin: dict) -> str:
+    """The commit of an origin, short, and whether the code differed from it."""
+    return (origin["commit"] or "unknown")[:9] + ("+changes" if origin["uncommitted_changes"] else "")
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from instantnet.dataloader import DataSet, load_data
 from instantnet.engine.checkpoint import find
 from instantnet.engine.commands import stage_command
 from instantnet.engine.distributed import Processes
+from instantnet.engine.errors import UserError
 from instantnet.engine.log import RunLog, SilentLog
 from instantnet.engine.machine import tune_cpu, tune_gpu, versions
 from instantnet.engine.resume import resumes_after_failure
@@ -30,16 +32,31 @@ def prepared(C: Either, processes: Processes) -> tuple[Either, DataSet]:
     tune_gpu(C.tf32)
     if processes.from_main(resumes_after_failure, C.save):
         C = C.replaced(resume=True)
+    processes.from_main(refuse_finished, C)
     with processes.in_turn():
         data = load_data(**C.data_arguments(), device=processes.device)
     return C.replaced(num_classes=data.num_classes), data
+
+
+OF_A_RUN = ("checkpoint.pt", "arch.pt", "weights.pt", "metrics.jsonl", "logs.txt")
+
+
+def refuse_finished(C: NetworkSettings) -> None:
+    """Raise `UserError` where the folder `save` holds a run, finished or not, that this one would destroy."""
+    found = [name for name in OF_A_RUN if (Path(C.save) / name).is_file() and (Path(C.save) / name).stat().st_size]
+    if found and not C.resume and not C.overwrite:
+        raise UserError(
+            f"setting save = {C.save!r}: the folder holds a run ({found[0]}); --resume continues it, --save OTHER "
+            "leaves it alone, --overwrite replaces it"
+        )
 
 
 def new_run(
     C: NetworkSettings, parts: Mapping[str, Stateful], processes: Processes, command: str, script: str, steps: int
 ) -> Run:
     """The run of a stage, at its start or, with `C.resume`, at its checkpoint. steps: of an epoch."""
-    config = C.replaced(resume=False).to_dict()  # an interrupted and an uninterrupted run record the same
+    # An interrupted and an uninterrupted run record the same.
+    config = C.replaced(resume=False, overwrite=False).to_dict()
     run = Run(C.save, parts, config, processes, command, C.checkpoint_every, C.keep_checkpoints)
     if C.resume:
         path = find(C.save if C.resume is True else C.resume, "checkpoint.pt")
@@ -49,7 +66,7 @@ def new_run(
 
 def announce(log: RunLog | SilentLog, C: NetworkSettings, run: Run, config_module: str, what: str) -> None:
     """The head of a run's log: version, what it does, and its settings."""
-    C = C.replaced(resume=False)
+    C = C.replaced(resume=False, overwrite=False)
     log.line(version_line(run.processes.device))
     log.line(what)
     source = f"({config_module}{C.preset and ', preset ' + C.preset}, command line):"

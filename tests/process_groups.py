@@ -96,6 +96,16 @@ def start_by_hand(*words: str, processes: int = 2) -> list[subprocess.Popen]:
     ]
 
 
+def start_by_srun(*words: str, processes: int = 2) -> list[subprocess.Popen]:
+    """`python WORDS` once for each process, as `srun --ntasks N` does it on one machine."""
+    shared = {"SLURM_NTASKS": processes, "SLURM_JOB_ID": free_port(), "SLURM_STEP_ID": 0, "OMP_NUM_THREADS": 1}
+    shared |= {"SLURM_JOB_NODELIST": "localhost", "MASTER_PORT": free_port()}
+    return [
+        _started([sys.executable, *words], os.environ | {name: str(value) for name, value in own.items()})
+        for own in ({**shared, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in range(processes))
+    ]
+
+
 def _started(command: list[str], environment: dict[str, str]) -> subprocess.Popen:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)

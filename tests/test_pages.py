@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from experiments.origin import ROOT
 from experiments.report import anchor
-from experiments.runs import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = {"README.md", "results.md"}  # of them the tables of `python -m experiments report`

@@ -6,7 +6,7 @@ from signal import SIGKILL
 
 import pytest
 import torch
-from process_groups import start_by_hand, torchrun
+from process_groups import start_by_hand, start_by_srun, torchrun
 from tiny_runs import TINY_NETWORK, load, run_here, same_tensors
 
 from instantnet import train, train_search
@@ -67,6 +67,20 @@ def test_search_equals_that_of_one_process(tmp_path):
     one, two = (load(tmp_path / name / "arch.pt") for name in ("one", "two"))
     torch.testing.assert_close(two["alpha"], one["alpha"], rtol=1e-3, atol=1e-5)
     assert two["ops"] == one["ops"]
+
+
+def test_srun_starts_both_stages(tmp_path):
+    """With SLURM's variables set by hand; the command that comes next is one of srun too."""
+    search = ["train_search.py", *DIGITS, "--nepochs", "1", "--max_steps", "2", "--save", str(tmp_path / "search")]
+    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in start_by_srun(*search))
+    assert "2 processes with cpu" in out and quiet_out == "", err
+    assert re.search(r"^next: srun .*python\S* train.py --preset digits", out, re.M)
+    words = ["--nepochs", "1", "--max_steps", "2", "--load_path", str(tmp_path / "search"), "--save", str(tmp_path)]
+    processes = start_by_srun("train.py", *DIGITS, *words)
+    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], err
+    assert "2 processes with cpu" in out and quiet_out == ""
+    assert set(load(tmp_path / "weights.pt")["accuracy"]) == {4, 8, 32}
 
 
 # --- how they end

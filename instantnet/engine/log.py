@@ -11,8 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from instantnet.engine.checkpoint import replacing
 from instantnet.engine.errors import UserError
+from instantnet.engine.files import open_to_append, refuse_link, replacing
 
 EVENTS = "events.out.tfevents."
 
@@ -30,18 +30,28 @@ class RunLog:
 
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self._files():
-                _cut(path, (resumed or {}).get(path.name, 0))
-            self._lines = open(self.folder / "logs.txt", "a", buffering=1)  # noqa: SIM115
-            self._metrics = open(self.folder / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
+            lost = [_cut(path, (resumed or {}).get(path.name, 0)) for path in self._files()]
+            self._lines = open_to_append(self.folder / "logs.txt")
+            self._metrics = open_to_append(self.folder / "metrics.jsonl")
             earlier = len(list(self.folder.glob(f"{EVENTS}*")))  # makes the name new within one second too
             self._events = RecordWriter(str(self.folder / f"{EVENTS}{int(time.time()):010}.{earlier}"))
             self._event(file_version="brain.Event:2")
             self._events.flush()
+        for name, size in (resumed or {}).items():
+            if not (self.folder / name).exists():
+                lost.append(f"{name} is gone, {size:,} bytes that the checkpoint counts on")
+        for text in filter(None, lost):
+            self.line(f"note: {text}")
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file written so far."""
+        """Bytes of each file written so far and synced to disk, so that a checkpoint may rely on them."""
         with self._writing():
+            for path in self._files():
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
             return {path.name: path.stat().st_size for path in self._files()}
 
     def result(self, content: Mapping[str, Any]) -> None:
@@ -132,14 +142,22 @@ class RunLog:
             ) from error
 
 
-def _cut(path: Path, size: int) -> None:
-    """Cut `path` to `size` bytes at most; of text, whole lines only. Empty event files are removed."""
+def _cut(path: Path, size: int) -> str:
+    """Cut `path` to `size` bytes at most; of text, whole lines only. Empty event files are removed.
+
+    Returns a sentence where the file is shorter than that, else nothing.
+    """
+    refuse_link(path)
+    wanted, present = size, path.stat().st_size
     if path.name.startswith(EVENTS):
         if not size:
-            return path.unlink()
+            path.unlink()
+            return ""
     else:
-        size = path.read_bytes()[:size].rfind(b"\n") + 1
-    os.truncate(path, min(size, path.stat().st_size))
+        with open(path, "rb") as file:
+            size = file.read(size).rfind(b"\n") + 1
+    os.truncate(path, min(size, present))
+    return f"{path.name} has {present:,} of the {wanted:,} bytes that the checkpoint counts on" * (present < wanted)
 
 
 class SilentLog:

@@ -12,7 +12,7 @@ with run.recorded(batches, steps, nepochs) as log:
 import gc
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from instantnet.engine.checkpoint import restore
 from instantnet.engine.distributed import Processes
+from instantnet.engine.folders import owned
 from instantnet.engine.log import Progress, RunLog, SilentLog
 from instantnet.engine.loop import finite_weights
 from instantnet.engine.resume import Checkpoints, Position, load_newest
@@ -95,8 +96,11 @@ class Run:
         self.images_per_epoch = min(steps * batches.batch_size, batches.num_images)
         total = nepochs * self.images_per_epoch
         done = self.start.epoch * self.images_per_epoch + self.start.step * batches.batch_size
-        sizes, main = self.earlier.get("log_sizes"), self.processes.is_main
+        main = self.processes.is_main
+        here = self.loaded is not None and self.loaded.parent.resolve() == self.folder.resolve()
+        sizes = self.earlier["log_sizes"] if here else None
         with (
+            owned(self.folder, f"setting save = {str(self.folder)!r}") if main else nullcontext(),
             RunLog(self.folder, sizes) if main else SilentLog() as self.log,
             Checkpoints(
                 self.folder, self.state, self.log, self.processes, self.command, self.every, self.keep, self.start,

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from instantnet.settings.recipes import recipes
+
 Preset = dict[str, Any]
 
 _CIFAR100 = {"num_classes": 100}  # the defaults
@@ -112,6 +114,9 @@ MAP: dict[str, Preset] = {
     "quick": {"budget": "4000"},
     "thorough": {"budget": "100000"},
 }
+
+SEARCH |= recipes("search", SEARCH)
+TRAIN |= recipes("train", TRAIN)
 
 OF_MODULE = {"config_search": SEARCH, "config_train": TRAIN, "config_map": MAP}
 """Config module -> the presets of its stage."""

@@ -35,6 +35,9 @@ class RunSettings(Settings):
     resume: Annotated[
         bool | str, "continue from checkpoint.pt in the folder `save`; text = from the checkpoint named"
     ] = False
+    overwrite: Annotated[bool, "replace the run that the folder `save` holds; without it such a folder is refused"] = (
+        False
+    )
     checkpoint_every: Annotated[int, "steps between two checkpoints; 0 = only at the end of each epoch", AtLeast(0)] = 0
     keep_checkpoints: Annotated[int, "older checkpoints kept besides checkpoint.pt, the newest", AtLeast(0)] = 0
     nepochs: Annotated[int, "epochs to train", AtLeast(0)] = 50
