@@ -23,7 +23,7 @@ def run_parallel(function: Callable, work: Sequence[tuple], workers: int, backen
     """
     if workers == 1 or len(work) < 2:
         return [function(*arguments) for arguments in work]
-    from joblib import Parallel, delayed, parallel_config  # here: a single worker needs none of it
+    from joblib import Parallel, delayed, parallel_config  # imported here: a single worker needs none of it
 
     jobs = [delayed(function)(*arguments) for arguments in work]
     try:

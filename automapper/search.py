@@ -1,4 +1,4 @@
-"""All layers, bit-widths and dataflows of a network, searched together in rounds and spread over workers."""
+"""All layers, bit-widths and dataflows of a network, searched together in rounds, in parallel."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Outcome:
     found: the best of every search; a dataflow that admits no mapping is left out. It depends on the search alone.
     mappings: evaluated in all; per_search: bred by each search; seconds: of searching. interrupted: by Ctrl-C;
     goal_met: ended by `after_round`. optima: of the exhaustive engine. traded: (bit-width of the network, problem) ->
-    another mapping that the network runs for the sake of its sums (see trade).
+    another mapping that the network runs for a lower total (see trade).
     """
 
     baselines: Baselines = field(default_factory=Baselines)
@@ -62,7 +62,7 @@ class Outcome:
     traded: dict[tuple[int, Problem], Found] = field(default_factory=dict)
 
     def own(self, problem: Problem) -> Found | None:
-        """AutoMapper's best mapping of a layer, whatever network it is in."""
+        """AutoMapper's best mapping of a layer, independent of the network."""
         return self.found.get(Search(problem, self.baselines.own))
 
     def best(self, problem: Problem, bits: int) -> Found | None:
@@ -70,9 +70,9 @@ class Outcome:
         return self.traded.get((bits, problem)) or self.own(problem)
 
     def baseline(self, item: NetworkLayer, bits: int, name: str) -> Found | None:
-        """What a baseline has for a layer while its network runs at `bits`."""
+        """A baseline's mapping of a layer while its network runs at `bits`."""
         kept = self.baselines.kept(name)
-        if kept and item.own_bits is not None:  # always at this width: nothing to cost anew
+        if kept and item.own_bits is not None:  # always at this width, so its cost is known
             return self.found.get(Search(problem_of(item, bits), kept))
         return self.found.get(Search(problem_of(item, bits), self.baselines.dataflows.get(name, name)))
 
@@ -108,9 +108,9 @@ def run_search(
         workers: shapes searched at once, 0 = as many as there are cores. The result does not depend on it, unless the
             budget is in seconds.
         backend: see `run_parallel`.
-        after_round: told the outcome so far and the share of the budget used; True ends the search.
-        after_proof: told how many problems of all the exhaustive engine has done.
-        interrupted: by Ctrl-C before it began; the first pools are the outcome then.
+        after_round: called with the outcome so far and the share of the budget used; True ends the search.
+        after_proof: called with the number of problems that the exhaustive engine has done, and of all.
+        interrupted: by Ctrl-C before the start; the first pools are then the outcome.
         fixed: further problems, at another bit-width, that are searched inside the dataflows of the NAME_fixed.
 
     Ctrl-C ends the search too; the outcome is then the best so far.
@@ -177,7 +177,7 @@ def _searches(
 
 
 def load_compiled(device: Device) -> None:
-    """Load the compiled code, or compile it, once per machine: neither is time of a search."""
+    """Load the compiled code, or compile it once per machine, before the time of the search begins."""
     Evolution([Search(Problem(Layer(), 8))], device, parse_objective("edp"), 0).advance(1, 1.0).best(0)
 
 

@@ -26,7 +26,7 @@ class Search:
 
     @property
     def definition(self) -> Dataflow:
-        """What the mappings are constrained to."""
+        """The dataflow that constrains the mappings."""
         if isinstance(self.dataflow, Dataflow):
             return self.dataflow
         return built_in()[self.dataflow] if self.dataflow else FREE
@@ -39,7 +39,7 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
     pools of a search of the whole space come from the built-in dataflows too.
 
     Raises:
-        Unfit: a dimension that a dataflow wants somewhere as a whole does not fit there.
+        Unfit: a `whole` dimension of a dataflow does not fit.
     """
     caps = np.zeros((len(device.levels), 3), np.int64)
     cap_bits = np.zeros((len(device.levels), 3), np.int64)
@@ -82,7 +82,7 @@ def _sets(dataflow: Dataflow, problem: Problem, device: Device) -> list[Constrai
 
 
 def _built_in_sets(problem: Problem, device: Device) -> list[Constraint]:
-    """Of the built-in dataflows, those that the layer fits."""
+    """The built-in dataflows that have a mapping of the layer."""
     found = []
     for dataflow in built_in().values():
         try:
@@ -99,8 +99,8 @@ def inside(space: Space, t: int, row: tuple[np.ndarray, np.ndarray, np.ndarray])
 
 
 def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:
-    """f [slots, 8] with every dimension on one axis of the array only, where it can be without changing the cost: then
-    Timeloop's format can say it.
+    """f [slots, 8] with every dimension on one axis of the array only, where that does not change the cost: Timeloop's
+    format needs it.
 
     Cost depends on how many PEs share a dimension; on the axis too where inputs are passed on along it, or sums add up
     along one axis only.
@@ -112,7 +112,7 @@ def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:
         return f
     alike = device.reduces[0] == device.reduces[1]
     ways = itertools.product((x, y), repeat=len(spatial))
-    # those that change the least first
+    # the smallest changes first
     for way in sorted(ways, key=lambda way: [sum(f[axis, d] == 1 for axis, d in zip(way, spatial, strict=True)), way]):
         new = f.copy()
         new[[x, y]] = 1
