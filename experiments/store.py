@@ -124,6 +124,8 @@ class Store:
         resumed = self._resumes(run, folder)
         if resumed:
             settings["resume"] = True
+        elif run.stage != "map":
+            settings["overwrite"] = True  # the folder is the store's: what lies there is of a run that does not count
         with timed(folder / "spent.json"):
             result = outcome(run.stage, command_line(run.presets, settings), folder)
         kept = {
