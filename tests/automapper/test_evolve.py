@@ -7,7 +7,7 @@ import numpy as np
 from automapper.evolve import NICHE, PARENTS, SAME, Evolution
 from automapper.objective import parse_objective
 from automapper.space import Search
-from automapper.trade import _search
+from automapper.trade import _search_again
 from automapper.workload import Problem
 from hw_model import Layer, evaluate, load_device
 
@@ -52,5 +52,5 @@ def test_a_search_prices_what_neighbours_pass_on_as_evaluate_does():
     cost = evaluate(layer, mapping, device, 8)
     assert np.isclose(evolution.score[0], objective.score(cost.energy_pj, cost.cycles), rtol=1e-12)
     assert cost.energy_pj < 0.99 * evaluate(layer, mapping, load_device(fields), 8).energy_pj
-    again = _search(objective, Search(Problem(layer, 8)), [mapping], device, 90, 1)
+    again = _search_again(objective, Search(Problem(layer, 8)), [mapping], device, 90, 1)
     assert again.cost.energy_pj <= cost.energy_pj
