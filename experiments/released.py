@@ -9,7 +9,7 @@ from experiments.tables import PerSeed, Results, accuracy_table, compared, table
 from experiments.verdicts import Verdict, differing
 
 TITLE = "The released code's differences from the paper"
-CLAIM = "Nothing is claimed: what each documented difference (docs/method.md) does to accuracy"
+CLAIM = "No claim of the paper: what each documented difference (docs/method.md) does to accuracy"
 LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 
 TRAINING = {  # label -> settings of train.py

@@ -207,7 +207,8 @@ def test_a_stage_runs(page, line, folder):
     words = words_of(line)[2:]
     stage = train_search if "search" in words_of(line)[1] else train
     if stage is train:
-        assert run_here(train_search, *TINY) == 0
+        found = words[words.index("--load_path") + 1] if "--load_path" in words else "ckpt/search"
+        assert run_here(train_search, *TINY, "--save", found) == 0
     before = [word for word in words if word not in ("--resume", "--eval_only")]
     if before != words:  # it continues what another command began
         assert run_here(stage, *before, *TINY) == 0
