@@ -3,10 +3,10 @@
     python benchmarks/automapper.py [--budget 60000] [--seeds 3] [--json FILE]
 
 Timeloop's mappings are the best its search found in 40 to 60 CPU seconds each (tests/data/timeloop_mapper.json). Both
-are costed by hw_model, as that file says: energy without network and without drains, in MACs of 16 bit, times cycles;
-so costed, Timeloop's mappings come out up to 6 % better than by its own count, which refetches more inputs. "same
-space" keeps every tensor in the global buffer, as Timeloop's search did; "with bypass" is the whole space. Compilation
-is not timed; one core is used.
+are costed by hw_model: energy without network and without drains, in MACs of 16 bit, times cycles. This makes
+Timeloop's mappings up to 6 % better than its own count, which refetches more inputs. "same space" keeps every tensor in
+the global buffer, as Timeloop's search did; "with bypass" is the whole space. Compilation is not timed; one core is
+used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far apart the seeds of a search are: (worst - best) / best of a layer's energy-delay product over five seeds.
+"""The spread of a search over seeds: (worst - best) / best of a layer's energy-delay product over five seeds.
 
     python benchmarks/seeds.py [--device simba_like,eyeriss] [--cases 48] [--budget 20000] [--seeds 5] [--json FILE]
 
