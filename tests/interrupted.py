@@ -11,8 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-if __name__ == "__main__":
-    rank, number, at_step, script, *words = sys.argv[1:]
+
+def main(rank: str, number: str, at_step: str, script: str, *words: str) -> int:
+    from runtime.errors import exit_status
+
     stage = importlib.import_module(script.removesuffix(".py"))
     checked = stage.finite_losses
 
@@ -23,6 +25,8 @@ if __name__ == "__main__":
 
     stage.finite_losses = finite_losses
     sys.argv = [script, *words]
-    from runtime.errors import exit_status
+    return exit_status(stage.main)
 
-    sys.exit(exit_status(stage.main))
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
