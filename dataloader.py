@@ -1,7 +1,7 @@
 """Data sets to batches: `load_data` gives a `DataSet`, its `batches` give (images, labels) on the compute device.
 
 Images in memory are cropped, flipped and normalised on the device by the batch; streamed ones are cropped and flipped
-by the workers that decode them (image_sets.py). Everything random is a pure function of (seed, epoch, step): nothing
+by the workers that decode them (instantnet/data). Everything random is a pure function of (seed, epoch, step): nothing
 reads or moves the global random state, a run resumes at any step exactly, and neither the number of workers nor the
 number of processes changes what a batch holds.
 
@@ -11,15 +11,16 @@ Shapes: n images of a set, B of a batch, H x W pixels.
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image_sets import ImageSet, MemoryImages, Request, open_image_sets, statistics
-from runtime.errors import UserError
-from runtime.machine import derived_seed
+from instantnet.data.image_sets import ImageSet, MemoryImages, Request, open_image_sets, statistics
+from instantnet.engine.errors import UserError
+from instantnet.engine.machine import derived_seed
 
 
 class Batches:
@@ -269,3 +270,14 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor | N
         windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view: [B, 3, y, x, H, W]
         images = windows[torch.arange(len(images), device=images.device), :, top, left]
     return images if flipped is None else torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def endless(batches: Batches, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """The alpha half in ever new order, from a step of an epoch on: it may be smaller than the weights' half. Images,
+    labels, and their weight among the processes'."""
+    first_lap, position = divmod(first_step, len(batches))
+    for lap in count(first_lap):
+        batches.set_epoch(epoch * 1000 + lap)
+        for step, (images, labels) in enumerate(batches.iterate_from(position), position):
+            yield images, labels, batches.weight(step)
+        position = 0

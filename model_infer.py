@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from operations import OPERATIONS, Backbone, Geometry
-from quantize import (
+from instantnet.operations import OPERATIONS, Backbone, Geometry
+from instantnet.quantize import (
     BatchNorm2d,
     Precision,
     SwitchableBatchNorm2d,

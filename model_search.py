@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fused import layers as fused_layers
-from operations import OPERATIONS, Backbone, Geometry
-from quantize import Precision
+from instantnet.kernels import layers as fused_layers
+from instantnet.operations import OPERATIONS, Backbone, Geometry
+from instantnet.quantize import Precision
 
 
 class MixedOp(nn.Module):

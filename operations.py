@@ -11,8 +11,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fused import layers as fused_layers
-from quantize import (
+from instantnet.kernels import layers as fused_layers
+from instantnet.quantize import (
     BatchNorm2d,
     Precision,
     SwitchableBatchNorm2d,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fused import quantize as fused_quantize
+from instantnet.kernels import quantize as fused_quantize
 
 FLOAT_BITS = 32
 
@@ -25,10 +25,10 @@ class Precision:
     range_scope: "bit_width" = running activation ranges per layer and bit-width; "shared" (released) = one per layer.
     range_momentum: share of the newest batch in a running range.
     fused: on a CPU, measure and quantize by compiled kernels (bit-equal); False = torch's operations one by one.
-    compiled: on a CPU, train by the compiled passes of `fused.layers` (other rounding); False = module by module.
+    compiled: on a CPU, train by the compiled passes of `kernels.layers` (other rounding); False = module by module.
     track_statistics: False = training passes leave BN statistics and activation ranges as they are.
     across: None = training passes normalise and quantize by the images given; else by those of all processes that
-        share a batch, of which it gets the statistics (`runtime.synchronised.AcrossProcesses`).
+        share a batch, of which it gets the statistics (`instantnet.engine.synchronised.AcrossProcesses`).
     """
 
     def __init__(

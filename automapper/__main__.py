@@ -12,15 +12,18 @@ from tqdm import tqdm
 
 from automapper import api
 from automapper.budget import parse_budget
+from automapper.engines import check_engine
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import parse_objective
 from automapper.workload import Network, distinct_problems, listed
 from hw_model import InputError, load_device
 from hw_model.widths import in_words
-from runtime.errors import UserError, exit_status
-from runtime.folders import writable_folder
-from runtime.settings import from_command_line
-from runtime.stages import MapSettings
+from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.folders import writable_folder
+from instantnet.engine.version import version_line
+from instantnet.settings.configuration import configuration
+from instantnet.settings.schema import from_command_line
+from instantnet.settings.stages import MapSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,17 +34,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-    from config_map import PRESETS  # here, so that a wrong value in the file is one line of error too
-    from config_map import C as defaults
-
-    C = from_command_line(defaults, PRESETS, argv, __doc__)
-    parse_objective(C.objective, C.delay), parse_budget(C.budget)  # mistakes first: networks take seconds to load
+    C = from_command_line(*configuration(MapSettings), argv, __doc__)
+    check_engine(C.engine)  # mistakes first: networks take seconds to load
+    parse_objective(C.objective, C.delay), parse_budget(C.budget)
     device = load_device(C.device)
     network = read_network(C)
     bit_widths = api.chosen_bits(C.bits, network)
     folder = writable_folder(C.save, f"setting save = {C.save!r}")
     place = device.name if C.device == device.name else f"{device.name} of {C.device}"
     print(
+        f"{version_line()}\n"
         f"map {network.name} onto {place} ({device.description})\n"
         f"{len(network.layers)} layers, {network.macs / 1e6:.2f} M multiply-accumulates, at {list(bit_widths)} bit: "
         f"{len(distinct_problems(network, bit_widths))} different searches",

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automapper.baselines import EVERY, Baselines, check_fit, chosen_baselines
+from automapper.baselines import Baselines, check_fit, chosen_baselines
 from automapper.budget import parse_budget
+from automapper.engines import check_engine
 from automapper.fixed import add_fixed, fixed_problems
 from automapper.folder import write_outputs
 from automapper.interrupt import interrupt_held_back
@@ -34,9 +35,9 @@ from automapper.trade import trade_layers
 from automapper.workload import Bits, Network, distinct_problems
 from hw_model import Device, Layer, load_device
 from hw_model.widths import in_words, width_order, widths_of
-from runtime.errors import UserError
-from runtime.folders import writable_folder
-from runtime.stages import MapSettings
+from instantnet.engine.errors import UserError
+from instantnet.engine.folders import writable_folder
+from instantnet.settings.stages import MapSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,20 +97,11 @@ def map_network(
     *,
     example: Tensor | Sequence[Any] | None = None,
     batch: int = 1,
-    objective: str = "edp",
-    delay: str = "latency",
-    budget: int | str = 20000,
-    seed: int = 0,
-    engine: str = "evolution",
-    stages: int = 3,
-    goal: float | None = None,
-    baselines: Sequence[str] | None = None,
-    dataflow: Sequence[str] = (),
-    within: str | None = None,
-    fixed_at: int | None = None,
-    workers: int = 0,
-    backend: str = "threading",
+    objective: str = MapSettings.objective,
+    budget: int | str = MapSettings.budget,
+    seed: int = MapSettings.seed,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Report:
     """Search a mapping onto `device` for every layer and bit-width of `network`.
 
@@ -123,29 +115,30 @@ def map_network(
             device "meta", with the module: nothing is computed then.
         batch: images per inference; multiplies N where the network is a list of layers. Not for a module: N is that of
             `example`.
+        objective: "edp", "energy", "latency", or weights as in "energy=1,latency=2".
         budget: mappings per layer, bit-width and dataflow, or seconds in all as text: "30s".
         progress: told how far the search is.
-        baselines: names to show, None: all; dataflow: files of more of them; within: a name or a file that AutoMapper
-            itself has to keep to.
-        objective, delay, seed, engine, stages, goal, fixed_at, workers, backend: the settings of the command; see
-            `python -m automapper --help`.
+        settings: any other setting of the command by its name, with its default: delay, engine, stages, goal,
+            baselines (names to show), dataflow (files of more of them), within (a name or a file that AutoMapper itself
+            has to keep to), fixed_at, workers, backend; see `python -m automapper --help`.
 
     Raises:
         UserError: a setting that is not legal, a network that cannot be mapped, or no valid mapping of a layer.
         hw_model.InputError: a device or a layer that is none.
     """
     widths = [bits] if isinstance(bits, int | str) else list(bits or ())
-    settings = MapSettings().replaced(
-        checkpoint="", network=None, save="", device="", bits=widths, batch=batch, objective=objective, delay=delay,
-        stages=stages, goal=goal, engine=engine, budget=str(budget), seed=seed, dataflow=list(dataflow), within=within,
-        baselines=list(EVERY if baselines is None else baselines), fixed_at=fixed_at, workers=workers, backend=backend,
+    if unknown := [name for name in settings if name in ("checkpoint", "network", "save", "device")]:
+        raise UserError(f"setting {unknown[0]}: not one of map_network's; an argument, or Report.write, says it")
+    given = {name: value for name, value in settings.items() if value is not None}  # None: the default
+    C = MapSettings().replaced(
+        checkpoint="", network=None, save="", device="", bits=widths, batch=batch, objective=objective,
+        budget=str(budget), seed=seed, **given,
     )  # fmt: skip
-    parse_objective(settings.objective, settings.delay), parse_budget(settings.budget)  # before torch is loaded
+    check_engine(C.engine), parse_objective(C.objective, C.delay), parse_budget(C.budget)  # before torch is loaded
     built = load_device(device)
-    read = read_network(network, settings.batch, example)
+    read = read_network(network, C.batch, example)
     place = "checkpoint" if read.bit_widths and isinstance(network, str | os.PathLike) else "network"
-    values = settings.to_dict() | {place: read.name, "device": _source(device, built)}
-    return run(read, built, values, progress)
+    return run(read, built, C.to_dict() | {place: read.name, "device": _source(device, built)}, progress)
 
 
 def read_network(

@@ -9,8 +9,8 @@ from automapper.dataflows import Dataflow, Unfit, built_in, constraints, load_da
 from automapper.workload import Bits, Network, distinct_problems
 from hw_model import Device
 from hw_model.widths import in_words, width_order
-from runtime.errors import UserError
-from runtime.settings import closest
+from instantnet.engine.errors import UserError
+from instantnet.settings.schema import closest
 
 PUBLISHED = "eyeriss_published"
 FIXED = "_fixed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from runtime.errors import UserError
+from instantnet.engine.errors import UserError
 
 
 @dataclass(frozen=True)

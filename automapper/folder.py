@@ -17,7 +17,7 @@ from hw_model import Mapping as LoopMapping
 from hw_model.loop_nest import loop_nest
 from hw_model.timeloop import export_timeloop, write_timeloop
 from hw_model.widths import in_words
-from runtime.errors import UserError
+from instantnet.engine.errors import UserError
 
 
 def write_outputs(folder: Path, report: Mapping[str, Any], device: Device) -> None:

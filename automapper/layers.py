@@ -24,13 +24,14 @@ from automapper.shapes import NoLayer, convolution, linear, product, renamed, tr
 from automapper.torch_operations import ATTENTION, CREATES, HANDLED, KINDS, MOVES, PRODUCTS, REFUSED
 from automapper.workload import Network, NetworkLayer, Unmapped
 from hw_model import InputError, Layer
-from networks import Form, build_network
-from operations import Geometry
-from quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
-from runtime.checkpoint import load_checkpoint, load_weights
-from runtime.errors import UserError
-from runtime.settings import closest
-from runtime.stages import TrainSettings
+from instantnet.engine.checkpoint import load_checkpoint, load_weights
+from instantnet.engine.errors import UserError
+from instantnet.networks.build import build_network
+from instantnet.networks.paper import Form
+from instantnet.operations import Geometry
+from instantnet.quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
+from instantnet.settings.schema import closest
+from instantnet.settings.stages import TrainSettings
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
 SWITCHABLE = (SwitchableConv2d, SwitchableLinear)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import instantnet
 from automapper import published
 from automapper.dataflows import Dataflow, built_in, why_none
 from automapper.evolve import CONVERGED
@@ -18,6 +19,7 @@ from automapper.search import Found, Outcome
 from automapper.workload import Network, NetworkLayer, listed, problem_of
 from hw_model import Cost, Device, Layer, NetworkCost
 from hw_model.widths import in_words, is_wider
+from instantnet.engine.version import commit
 
 FORMAT = 1
 TIE = 1e-9  # EDPs that differ by less are the same
@@ -250,7 +252,7 @@ def improvements(cost: Cost | NetworkCost, over: Cost, objective: Objective) -> 
 
 def versions() -> dict[str, str]:
     """Versions of the packages a result depends on."""
-    found = {}
+    found = {"instantnet": f"{instantnet.__version__} ({commit()})"}
     for package in ("numpy", "numba", "torch", "torchvision", "joblib"):
         try:
             found[package] = version(package)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from automapper.baselines import Baselines
 from automapper.budget import Budget
 from automapper.dataflows import built_in, why_none
+from automapper.engines import ENGINES, Engine
 from automapper.evolve import CONVERGED, Evolution
 from automapper.exhaustive import Optimum, find_optimum
 from automapper.interrupt import interrupt_held_back
@@ -102,8 +103,8 @@ def run_search(
     """The best mapping of every problem, and inside each dataflow: the built-in ones always, and those of `baselines`.
 
     Args:
-        engine: "evolution"; "random": as many random mappings, the floor; "exhaustive": evolution, and then whatever
-            its result does not already rule out, so that the outcome is the optimum.
+        engine: a name in `engines.ENGINES`. "random": as many random mappings, the floor. "exhaustive": evolution, then
+            branch and bound over what its result does not rule out, so that the outcome is the optimum.
         workers: shapes searched at once, 0 = as many as there are cores. The result does not depend on it, unless the
             budget is in seconds.
         backend: see `spread`.
@@ -122,7 +123,7 @@ def run_search(
     for search in _searches(problems, fixed, baselines, device):
         by_shape.setdefault(search.problem.layer, []).append(search)
     with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
-        units = [Evolution(searches, device, objective, seed, engine == "random") for searches in by_shape.values()]
+        units = [ENGINES[engine](searches, device, objective, seed) for searches in by_shape.values()]
         load_compiled(device)
     outcome = Outcome(baselines, interrupted=bool(came) or interrupted)
     begin = time.perf_counter()
@@ -195,11 +196,15 @@ def _next_round(budget: Budget, done: int, seconds: float) -> tuple[int, float]:
     return done + max(1, int(done * slice_s / seconds)), share
 
 
-def _advance(units: list[Evolution], target: int, share: float, workers: int, backend: str) -> list[Evolution]:
-    return spread(Evolution.advance, [(unit, target, share) for unit in units], workers, backend)
+def _advance(units: list[Engine], target: int, share: float, workers: int, backend: str) -> list[Engine]:
+    return spread(_advanced, [(unit, target, share) for unit in units], workers, backend)
 
 
-def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None:
+def _advanced(unit: Engine, target: int, share: float) -> Engine:
+    return unit.advance(target, share)
+
+
+def _collect(outcome: Outcome, units: Iterable[Engine], begin: float) -> None:
     """Cost the bests so far by hw_model's own `evaluate`, those that changed."""
     outcome.seconds = time.perf_counter() - begin
     outcome.per_search = max(unit.mappings for unit in units)
@@ -262,7 +267,7 @@ def _find_optima(
         after_proof(begin + len(part), len(work))
 
 
-def _raise_no_mapping(search: Search, units: Iterable[Evolution], device: Device) -> None:
+def _raise_no_mapping(search: Search, units: Iterable[Engine], device: Device) -> None:
     problem = search.problem
     for unit in units:
         if search in unit.searches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runtime.errors import UserError
+from instantnet.engine.errors import UserError
 
 PACKAGES = {"dask": "distributed", "ray": "ray"}  # that a backend needs beside joblib
 

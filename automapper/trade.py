@@ -267,7 +267,8 @@ def _search(
 ) -> Found | None:
     evolution = Evolution([search], device, tilted, seed)
     for mapping in known:
-        row = encode(mapping, device)
+        factors, orders, bypass = encode(mapping, device)
+        row = factors, orders[: len(device.levels)], bypass  # searches leave the loops of an axis in one order
         if inside(evolution.space, 0, row):
             evolution.remember(0, row)
     evolution.advance(int(EXPLORE * mappings), EXPLORE).advance(mappings, 1.0)

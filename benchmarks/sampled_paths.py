@@ -20,10 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import train
-import train_search
-from runtime.checkpoint import load_checkpoint
-from runtime.machine import versions
+from instantnet import train, train_search
+from instantnet.engine.checkpoint import load_checkpoint
+from instantnet.engine.machine import versions
 
 PATHS = (0, 2, 1)
 

@@ -21,10 +21,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from model_infer import DerivedNetwork
-from operations import Geometry
-from quantize import BatchNorm2d, Precision, SwitchableBatchNorm2d, SwitchableConv2d
-from runtime.machine import tune_cpu, versions
+from instantnet.engine.machine import tune_cpu, versions
+from instantnet.model_infer import DerivedNetwork
+from instantnet.operations import Geometry
+from instantnet.quantize import BatchNorm2d, Precision, SwitchableBatchNorm2d, SwitchableConv2d
 
 CIFAR = Geometry(
     (1, 4, 4, 4, 4, 4, 1), (16, 24, 32, 64, 112, 184, 352), (1, 1, 2, 2, 1, 2, 1), 16, 1, 1504, 100, 32, 32, False

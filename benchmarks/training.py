@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from runtime.machine import versions
+from instantnet.engine.machine import versions
 
 WORKER = Path(__file__).with_name("training_cases.py")
 

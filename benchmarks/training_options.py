@@ -19,9 +19,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import train
-from runtime.checkpoint import load_checkpoint, save_checkpoint
-from runtime.machine import versions
+from instantnet import train
+from instantnet.engine.checkpoint import load_checkpoint, save_checkpoint
+from instantnet.engine.machine import versions
 
 ROWS = {
     "all (the default)": [],

@@ -14,8 +14,8 @@ from experiments.images import subset
 from experiments.runs import RESULTS, WORK, Run, Store
 from experiments.scales import SCALES, Scale
 from experiments.tables import Results, duration
-from runtime.errors import UserError, exit_status
-from runtime.folders import writable_folder
+from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.folders import writable_folder
 
 NOTHING_TO_PUBLISH = (
     "nothing to publish: the results are stored, but not the weights, which lie in --work where they were trained; "

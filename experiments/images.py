@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from runtime.errors import UserError
+from instantnet.engine.errors import UserError
 
 
 def subset(source: Path, folder: Path, train: int, test: int) -> Path:

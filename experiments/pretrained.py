@@ -8,7 +8,7 @@ from experiments.plan import derived_network, join
 from experiments.runs import ROOT, Run, Store
 from experiments.scales import SCALES, Scale
 from experiments.tables import Results, accuracy_table
-from runtime.checkpoint import load_checkpoint, save_checkpoint
+from instantnet.engine.checkpoint import load_checkpoint, save_checkpoint
 
 TITLE = "The network in pretrained/"
 CLAIM = (

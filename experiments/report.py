@@ -8,7 +8,7 @@ from experiments.claims import CLAIMS, seeds_of
 from experiments.runs import RESULTS, ROOT, Store
 from experiments.tables import HOW, Results, table
 from experiments.verdicts import Verdict, listed
-from runtime.errors import UserError
+from instantnet.engine.errors import UserError
 
 PAGE = ROOT / "docs" / "results.md"
 FIGURES = ROOT / "docs" / "figures"

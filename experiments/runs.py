@@ -23,12 +23,11 @@ from typing import Any
 import torch
 
 import automapper.__main__ as mapper
-import train
-import train_search
 from experiments.mapped import map_result
-from runtime.checkpoint import load_checkpoint, save_checkpoint
-from runtime.errors import Diverged, UserError
-from runtime.machine import versions
+from instantnet import train, train_search
+from instantnet.engine.checkpoint import load_checkpoint, save_checkpoint
+from instantnet.engine.errors import Diverged, UserError
+from instantnet.engine.machine import versions
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"

@@ -56,13 +56,16 @@ def uncounted(make, function, **options):
         return make(function, **options)
 
 
-def jit(function):
-    """A compiled function, kept on disk."""
+def jit_of(sources):
+    """A decorator: compiled functions, kept on disk until one of the files `sources` changes."""
 
     def make(function, **options):
-        return cached(function, sources=SOURCES, **options)
+        return cached(function, sources=sources, **options)
 
-    return uncounted(make, function)
+    return lambda function: uncounted(make, function)
+
+
+jit = jit_of(SOURCES)
 
 
 def part(function):

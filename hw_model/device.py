@@ -17,6 +17,7 @@ from hw_model.layer import DIMS, TENSORS
 from hw_model.yaml_lines import place, read_text, read_yaml
 
 DEVICE_FOLDER = Path(__file__).parent / "devices"
+PASSING_PES = 2**20  # counting what neighbours pass on takes an array of that size
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Device:
     reduces: whether partial sums add up along x, along y; lanes_dims: the dimensions that may lie on lanes.
 
     input_sharing: whether one read of inputs serves all PEs that need the word ("union") or only those that need the
-    same whole tile ("identical"); forward_inputs: PEs pass on what their neighbour needs next;
+    same whole tile ("identical"); forward_inputs: PEs pass on what their neighbour needs next, words out of queues or,
+    with "identical", boxes (`has_queues`, `passes_tiles`);
     input_words: "real" words, or the bounding "box" as Timeloop counts; zero_gating: zero inputs cost no MAC, no read
     of a weight and no partial sum; idle_power_mw: clock, control and leakage, charged every cycle.
     """
@@ -118,6 +120,23 @@ class Device:
     def spatial_reduction(self) -> bool:
         """Whether partial sums add up on their way from the PEs, along some axis."""
         return any(self.reduces)
+
+    @property
+    def has_queues(self) -> bool:
+        """Whether PEs pass inputs on word by word, each kept in a queue until the neighbour needs it."""
+        return self.forward_inputs and self.input_sharing == "union"
+
+    @property
+    def passes_tiles(self) -> bool:
+        """Whether PEs pass on what a neighbour needs the step after, as Timeloop counts. Cost then depends on the order
+        of the loops of an axis, too."""
+        identical_boxes = self.input_sharing == "identical" and self.input_words == "box"
+        return self.forward_inputs and identical_boxes and self.multicast
+
+    @property
+    def ordered_slots(self) -> tuple[str, ...]:
+        """The slots whose loop order may change the cost: the temporal levels; then y and x where `passes_tiles`."""
+        return (*self.level_names, "spatial_y", "spatial_x") if self.passes_tiles else self.level_names
 
     @property
     def pes(self) -> int:
@@ -186,7 +205,7 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
     _check_levels(levels, data["levels"], source, lines)
     array = data["array"]
     network = data["network"]
-    return Device(
+    device = Device(
         name=data["name"],
         clock_mhz=float(data["clock_mhz"]),
         array=(int(array["x"]), int(array["y"])),
@@ -209,6 +228,10 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
         description=data.get("description", ""),
         energy_unit=data.get("energy_unit", "pJ"),
     )
+    if device.passes_tiles and device.pes > PASSING_PES:
+        where = place(source, ("array", "x"), lines)
+        raise InputError(f"{where}: at most {PASSING_PES} PEs can pass identical boxes on, got {device.pes}")
+    return device
 
 
 def _level(fields: Mapping, index: int, source: str, lines: Mapping) -> Level:

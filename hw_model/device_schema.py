@@ -151,7 +151,10 @@ DEVICE = _fields(
             "enum": ["union", "identical"],
             "description": "union (one read serves all PEs that need the word) or identical (that need the same tile)",
         },
-        "forward_inputs": FLAG,
+        "forward_inputs": {
+            **FLAG,
+            "description": "true (PEs pass on what a neighbour needs next; with identical, boxes only) or false",
+        },
         "input_words": {
             "enum": ["real", "box"],
             "description": "real (words that exist and are needed) or box (the bounding box, padding included)",

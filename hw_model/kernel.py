@@ -18,34 +18,61 @@ from hw_model.axis_words import (
     IDENTICAL,
     STRIDE,
     TAIL,
-    UNION,
     Loops,
     Tile,
     axis_sums,
     distinct_starts,
-    jit,
+    jit_of,
     part,
     remembered,
     union_length,
 )
 from hw_model.compiled_rules import capacity_bits, input_words, output_words, returning, span, weight_words
+from hw_model.indices import (
+    BOX,
+    FIRST_PE,
+    FORWARD,
+    FUSED_DIMS,
+    LANE_COUNT,
+    LANE_DIMS,
+    LEVELS,
+    MULTICAST,
+    PLANES,
+    QUEUES,
+    REDUCE_X,
+    REDUCE_Y,
+    SHARING,
+    TILES,
+    X_DIMS,
+    Y_DIMS,
+    C,
+    G,
+    I,
+    K,
+    N,
+    O,
+    P,
+    Q,
+    R,
+    S,
+    W,
+    X,
+    Y,
+)
+from hw_model.passed_tiles import SOURCES, list_spatial, passed_on
 
-N, G, K, C, P, Q, R, S = range(8)
-W, I, O = range(3)
 READS, FILLS, UPDATES, DRAINS = range(4)
 FACTOR, OVERFLOW, ARRAY_X, ARRAY_Y, LANES, UNCOVERED, CAPACITY, BYPASS = (1 << bit for bit in range(8))
-# columns of DeviceTable.device
-LEVELS, FIRST_PE, X, Y, LANE_COUNT, MULTICAST, REDUCE_X, REDUCE_Y, X_DIMS, Y_DIMS, SHARING, FORWARD, BOX = range(13)
-LANE_DIMS, FUSED_DIMS = 13, 14
 LIMIT = 2.0**53
 index = np.uint32  # numba looks for negative indices in signed ones only, which costs an eighth of the time
 NO_SLOT = 255  # where a device has no lanes
 ALL_DIMS = 255
 NO_CYCLES = 2**62  # of an invalid mapping: worse than any valid one
-PLANES = 1 << N | 1 << G | 1 << C  # dimensions whose every step replaces the whole input tile
 REDUCED = 1 << C | 1 << R | 1 << S
 RELEVANT_W = 1 << G | 1 << K | REDUCED
 RELEVANT_O = 1 << N | 1 << G | 1 << K | 1 << P | 1 << Q
+
+jit = jit_of(SOURCES)
 
 
 @part
@@ -180,7 +207,6 @@ def boxes_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
     step_q = stride_q * tiles[neighbours, Q]
     step_s = dilation_s * tiles[neighbours, S]
     identical = chip.device[SHARING] == IDENTICAL
-    newest = end - 1  # the innermost loop: with another inside, neighbours have moved on
     starts_rows = 1
     starts_columns = 1
     if spread:
@@ -244,20 +270,7 @@ def boxes_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
                     kept_columns = (columns - shift_columns) * starts_columns
                 else:
                     kept_columns = all_columns - union_length(shift_columns, step_q, fan[Q], step_s, fan[S])
-            stays = kept_rows * kept_columns
-            if identical and chip.device[FORWARD] and overlap == 0 and j == newest:
-                # the tile that a neighbour had the step before is passed on: only the edge of the array reads
-                readers = starts_rows * starts_columns
-                if shift_columns == 0 and shift_rows == step_p and scratch.alone[P]:
-                    readers = starts_columns * distinct_starts(step_p, 1, step_r, fan[R])
-                elif shift_columns == 0 and shift_rows == step_r and scratch.alone[R]:
-                    readers = starts_columns * distinct_starts(step_p, fan[P], step_r, 1)
-                elif shift_rows == 0 and shift_columns == step_q and scratch.alone[Q]:
-                    readers = starts_rows * distinct_starts(step_q, 1, step_s, fan[S])
-                elif shift_rows == 0 and shift_columns == step_s and scratch.alone[S]:
-                    readers = starts_rows * distinct_starts(step_q, fan[Q], step_s, 1)
-                stays = all_rows * all_columns - rows * columns * readers
-            together = n * together - (n - 1) * stays
+            together = n * together - (n - 1) * kept_rows * kept_columns
     return words * all_planes, together * all_planes
 
 
@@ -513,7 +526,7 @@ def count(b, p, factors, chip, work, scratch):
                 apart *= factors[b, x, d]
             if not device[REDUCE_Y]:
                 apart *= factors[b, y, d]
-    if device[FORWARD]:
+    if device[FORWARD] == QUEUES:
         note_alone(b, factors, x, y, scratch.alone)
     end = level_end[index(n_levels - 1)]
     pe_end = level_end[index(first_pe - 1)]
@@ -551,7 +564,7 @@ def count(b, p, factors, chip, work, scratch):
             parent_w = level
         if keep[level] & 2:
             crossing = inside_pe and parent_i < first_pe
-            queues = crossing and device[FORWARD] and device[SHARING] == UNION  # counted by `forwarded_together`
+            queues = crossing and device[FORWARD] == QUEUES  # counted by `forwarded_together`
             spread = crossing and serving_i and not queues
             if unbroken(level, exact, chip, work, p, scratch):
                 fills, together = boxes_moved(
@@ -570,6 +583,8 @@ def count(b, p, factors, chip, work, scratch):
                 together = scratch.moved[1] * planes if spread else scratch.moved[0] * planes
             if queues and multicast:
                 together = planes * forwarded_together(end, pe_end, level, fan, chip, work, p, scratch)
+            if crossing and device[FORWARD] == TILES:
+                together -= passed_on(end, pe_end, level, chip, work, p, scratch)
             counters[level, I, FILLS] = fills
             counters[parent_i, I, READS] = together if crossing and multicast else fills
             if crossing:
@@ -841,6 +856,8 @@ def list_loops(b, batch, chip, scratch):
         keep[level] = hold[level] & ~bypass[b, level]
         if hold[level] & bypass[b, level] & ~may_bypass[level]:
             reason |= BYPASS
+    if chip.device[FORWARD] == TILES and not list_spatial(b, batch, chip, scratch):
+        reason |= FACTOR
     lowest = factors[b, 0, 0]
     for slot in range(n_slots):
         for d in range(8):

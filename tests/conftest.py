@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_runs import TINY_GEOMETRY, TINY_SEARCH, run_script
 
-from operations import OPERATIONS, Geometry
+from instantnet.operations import OPERATIONS, Geometry
 
 # Tensors this small run no faster on more threads, and far slower on a busy machine.
 torch.set_num_threads(1)

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 def main(rank: str, number: str, at_step: str, script: str, *words: str) -> int:
-    from runtime.errors import exit_status
+    from instantnet.engine.errors import exit_status
 
-    stage = importlib.import_module(script.removesuffix(".py"))
+    stage = importlib.import_module(f"instantnet.{script.removesuffix('.py')}")
     checked = stage.finite_losses
 
     def finite_losses(losses, epoch, step, last_good):

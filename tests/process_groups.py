@@ -15,7 +15,7 @@ import torch
 import torch.multiprocessing as mp
 from tiny_runs import ROOT
 
-from runtime.distributed import joined
+from instantnet.engine.distributed import joined
 
 
 def free_port() -> int:

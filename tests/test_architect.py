@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from architect import Architect, next_flops_weight
-from model_search import Supernet
-from quantize import Precision
+from instantnet.architect import Architect, next_flops_weight
+from instantnet.model_search import Supernet
+from instantnet.quantize import Precision
 
 BITS = [4, 8, 32]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny_runs import TINY_NETWORK, load, run_here, same_tensors
 
-import train
-from model_infer import DerivedNetwork
-from operations import Geometry
-from quantize import Precision, SwitchableBatchNorm2d
-from runtime.average import averaged_model
+from instantnet import train
+from instantnet.engine.average import averaged_model
+from instantnet.model_infer import DerivedNetwork
+from instantnet.operations import Geometry
+from instantnet.quantize import Precision, SwitchableBatchNorm2d
 
 TINY = Geometry((1, 1), (4, 6), (2, 2), 4, 1, 8, 10, 8, 8, False)
 WORDS = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--batch_size", "64", "--max_steps", "4"]

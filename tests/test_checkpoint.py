@@ -13,11 +13,11 @@ import torch
 from tiny_runs import ROOT
 from torch import nn
 
-import runtime.checkpoint
-from model_infer import DerivedNetwork
-from quantize import Precision
-from runtime.checkpoint import FORMAT, find, load_checkpoint, load_weights, save_checkpoint
-from runtime.errors import UserError, exit_status
+import instantnet.engine.checkpoint
+from instantnet.engine.checkpoint import FORMAT, find, load_checkpoint, load_weights, save_checkpoint
+from instantnet.engine.errors import UserError, exit_status
+from instantnet.model_infer import DerivedNetwork
+from instantnet.quantize import Precision
 
 WHAT = "weights.pt of train.py"
 
@@ -162,7 +162,8 @@ def test_exit_status(capsys):
 @pytest.mark.parametrize("lines", [1, 10_000])  # found out at the end, or in the middle
 def test_a_reader_that_has_gone_is_no_error(lines):
     program = (
-        f"import sys; from runtime.errors import exit_status; sys.exit(exit_status(lambda: print('x\\n' * {lines})))"
+        "import sys; from instantnet.engine.errors import exit_status; "
+        f"sys.exit(exit_status(lambda: print('x\\n' * {lines})))"
     )
     reading, writing = os.pipe()
     os.close(reading)
@@ -247,7 +248,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
         file.write(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runtime.checkpoint.torch, "save", half)
+    monkeypatch.setattr(instantnet.engine.checkpoint.torch, "save", half)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, content())
     assert path.read_bytes() == before

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-import dataloader
-from dataloader import crop_and_flip, load_data, split_indices
-from runtime.errors import UserError
+from instantnet import dataloader
+from instantnet.dataloader import crop_and_flip, load_data, split_indices
+from instantnet.engine.errors import UserError
 
 
 @pytest.fixture(scope="module")

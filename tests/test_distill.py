@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from distill import Cascade, bit_widths_of_step, cascade_loss, teachers_of
-from model_infer import DerivedNetwork
-from quantize import Precision
+from instantnet.distill import Cascade, bit_widths_of_step, cascade_loss, teachers_of
+from instantnet.model_infer import DerivedNetwork
+from instantnet.quantize import Precision
 
 BITS = (4, 8, 12, 16, 32)
 TEACHERS = ("cascade", "highest", "next", "none")

@@ -9,14 +9,14 @@ from process_groups import together
 from tiny_runs import TINY_GEOMETRY
 from torch import nn
 
-from architect import Architect
-from distill import Cascade
-from model_infer import DerivedNetwork
-from model_search import Supernet
-from quantize import ActivationRange, BatchNorm2d, Precision, recalibrate
-from runtime.distributed import Processes, device_of, place_from_environment
-from runtime.errors import UserError
-from runtime.synchronised import AcrossProcesses
+from instantnet.architect import Architect
+from instantnet.distill import Cascade
+from instantnet.engine.distributed import Processes, device_of, place_from_environment
+from instantnet.engine.errors import UserError
+from instantnet.engine.synchronised import AcrossProcesses
+from instantnet.model_infer import DerivedNetwork
+from instantnet.model_search import Supernet
+from instantnet.quantize import ActivationRange, BatchNorm2d, Precision, recalibrate
 
 BITS = (4, 8, 32)
 SCHEDULES = ("all", "sandwich", "max_loss", "high2low", "low2high")
@@ -402,7 +402,7 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch):
     place = place_from_environment()
     assert device_of(place, "cpu") == torch.device("cpu")
     monkeypatch.setattr(
-        "runtime.distributed.select_device", lambda name: torch.device("cuda" if name == "auto" else name)
+        "instantnet.engine.distributed.select_device", lambda name: torch.device("cuda" if name == "auto" else name)
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert device_of(place, "auto") == torch.device("cuda", 3)

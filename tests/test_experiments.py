@@ -25,7 +25,7 @@ from experiments.statistics import difference, mean, p_value, significant, sprea
 from experiments.tables import Results, accuracy_table, compared
 from experiments.verdicts import differing, is_highest
 from hw_model import Layer, load_device
-from runtime.errors import UserError, exit_status
+from instantnet.engine.errors import UserError, exit_status
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_another_command_line_under_the_same_name_is_another_run(folders):
 
 def test_an_architecture_comes_back_out_of_its_result(folders, tmp_path):
     """Results are kept, what runs wrote is not: a later run needs arch.pt all the same."""
-    from runtime.checkpoint import load_checkpoint
+    from instantnet.engine.checkpoint import load_checkpoint
 
     found = search_run(SMOKE, 1)
     kept = Store("smoke", *folders).perform(found)
@@ -480,7 +480,7 @@ def test_the_list_says_what_a_claim_costs(folders, capsys):
 
 
 def test_a_network_is_published_without_this_machines_folders(tmp_path):
-    from runtime.checkpoint import load_checkpoint
+    from instantnet.engine.checkpoint import load_checkpoint
 
     claim, scale = CLAIMS["pretrained"], SMOKE
     store = Store("smoke", tmp_path / "results", tmp_path / "work")

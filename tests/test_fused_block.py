@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fused import block as fused_block
-from fused import quantize as fused_quantize
-from operations import ConvBlock
-from quantize import Precision, fake_quantize
+from instantnet.kernels import block as fused_block
+from instantnet.kernels import quantize as fused_quantize
+from instantnet.operations import ConvBlock
+from instantnet.quantize import Precision, fake_quantize
 
 BITS = [2, 4, 8, 16, 32]
 
@@ -173,8 +173,8 @@ def test_threads(name, threads, monkeypatch):
 
 def test_kernels_with_threads_and_without_are_kept_apart():
     """On disk, too: under one name the second would be loaded as the first."""
-    for name in ("fused.block_kernels", "fused.norm_kernels", "fused.quantize_kernels"):
-        module = fused_quantize.load_kernels(name)
+    for name in ("block_kernels", "norm_kernels", "quantize_kernels"):
+        module = fused_quantize.load_kernels(f"instantnet.kernels.{name}")
         for function, compiled in vars(module.serial).items():
             threaded = vars(module.parallel)[function]
             assert threaded.targetoptions["parallel"] and "parallel" not in compiled.targetoptions

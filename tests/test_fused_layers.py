@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fused import norm as fused_norm
-from fused import quantize as fused_quantize
-from model_infer import DerivedNetwork
-from model_search import MixedOp, Supernet
-from operations import ConvBlock, ConvNorm, Geometry
-from quantize import BatchNorm2d, Precision, recalibrate
+from instantnet.kernels import norm as fused_norm
+from instantnet.kernels import quantize as fused_quantize
+from instantnet.model_infer import DerivedNetwork
+from instantnet.model_search import MixedOp, Supernet
+from instantnet.operations import ConvBlock, ConvNorm, Geometry
+from instantnet.quantize import BatchNorm2d, Precision, recalibrate
 
 BITS = (4, 8, 16, 32)
 SMALL = Geometry((1, 2, 1), (16, 24, 24), (1, 2, 1), 16, 1, 32, 5, 8, 8, False)
@@ -118,8 +118,8 @@ def test_norms_on_several_threads(monkeypatch):
 def test_one_thread_starts_no_others(monkeypatch):
     """`num_threads` = 1 means one: torch's setting decides, not numba's."""
     assert torch.get_num_threads() == 1
-    for name in ("fused.norm_kernels", "fused.block_kernels", "fused.quantize_kernels"):
-        monkeypatch.setattr(fused_quantize.load_kernels(name), "parallel", None)
+    for name in ("norm_kernels", "block_kernels", "quantize_kernels"):
+        monkeypatch.setattr(fused_quantize.load_kernels(f"instantnet.kernels.{name}"), "parallel", None)
     model = compiled_supernet()
     model(channels_last(16, 3, 32, 32), num_bits=4).square().mean().backward()
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fused import quantize as fused_quantize
-from model_infer import DerivedNetwork
-from operations import Geometry
-from quantize import ActivationRange, Precision, fake_quantize, quantize_weight
+from instantnet.kernels import quantize as fused_quantize
+from instantnet.model_infer import DerivedNetwork
+from instantnet.operations import Geometry
+from instantnet.quantize import ActivationRange, Precision, fake_quantize, quantize_weight
 
 TINY = Geometry((1, 1), (8, 16), (1, 2), 8, 1, 16, 4, 8, 8, False)
 

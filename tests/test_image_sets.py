@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-import image_sets
-from image_sets import MemoryImages, StreamedImages, open_image_sets, statistics
-from runtime.errors import UserError
+from instantnet.data import image_sets
+from instantnet.data.image_sets import MemoryImages, StreamedImages, open_image_sets, statistics
+from instantnet.engine.errors import UserError
 
 CLASSES = ("ape", "bee", "cat")
 

@@ -11,7 +11,7 @@ from tiny_runs import ROOT
 PROGRAM = """
 import json, resource, sys
 import torch
-from runtime.machine import tune_cpu
+from instantnet.engine.machine import tune_cpu
 tune_cpu(1, keep_memory=sys.argv[1] == "keep")
 tensors = lambda: [torch.ones(8 << 20) for _ in range(4)]  # 128 MiB
 tensors()

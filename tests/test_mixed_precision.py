@@ -6,13 +6,11 @@ import pytest
 import torch
 from tiny_runs import TINY_SEARCH, run_here
 
-import quantize
-import train
-import train_search
-from model_infer import DerivedNetwork
-from operations import Geometry
-from quantize import ActivationRange, Precision
-from runtime.machine import autocasted
+from instantnet import quantize, train, train_search
+from instantnet.model_infer import DerivedNetwork
+from instantnet.operations import Geometry
+from instantnet.quantize import ActivationRange, Precision
+from instantnet.strategies import autocasted
 
 CPU = torch.device("cpu")
 TINY = Geometry((1, 1), (4, 6), (2, 2), 4, 1, 8, 10, 8, 8, False)

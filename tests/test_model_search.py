@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill import Cascade
-from model_infer import DerivedNetwork
-from model_search import Supernet, one_hot, path_weights
-from operations import OPERATIONS
-from quantize import Precision
-from runtime.loop import frozen
+from instantnet.distill import Cascade
+from instantnet.engine.loop import frozen
+from instantnet.model_infer import DerivedNetwork
+from instantnet.model_search import Supernet, one_hot, path_weights
+from instantnet.operations import OPERATIONS
+from instantnet.quantize import Precision
 
 BITS = (4, 8, 32)
 

@@ -7,14 +7,17 @@ import torch
 from tiny_runs import load, run_here, same_tensors
 from torch import nn
 
-import train
 from automapper import layers
 from config_train import C
-from model_infer import DerivedNetwork, profile
-from networks import BasicBlock, Form, InvertedResidual, build_network, cifar_resnet
-from operations import OPERATIONS
-from quantize import Precision, SwitchableConv2d, SwitchableLinear
-from runtime.errors import UserError
+from instantnet import train
+from instantnet.engine.errors import UserError
+from instantnet.model_infer import DerivedNetwork, profile
+from instantnet.networks.build import build_network
+from instantnet.networks.mobilenet import InvertedResidual
+from instantnet.networks.paper import Form
+from instantnet.networks.resnet import BasicBlock, cifar_resnet
+from instantnet.operations import OPERATIONS
+from instantnet.quantize import Precision, SwitchableConv2d, SwitchableLinear
 
 BITS = (4, 8, 32)
 
@@ -232,7 +235,7 @@ def test_what_does_not_go_together_is_said(tmp_path, capsys):
 
 
 def test_a_damaged_network_name_is_one_line_of_error(tmp_path):
-    from runtime.checkpoint import save_checkpoint
+    from instantnet.engine.checkpoint import save_checkpoint
 
     content = {"model": {}, "arch": {"network": "resnet99"}, "bits": [4], "accuracy": {4: 1.0}, "config": settings()}
     save_checkpoint(tmp_path / "weights.pt", content)

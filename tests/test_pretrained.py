@@ -12,9 +12,9 @@ from experiments import pretrained
 from experiments.runs import Store
 from experiments.scales import CIFAR_CPU_LONG
 from experiments.tables import Results
-from networks import build_network
-from quantize import Precision
-from runtime.errors import exit_status
+from instantnet.engine.errors import exit_status
+from instantnet.networks.build import build_network
+from instantnet.quantize import Precision
 
 FOLDER = ROOT / "pretrained"
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from model_infer import DerivedNetwork
-from quantize import (
+from instantnet.model_infer import DerivedNetwork
+from instantnet.quantize import (
     FLOAT_BITS,
     ActivationRange,
     BatchNorm2d,

@@ -20,12 +20,11 @@ import pytest
 import torch
 from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, run_here, same_tensors
 
-import train
-import train_search
-from runtime.errors import Stopped, UserError
-from runtime.log import RunLog
-from runtime.resume import Position
-from runtime.stopping import StopRequest
+from instantnet import train, train_search
+from instantnet.engine.errors import Stopped, UserError
+from instantnet.engine.log import RunLog
+from instantnet.engine.resume import Position
+from instantnet.engine.stopping import StopRequest
 
 
 def epochs(folder):
@@ -203,12 +202,12 @@ def test_any_step_can_be_resumed_from(stage, tmp_path):
 
 
 def test_the_images_of_alpha_go_on_where_they_were():
-    from dataloader import load_data
+    from instantnet.dataloader import endless, load_data
 
     batches = load_data("random", "", 4, 4).batches("train", range(20), batch_size=6, seed=1)  # 4 of a lap
-    whole = list(islice(train_search.endless(batches, 3), 11))
+    whole = list(islice(endless(batches, 3), 11))
     for first in range(10):
-        resumed = next(train_search.endless(batches, 3, first))
+        resumed = next(endless(batches, 3, first))
         assert all(map(torch.equal, resumed[:2], whole[first][:2])) and resumed[2] == whole[first][2] == 1
 
 
@@ -348,7 +347,7 @@ def test_events_that_cannot_be_written(tmp_path, monkeypatch):
     with RunLog(tmp_path) as log:
         monkeypatch.setattr(log._events, "_writer", open("/dev/full", "wb"))  # noqa: SIM115
         with pytest.raises(UserError, match=r"cannot write there \(No space left on device\)"):
-            log.epoch(0, {"loss": 1.0})
+            log.epoch(0, {"loss": {4: 1.0}, "images_per_s": 1.0}, 3)
 
 
 # --- older checkpoints
@@ -423,17 +422,22 @@ def test_other_content(stage, tmp_path, capsys, change, part):
 def test_logs_are_cut_back_to_the_checkpoint(tmp_path):
     with RunLog(tmp_path) as log:
         log.line("first")
-        log.epoch(0, {"loss": {4: 1.0}})
+        log.epoch(0, {"loss": {4: 1.0}, "images_per_s": 1.0}, 3)
         sizes = log.sizes()
         log.line("second")
-        log.epoch(1, {"loss": {4: 0.5}})
+        log.epoch(1, {"loss": {4: 0.5}, "images_per_s": 1.0}, 3)
     (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 2, "lo')
     with RunLog(tmp_path, sizes) as log:
         log.line("third")
-        log.epoch(1, {"loss": {4: 0.25}})
+        log.epoch(1, {"loss": {4: 0.25}, "images_per_s": 1.0}, 3)
     assert [line["loss"]["4"] for line in epochs(tmp_path)] == [1.0, 0.25]
-    assert [line.split()[-1] for line in (tmp_path / "logs.txt").read_text().splitlines()] == ["first", "third"]
-    assert events(tmp_path) == [("loss/4_bits", 0), ("loss/4_bits", 1)]
+    assert [line.split()[-1] for line in (tmp_path / "logs.txt").read_text().splitlines()] == [
+        "first",
+        "img/s",
+        "third",
+        "img/s",
+    ]
+    assert events(tmp_path) == [(tag, epoch) for epoch in (0, 1) for tag in ("loss/4_bits", "images_per_s")]
     third = {"logs.txt": 10**6, "metrics.jsonl": 10**6}  # of a disk that lost the end of the files
     (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 2, "lo')
     RunLog(tmp_path, third).close()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from signal import SIGKILL
 
 import interrupted
@@ -10,9 +11,8 @@ import torch
 from process_groups import by_hand, torchrun
 from tiny_runs import TINY_NETWORK, load, run_here, same_tensors
 
-import train
-import train_search
-from runtime.checkpoint import save_checkpoint
+from instantnet import train, train_search
+from instantnet.engine.checkpoint import save_checkpoint
 
 DIGITS = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--batch_size", "64"]
 # No quantizer, whose rounding makes much of the last digit of a sum; and the arithmetic of --sync_bn.
@@ -41,7 +41,7 @@ def two(tmp_path_factory):
 
     def run(stage, *words, interrupt=()):
         folder = tmp_path_factory.mktemp("two")
-        script, words = f"{stage.__name__}.py", list(map(str, words))
+        script, words = Path(stage.__file__).name, list(map(str, words))
         if interrupt:
             return by_hand(lambda: interrupted.main(*interrupt, script, *words), folder)
         return by_hand(lambda: run_here(stage, *words), folder)
@@ -111,7 +111,7 @@ def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(undisturbed, ar
 
 def test_a_restart_does_not_go_on_from_another_run(undisturbed, arch, tmp_path, monkeypatch):
     """Killed before it had a checkpoint of its own, in a folder with the one of an earlier run."""
-    from runtime.resume import goes_on
+    from instantnet.engine.resume import goes_on
 
     assert not goes_on(str(undisturbed))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
@@ -141,7 +141,7 @@ def test_a_killed_process_ends_the_other_one(arch, tmp_path, two):
     words = [*DIGITS, *arch, *SHORT, "--save", tmp_path]
     told, killed = two(train, *words, interrupt=("1", "SIGKILL", "3"))
     assert [told.status, killed.status] == [2, -SIGKILL]
-    assert "error: process 1 of this run has ended without a word" in told.err and "Traceback" not in told.err
+    assert "error: another process of this run has ended without a word" in told.err and "Traceback" not in told.err
     assert load(tmp_path / "checkpoint.pt")["step"] == 2
 
 

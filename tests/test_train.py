@@ -11,13 +11,12 @@ import pytest
 import torch
 from tiny_runs import TINY_NETWORK, contents, load, run_here, run_script, same_tensors
 
-import train
-import train_search
-from model_infer import DerivedNetwork
-from operations import Geometry
-from quantize import Precision
-from runtime.checkpoint import save_checkpoint
-from runtime.loop import accuracy
+from instantnet import train, train_search
+from instantnet.engine.checkpoint import save_checkpoint
+from instantnet.engine.loop import accuracy
+from instantnet.model_infer import DerivedNetwork
+from instantnet.operations import Geometry
+from instantnet.quantize import Precision
 
 QUICK = ["--preset", "smoke", *TINY_NETWORK, "--image_height", "8", "--image_width", "8", "--device", "cpu"]
 
@@ -94,7 +93,7 @@ def test_metrics_per_epoch_and_bit_width(train_run):
 
 def test_weights_pt(train_run, search_run):
     """Its content as the design states it; the network it holds has the accuracy it states."""
-    from dataloader import load_data
+    from instantnet.dataloader import load_data
 
     weights = load(train_run.folder / "weights.pt")
     assert set(weights) == {"format", "model", "arch", "bits", "accuracy", "config"}
@@ -298,7 +297,8 @@ def test_load_path_takes_the_folder_or_the_file(arch, tmp_path):
 
 def test_gradients_are_clipped_by_default_and_not_as_released(geometry):
     from config_train import C
-    from runtime.loop import make_optimizer, updater
+    from instantnet.engine.loop import updater
+    from instantnet.training import make_optimizer
 
     for clip, norm in ((5.0, 5.0), (0.0, 100.0)):
         parameter = torch.nn.Parameter(torch.zeros(4))

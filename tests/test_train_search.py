@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, run_here, run_script, same_tensors
 
-import train_search
-from config_train import PRESETS as TRAIN_PRESETS
 from config_train import C as TRAIN_C
-from model_search import Supernet
-from operations import OPERATIONS, Geometry
-from quantize import Precision
-from runtime.settings import from_command_line
+from instantnet import train_search
+from instantnet.model_search import Supernet
+from instantnet.operations import OPERATIONS, Geometry
+from instantnet.quantize import Precision
+from instantnet.settings.presets import TRAIN as TRAIN_PRESETS
+from instantnet.settings.schema import from_command_line
 
 QUICK = ["--preset", "smoke", *TINY_NETWORK, "--image_height", "8", "--image_width", "8", "--device", "cpu"]
 
@@ -190,7 +190,7 @@ def test_gumbel_samples_of_a_step(tmp_path, passes, noise, distinct):
 
 
 def test_weights_and_alpha_learn_from_different_images(tmp_path, monkeypatch):
-    import dataloader
+    from instantnet import dataloader
 
     halves = []
     split = dataloader.split_indices
@@ -436,11 +436,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys, monkeypatch
 
 
 def test_a_mistake_in_the_next_stages_settings_is_found_before_the_search(tmp_path, monkeypatch, capsys):
-    import config_train
-
-    monkeypatch.delattr(config_train, "PRESETS")
-    with pytest.raises(ImportError):
-        search("--preset", "digits,smoke", *TINY_NETWORK, "--save", tmp_path, "--device", "cpu")
+    (tmp_path / "config_train.py").write_text("from instantnet.settings.stages import TrainSettings\n\nC = 3\n")
+    monkeypatch.chdir(tmp_path)
+    assert search("--preset", "digits,smoke", *TINY_NETWORK, "--save", tmp_path, "--device", "cpu") == 2
+    assert "config_train.py: does not define C" in capsys.readouterr().err
     assert not (tmp_path / "arch.pt").exists() and not (tmp_path / "logs.txt").exists()
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_runs import ROOT, run_script
 
-from model_search import Supernet
-from quantize import Precision
+from instantnet.model_search import Supernet
+from instantnet.quantize import Precision
 
 CASE = {"batch": 4, "threads": 1, "device": "cpu", "tiny": True}
 

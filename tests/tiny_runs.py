@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
-from operations import Geometry
-from runtime.errors import exit_status
+from instantnet.engine.errors import exit_status
+from instantnet.operations import Geometry
 
 ROOT = Path(__file__).parent.parent
 TINY_GEOMETRY = Geometry(

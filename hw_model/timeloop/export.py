@@ -40,7 +40,8 @@ def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: object
     notes += [f"INVALID here: {reason}" for reason in invalid_reasons(layer, mapping, device, bits)]
     products = factor_products(mapping, device)
     if any(min(products["spatial_x"][dim], products["spatial_y"][dim]) > 1 for dim in DIMS):
-        notes.append(f"an array of {device.array[0]} x {device.array[1]} PEs, as one row; no count depends on that")
+        depends = "what neighbours pass on depends" if device.passes_tiles else "no count depends"
+        notes.append(f"an array of {device.array[0]} x {device.array[1]} PEs, as one row; {depends} on that")
         device = replace(device, array=(device.pes, 1))
         pes = tuple((dim, products["spatial_x"][dim] * products["spatial_y"][dim]) for dim in DIMS)
         mapping = Mapping((*((s, loops) for s, loops in mapping.loops if s[:7] != "spatial"), ("spatial_x", pes)),
@@ -119,8 +120,8 @@ def _spatial(target: str, x: tuple, y: tuple) -> dict:
     products: dict[str, int] = {}
     for dim, n in (*x, *y):
         products[dim] = products.get(dim, 1) * n
-    on_x = [dim for dim in DIMS if dim in dict(x)]
-    order = on_x + [dim for dim in DIMS if dim not in on_x]
+    on_x, on_y = (list(dict.fromkeys(dim for dim, _ in reversed(axis))) for axis in (x, y))  # innermost first
+    order = on_x + on_y + [dim for dim in DIMS if dim not in on_x + on_y]
     factors = " ".join(f"{dim}={products.get(dim, 1)}" for dim in DIMS)
     return {
         "target": target, "type": "spatial", "factors": factors, "permutation": "".join(order), "split": len(on_x),

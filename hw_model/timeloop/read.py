@@ -187,7 +187,8 @@ def _add_spatial(loops: dict, fields: dict, level: Level, device: Device, where:
         )
     for slot, dims in axes:
         if slot in loops:
-            loops[slot] += [[dim, factors[dim]] for dim in dims if factors.get(dim, 1) > 1]
+            given = reversed(dims) if device.passes_tiles else dims  # elsewhere the order of an axis means nothing
+            loops[slot] += [[dim, factors[dim]] for dim in given if factors.get(dim, 1) > 1]
 
 
 def _spread(row: list[list], device: Device) -> tuple[list[list], list[list]]:

@@ -13,7 +13,7 @@ from torch import nn
 import automapper
 from automapper.__main__ import main
 from hw_model import InputError, Layer, load_device
-from runtime.errors import UserError
+from instantnet.engine.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = {"budget": 200, "stages": 1}

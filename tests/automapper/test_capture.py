@@ -13,7 +13,7 @@ from torchvision import models
 from automapper.layers import IMAGE_SIZE, build_torchvision, capture, extract_layers, load_torchvision
 from automapper.workload import Network, unmapped_lines
 from hw_model import Layer
-from runtime.errors import UserError
+from instantnet.engine.errors import UserError
 
 MODELS = models.list_models(module=models)
 IMAGE = torch.zeros(2, 4, 9, 8)

@@ -20,8 +20,8 @@ from automapper.evolve import Evolution
 from automapper.objective import parse_objective
 from automapper.space import Search
 from automapper.workload import Problem
-from runtime.checkpoint import save_checkpoint
-from runtime.errors import UserError, exit_status
+from instantnet.engine.checkpoint import save_checkpoint
+from instantnet.engine.errors import UserError, exit_status
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--budget", "200"]

@@ -16,7 +16,7 @@ from automapper.space import Search, inside
 from automapper.workload import Problem
 from hw_model import DIMS, Layer, encode
 from hw_model.layer import RELEVANT
-from runtime.errors import exit_status
+from instantnet.engine.errors import exit_status
 
 EDP = parse_objective("edp")
 LAYERS = [

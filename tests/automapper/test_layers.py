@@ -8,10 +8,10 @@ from torch import nn
 from automapper.layers import extract_layers, load_network
 from automapper.workload import distinct_problems
 from hw_model import Layer
-from model_infer import profile
-from operations import OPERATIONS
-from runtime.checkpoint import save_checkpoint
-from runtime.errors import UserError
+from instantnet.engine.checkpoint import save_checkpoint
+from instantnet.engine.errors import UserError
+from instantnet.model_infer import profile
+from instantnet.operations import OPERATIONS
 
 BY_HAND = [  # 8x8 images, stem 8, cells 8 -> 8, 8 -> 12 (stride 2), 12 -> 12, 12 -> 16
     (Layer(name="stem.conv", K=8, C=3, P=8, Q=8, R=3, S=3, H=8, W=8, pad_top=1, pad_left=1), 32),

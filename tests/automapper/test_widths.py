@@ -8,7 +8,7 @@ import automapper
 from automapper.__main__ import main
 from hw_model import Layer, evaluate
 from hw_model.widths import in_words, is_wider, width_order, widths_of
-from runtime.errors import UserError
+from instantnet.engine.errors import UserError
 
 LAYERS = [Layer(name="conv", K=8, C=4, P=6, Q=6, R=3, S=3, H=6, W=6, pad_top=1, pad_left=1), Layer(name="fc", K=5, C=8)]
 

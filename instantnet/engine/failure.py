@@ -1,0 +1,84 @@
+"""How several processes end when one fails: each machine shows the line of the first failure, and no traceback of the
+connections that it broke.
+
+The first failure is written into the key-value store that the processes met at. Processes that wait for a dead one end
+by torchrun's agent, by gloo's broken connection, or by the time-out of the exchange.
+"""
+
+import json
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+import torch.distributed as dist
+
+from instantnet.engine.errors import UserError, tell
+
+WAIT_S = 4.0  # for the word of the process whose end broke the connection
+STAY_S = 2.0  # the process that holds the store stays so long, for the others to read it
+STORE_LOST = "process 0 of this run is gone: no connection to it any more"
+NO_WORD = "another process of this run has ended without a word (killed, or out of memory?)"
+NO_ANSWER = "another process of this run did not answer in time"
+
+
+class Failures:
+    """The first failure of a run's processes, as one of them sees it."""
+
+    def __init__(self, store: dist.Store, rank: int, local_rank: int):
+        self._store, self._rank, self._first_here = store, rank, local_rank == 0
+        self._shares_terminal = dist.is_torchelastic_launched()
+        self._host = socket.gethostname()
+
+    def end(self, error: BaseException) -> NoReturn:
+        """Tell the others, and the user, that this process ends by `error`; raises `SystemExit`.
+
+        Where another process failed first, its failure is shown.
+        """
+        try:
+            first = self._first(error)
+        except RuntimeError:  # the store is gone, with the process that held it
+            raise SystemExit(tell(UserError(STORE_LOST) if connection_lost(error) else error)) from None
+        if first["rank"] != self._rank:
+            status = self._tell(first)
+        else:
+            status = tell(UserError(first["line"]) if connection_lost(error) else error)
+        if dist.is_initialized() and dist.get_backend() == "gloo":
+            dist.destroy_process_group()  # breaks the connections that the others wait on
+        if self._rank == 0:
+            time.sleep(STAY_S)
+        raise SystemExit(status)
+
+    def _first(self, error: BaseException) -> dict[str, Any]:
+        """The failure that ends the run: this one, or one that another process reported before."""
+        line = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        status = _status(error)
+        if connection_lost(error):
+            until = time.monotonic() + WAIT_S
+            while time.monotonic() < until and not self._store.check(["failure"]):
+                time.sleep(0.1)
+            line, status = NO_ANSWER if "imed out" in str(error) else NO_WORD, 2
+        mine = {"rank": self._rank, "host": self._host, "line": " ".join(line.split())[:2000], "status": status}
+        return json.loads(self._store.compare_set("failure", "", json.dumps(mine)))
+
+    def _tell(self, failure: dict[str, Any]) -> int:
+        """Show another process's failure, unless its own line is on the same terminal; returns the exit status."""
+        host = failure["host"]
+        if self._shares_terminal and (host == self._host or not self._first_here):
+            return failure["status"]
+        print(f"error: {failure['line']} (process {failure['rank']} on {host})", file=sys.stderr, flush=True)
+        return failure["status"]
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Whether `error` is an exchange that failed because another process is gone, or does not answer."""
+    if not isinstance(error, RuntimeError):
+        return False
+    words = ("gloo", "Connection closed by peer", "imed out waiting")
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return getattr(error, "status", 130)
+    return 2 if isinstance(error, UserError) else 1

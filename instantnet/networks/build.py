@@ -1,0 +1,60 @@
+"""Which network stage 2 trains: that of an arch.pt, or one of the paper's by its name; and how it is rebuilt."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from instantnet.engine.checkpoint import find, load_checkpoint
+from instantnet.engine.errors import UserError
+from instantnet.model_infer import DerivedNetwork
+from instantnet.networks.mobilenet import mobilenet_v2
+from instantnet.networks.paper import Form
+from instantnet.networks.resnet import RESNET_BLOCKS, cifar_resnet
+from instantnet.operations import Geometry
+from instantnet.quantize import Precision, SwitchableNetwork
+from instantnet.settings.schema import as_text
+from instantnet.settings.stages import ShapeSettings, TrainSettings
+
+
+def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precision: Precision) -> SwitchableNetwork:
+    """The network that `arch` names: {"network": one of the paper's}, or {"ops": operations of a searched one}.
+
+    settings: `C.to_dict()` or a checkpoint's `config`. Raises ValueError, TypeError or KeyError where they do not fit.
+    """
+    name = arch.get("network", "derived")
+    if name == "derived":
+        return DerivedNetwork(arch["ops"], Geometry.from_settings(settings), precision)
+    form = Form.from_settings(settings)
+    if name in RESNET_BLOCKS:
+        return cifar_resnet(name, form, precision, RESNET_BLOCKS[name])
+    if name == "mobilenet_v2":
+        return mobilenet_v2(name, form, precision)
+    raise ValueError(f"unknown network {name!r}; known: derived, {', '.join(RESNET_BLOCKS)}, mobilenet_v2")
+
+
+def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
+    """`UserError` where this run, without having been told, shapes the network unlike the search of `path`."""
+    for name, now in C.group(ShapeSettings).items():
+        before = searched.get(name, now) if isinstance(searched, dict) else now
+        if name not in C.given and before != now:
+            raise UserError(
+                f"{path} was searched with {name} = {as_text(before)}, this run has {as_text(now)}: name the --preset "
+                f"of the search, or mean it with --{name}"
+            )
+
+
+def architecture(C: TrainSettings) -> tuple[dict, str]:
+    """What `networks.build_network` makes a network of, and what messages call it: arch.pt, or a network by name."""
+    if C.network != "derived":
+        return {"network": C.network}, f"network = {C.network}"
+    path = find(C.load_path, "arch.pt")
+    arch = load_checkpoint(path, ["ops"], "arch.pt of train_search.py")
+    check_shape(arch.get("config"), C, path)
+    return {"ops": list(arch["ops"])}, str(path)
+
+
+def build(arch: dict, settings: dict, precision: Precision, source: object) -> SwitchableNetwork:
+    """The network of an architecture that comes from `source`; `UserError` where they do not fit."""
+    try:
+        return build_network(arch, settings, precision)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{source}: {error}") from error

@@ -1,0 +1,72 @@
+"""Which epoch's architecture a search keeps, and how it is reported."""
+
+from itertools import islice
+
+from instantnet.engine.checkpoint import save_checkpoint
+from instantnet.engine.errors import UserError
+from instantnet.engine.log import RunLog, SilentLog, per_bits
+from instantnet.engine.run import Run
+from instantnet.model_search import Supernet
+from instantnet.settings.stages import SearchSettings
+
+
+class Best:
+    """The architecture that is kept: inside the FLOPs window the most accurate supernet's, or the last one's."""
+
+    def __init__(self, C: SearchSettings):
+        self.C = C
+        self.found: dict | None = None  # what arch.pt holds
+
+    def consider(self, supernet: Supernet, flops: int, accuracies: dict[int, float], epoch: int, run: Run) -> None:
+        """The architecture of an epoch that was validated; where it is the better one, arch.pt is written."""
+        candidate = {
+            "ops": supernet.derived_ops(),
+            "alpha": supernet.alpha.detach().cpu().clone(),
+            "flops": flops,
+            "accuracy": accuracies,
+            "epoch": epoch,
+            "config": run.config,
+        }
+        if self.found is None or self.C.arch_choice == "last" or rank(candidate, self.C) > rank(self.found, self.C):
+            self.found = candidate
+            self._save(run)
+
+    def save_again(self, run: Run) -> None:
+        """arch.pt as the checkpoint that `run` goes on from has it; `UserError` where it has none and no epoch is
+        left."""
+        if self.found is None and run.start.epoch >= self.C.nepochs:
+            raise UserError(f"{run.loaded} has no architecture yet: resume with nepochs above {run.start.epoch}")
+        if self.found is not None:
+            self._save(run)
+
+    def _save(self, run: Run) -> None:
+        if run.processes.is_main and self.found is not None:
+            save_checkpoint(run.folder / "arch.pt", self.found)
+
+    def state_dict(self) -> dict | None:
+        return self.found
+
+    def load_state_dict(self, state: dict | None) -> None:
+        if not isinstance(state, dict | None):
+            raise TypeError("not an architecture")
+        self.found = state
+
+
+def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
+    """Larger is better: inside the FLOPs window, or nearest to it; then the accuracy at alpha's bit-width."""
+    flops, accuracies = candidate["flops"], candidate["accuracy"]
+    bits = (min if C.alpha_bits == "lowest" else max)(accuracies)
+    return -max(C.flops_min - flops, flops - C.flops_max, 0), accuracies[bits]
+
+
+def report(best: dict | None, C: SearchSettings, log: RunLog | SilentLog) -> None:
+    """What was found."""
+    assert best is not None  # the last epoch is always validated
+    accuracies = per_bits(best["accuracy"], ".2f")
+    log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")
+    if rank(best, C)[0] < 0:
+        window = f"{C.flops_min / 1e6:g} to {C.flops_max / 1e6:g} MFLOPs"
+        log.line(f"no epoch's architecture was inside {window}; this one is the nearest")
+    ops = iter(best["ops"])
+    for stage, (layers, channels) in enumerate(zip(C.num_layer_list, C.num_channel_list, strict=True)):
+        log.line(f"  stage {stage + 1}, {channels:3} channels: {'  '.join(islice(ops, layers))}")

@@ -1,0 +1,370 @@
+"""The settings of the three stages: name, type, one line of help, range, default.
+
+Config modules show every default with its reason. A stage whose default differs says so in its class.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from instantnet.engine.errors import UserError
+from instantnet.settings.schema import AtLeast, Between, Settings
+
+POSITIVE = Between(0, float("inf"), open=True)
+MAX_SEED = 2**63 - 1  # torch's generators take no larger one
+DATASETS = Literal["cifar100", "cifar10", "imagenet", "image_folder", "digits", "random"]
+
+
+class BitWidths:
+    """Legal: a bit-width from 1 to 32, or one of weights and one of activations, as in w4a8."""
+
+    def __str__(self) -> str:
+        return "between 1 and 32, or widths of weights and activations as in w4a8"
+
+    def __call__(self, value: int | str) -> bool:
+        if isinstance(value, int):
+            return 1 <= value <= 32
+        match = re.fullmatch(r"w([0-9]{1,2})a([0-9]{1,2})", value)
+        return match is not None and all(1 <= int(width) <= 32 for width in match.groups())
+
+
+class RunSettings(Settings):
+    """Where a run writes, what it goes on from, how long it is."""
+
+    seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", Between(0, MAX_SEED)] = 12345
+    save: Annotated[str, "folder of this run's outputs"] = "ckpt/search"
+    resume: Annotated[
+        bool | str, "continue from checkpoint.pt in the folder `save`; text = from the checkpoint named"
+    ] = False
+    checkpoint_every: Annotated[int, "steps between two checkpoints; 0 = only at the end of each epoch", AtLeast(0)] = 0
+    keep_checkpoints: Annotated[int, "older checkpoints kept beside checkpoint.pt, the newest", AtLeast(0)] = 0
+    nepochs: Annotated[int, "epochs to train", AtLeast(0)] = 50
+    eval_epoch: Annotated[int, "epochs between two validations", AtLeast(1)] = 1
+    max_steps: Annotated[int, "steps per epoch at most, in training and validation; 0 = all", AtLeast(0)] = 0
+
+
+class MachineSettings(Settings):
+    """What a run computes on, and with what."""
+
+    device: Annotated[str, "auto, cpu, cuda or cuda:N"] = "auto"
+    sync_bn: Annotated[bool, "several processes: BN statistics and activation ranges over all their images"] = False
+    channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"] = (
+        True
+    )
+    fused_quantizer: Annotated[
+        bool, "CPU: measure and quantize in compiled kernels, bit-equal to the plain operations"
+    ] = True
+    compiled_layers: Annotated[bool, "CPU: train by compiled passes over whole layers; same method, other rounding"] = (
+        True
+    )
+    keep_memory: Annotated[bool, "CPU: keep freed memory for the next pass"] = True
+    mixed_precision: Annotated[
+        Literal["none", "bfloat16"],
+        "format of convolutions in training; bfloat16: 8 significant bits, so no more than "
+        "8 bit of any bit-width reach them",
+    ] = "none"
+    tf32: Annotated[bool, "GPU: convolutions and matrix products in TF32, 11 significant bits; other rounding"] = False
+    compile: Annotated[
+        bool, "train by torch.compile, a graph per bit-width: for GPUs; minutes before the first steps"
+    ] = False
+    num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)] = 0
+
+
+class DataSettings(Settings):
+    """Which images, and what is done to them."""
+
+    dataset: Annotated[DATASETS, "data set"] = "cifar100"
+    dataset_path: Annotated[str, "folder that holds the data set"] = "data"
+    image_height: Annotated[int, "pixels", AtLeast(1)] = 32
+    image_width: Annotated[int, "pixels", AtLeast(1)] = 32
+    crop_padding: Annotated[int, "random crops out of images padded by this many pixels; 0 = none", AtLeast(0)] = 4
+    flip: Annotated[bool, "random horizontal flips"] = True
+
+
+class LoadingSettings(Settings):
+    """How the images are read."""
+
+    num_classes: Annotated[int | None, "classes; none = as many as the data set has", AtLeast(1)] = None
+    num_workers: Annotated[int, "processes that decode images, for each that trains; 0 = none", AtLeast(0)] = 4
+    prefetch: Annotated[int, "batches that each of them decodes ahead, where images are streamed", AtLeast(1)] = 2
+    memory_limit_mb: Annotated[
+        int, "image_folder: up to so many MiB decoded once and kept, else streamed", AtLeast(0)
+    ] = 2048
+
+
+class BatchSettings(Settings):
+    """How the training images come."""
+
+    batch_size: Annotated[int, "images per step, of all processes together", AtLeast(1)] = 64
+    shuffle: Annotated[bool, "new random order of the training images every epoch"] = True
+    drop_last: Annotated[bool, "drop the last training batch where it is not full"] = True
+
+
+class ShapeSettings(Settings):
+    """Sizes of the network around the operations that are searched."""
+
+    num_layer_list: Annotated[list[int], "searched layers per stage", AtLeast(1)] = [1, 4, 4, 4, 4, 4, 1]
+    num_channel_list: Annotated[list[int], "output channels per stage", AtLeast(2)] = [16, 24, 32, 64, 112, 184, 352]
+    stride_list: Annotated[list[int], "stride of each stage's first layer", AtLeast(1)] = [1, 1, 2, 2, 1, 2, 1]
+    stem_channel: Annotated[int, "output channels of the stem", AtLeast(2)] = 16
+    stem_stride: Annotated[int, "stride of the stem", AtLeast(1)] = 1
+    header_channel: Annotated[int, "output channels of the header", AtLeast(1)] = 1504
+
+
+class PrecisionSettings(Settings):
+    """Bit-widths, and how values are quantized."""
+
+    num_bits_list: Annotated[list[int], "bit-widths of weights and activations; 32 = float", Between(1, 32)] = [
+        4,
+        8,
+        12,
+        16,
+        32,
+    ]
+    quantize_ends: Annotated[bool, "run stem, header and classifier at the current bit-width instead of 32"] = False
+    range_scope: Annotated[
+        Literal["bit_width", "shared"], "running activation ranges: one per layer and bit-width, or one per layer"
+    ] = "bit_width"
+    range_momentum: Annotated[float, "share of the newest batch in the running range", Between(0, 1)] = 0.1
+
+
+class CascadeSettings(Settings):
+    """How the bit-widths of a step train together."""
+
+    teachers: Annotated[Literal["cascade", "highest", "next", "none"], "which bit-widths teach a bit-width"] = "cascade"
+    distill_weight: Annotated[float, "beta: weight of each teacher's mean squared error on the logits", AtLeast(0)] = (
+        1.0
+    )
+    bit_schedule: Annotated[
+        Literal["all", "sandwich", "max_loss", "high2low", "low2high"], "which bit-widths run in a step"
+    ] = "all"
+    loss_scale: Annotated[
+        list[float], "weight of each bit-width's loss: one number for all or one each", AtLeast(0)
+    ] = [1.0]
+    loss_reduction: Annotated[Literal["mean", "sum"], "over the bit-widths of a step"] = "mean"
+    label_smoothing: Annotated[
+        float, "share of each label spread over all classes when weights train", Between(0, 1)
+    ] = 0.0
+
+
+class OptimizerSettings(Settings):
+    """How the weights descend."""
+
+    opt: Annotated[Literal["sgd", "adam"], "optimiser of the weights"] = "sgd"
+    lr: Annotated[float, "learning rate at the first epoch", POSITIVE] = 0.025
+    momentum: Annotated[float, "of SGD", Between(0, 1)] = 0.9
+    weight_decay: Annotated[float, "L2 penalty", AtLeast(0)] = 5e-4
+    betas: Annotated[list[float], "of Adam, for weights (opt = adam) and alpha", Between(0, 1)] = [0.5, 0.999]
+    grad_clip: Annotated[float, "norm the gradient is clipped to; 0 = never", AtLeast(0)] = 5.0
+    lr_schedule: Annotated[Literal["cosine", "linear", "exponential", "multistep"], "learning rate over the epochs"] = (
+        "cosine"
+    )
+    learning_rate_min: Annotated[float, "cosine: learning rate that the last epochs approach", AtLeast(0)] = 1e-3
+    decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", AtLeast(0)] = 20
+    lr_decay: Annotated[float, "exponential: factor per epoch", Between(1e-6, 1)] = 0.97
+    milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)] = [50, 100, 200]
+    gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE] = 0.1
+    warmup_epochs: Annotated[int, "epochs over which the learning rate rises from 0 to its schedule", AtLeast(0)] = 0
+    pretrain: Annotated[
+        str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"
+    ] = None
+
+
+class NetworkSettings(
+    RunSettings,
+    MachineSettings,
+    DataSettings,
+    LoadingSettings,
+    BatchSettings,
+    ShapeSettings,
+    PrecisionSettings,
+    CascadeSettings,
+    OptimizerSettings,
+):
+    """Settings that stages 1 and 2 share."""
+
+    def data_arguments(self) -> dict[str, Any]:
+        """The settings that say which data set, as keyword arguments of `dataloader.load_data`."""
+        return self.group(DataSettings) | self.group(LoadingSettings)
+
+    def precision_arguments(self) -> dict[str, Any]:
+        """The settings that say how values are quantized, as keyword arguments of `quantize.Precision`."""
+        return {
+            "bit_widths": self.num_bits_list,
+            "range_scope": self.range_scope,
+            "range_momentum": self.range_momentum,
+            "fused": self.fused_quantizer and not self.compile,  # torch.compile makes kernels of its own
+            "compiled": self.compiled_layers and not self.compile,
+        }
+
+    def cascade_arguments(self) -> dict[str, Any]:
+        """The settings that say how the bit-widths train together, as keyword arguments of `distill.Cascade`."""
+        scales = self.loss_scale * len(self.num_bits_list) if len(self.loss_scale) == 1 else self.loss_scale
+        return self.group(CascadeSettings) | {"loss_scale": dict(zip(self.num_bits_list, scales, strict=True))}
+
+    def check(self) -> None:
+        super().check()
+        if not self.num_bits_list:
+            raise UserError("setting num_bits_list is empty: name at least one bit-width")
+        if len(set(self.num_bits_list)) < len(self.num_bits_list):
+            raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width stands twice")
+        for name in ("num_channel_list", "stride_list"):
+            if len(getattr(self, name)) != len(self.num_layer_list):
+                raise UserError(
+                    f"setting {name} = {getattr(self, name)}: needs one entry for each of the "
+                    f"{len(self.num_layer_list)} stages of num_layer_list = {self.num_layer_list}"
+                )
+        if not self.num_layer_list:
+            raise UserError("setting num_layer_list is empty: name at least one stage")
+        odd = [c for c in [self.stem_channel, *self.num_channel_list] if c % 2]
+        if odd:
+            raise UserError(f"settings stem_channel, num_channel_list: {odd[0]} is odd; grouped convolutions need even")
+        if len(self.loss_scale) not in (1, len(self.num_bits_list)):
+            raise UserError(
+                f"setting loss_scale = {self.loss_scale}: needs one number, or one for each of the "
+                f"{len(self.num_bits_list)} bit-widths of num_bits_list"
+            )
+        if len(self.betas) != 2:
+            raise UserError(f"setting betas = {self.betas}: needs two numbers")
+        if 1 in self.betas:
+            raise UserError(f"setting betas = {self.betas}: must be below 1")
+        height, width = self.image_height, self.image_width
+        for stride in [self.stem_stride, *self.stride_list]:
+            height, width = -(-height // stride), -(-width // stride)
+        if self.batch_size == 1 and height == width == 1:
+            raise UserError(
+                "setting batch_size = 1: at 1 x 1 pixel, where this network ends, batch norm needs 2 images"
+            )
+        if not self.save:
+            raise UserError("setting save is empty: name a folder")
+        if self.lr_schedule == "linear" and self.decay_epoch >= max(self.nepochs, 1):
+            raise UserError(f"setting decay_epoch = {self.decay_epoch}: must be below nepochs = {self.nepochs}")
+
+
+class SearchSettings(NetworkSettings):
+    """Stage 1."""
+
+    weight_bits: Annotated[Literal["all", "highest", "lowest"], "bit-widths that train the supernet's weights"] = "all"
+    alpha_bits: Annotated[Literal["lowest", "highest"], "bit-width that updates the architecture"] = "lowest"
+    sample_func: Annotated[Literal["gumbel_softmax", "softmax"], "how alpha weighs the operations"] = "gumbel_softmax"
+    temp_init: Annotated[float, "temperature at the first epoch", POSITIVE] = 3.0
+    temp_decay: Annotated[float, "factor on the temperature per epoch", Between(1e-6, 1)] = 0.94
+    sample_paths: Annotated[
+        int, "candidates of a layer that run in a pass, the most probable; 0 = all", Between(0, 9)
+    ] = 0
+    gumbel_noise: Annotated[Literal["per_step", "per_forward"], "how often the Gumbel noise is drawn"] = "per_step"
+    train_portion: Annotated[
+        float, "share of the training images for the weights, rest for alpha", Between(0, 1, True)
+    ] = 0.5
+    split: Annotated[Literal["random", "index"], "how the training images are split"] = "random"
+    arch_learning_rate: Annotated[float, "Adam's learning rate for alpha", POSITIVE] = 3e-4
+    alpha_step: Annotated[Literal["joint", "separate"], "one Adam step on CE + FLOPs, or one on each"] = "joint"
+    efficiency_metric: Annotated[Literal["flops"], "L_eff"] = "flops"
+    flops_weight: Annotated[float, "lambda at the start, per FLOP; 0 = no FLOPs term", AtLeast(0)] = 1e-10
+    flops_min: Annotated[float, "lambda is halved below", AtLeast(0)] = 120e6
+    flops_max: Annotated[float, "lambda is doubled above", AtLeast(0)] = 130e6
+    validation: Annotated[
+        Literal["noise_free", "released"], "released: fresh noise, test set, accuracies run together"
+    ] = "noise_free"
+    arch_choice: Annotated[Literal["best", "last"], "the epoch whose architecture is kept"] = "best"
+    skip_flops: Annotated[Literal["exact", "released"], "released: a strided skip counted at stride 1"] = "exact"
+
+    def check(self) -> None:
+        super().check()
+        if self.flops_min > self.flops_max:
+            raise UserError(f"setting flops_min = {self.flops_min:g}: above flops_max = {self.flops_max:g}")
+        if self.weight_bits != "all" and self.weight_bits != self.alpha_bits and len(self.num_bits_list) > 1:
+            raise UserError(
+                f"settings weight_bits = {self.weight_bits}, alpha_bits = {self.alpha_bits}: alpha would be updated at "
+                "a bit-width whose batch norms never train"
+            )
+        if self.nepochs < 1:
+            raise UserError(f"setting nepochs = {self.nepochs}: a search needs at least one epoch")
+
+
+class TrainSettings(NetworkSettings):
+    """Stage 2."""
+
+    save = "ckpt/finetune"
+    nepochs = 200
+    batch_size = 128
+    drop_last = False
+    decay_epoch = 100
+    milestones = [80, 120, 160]
+
+    network: Annotated[
+        Literal["derived", "resnet38", "resnet74", "mobilenet_v2"],
+        "what is trained: the architecture of load_path, or a network that the paper compares with",
+    ] = "derived"
+    width_mult: Annotated[float, "factor on the channels of a network other than derived", POSITIVE] = 1.0
+    load_path: Annotated[str, "arch.pt, or the folder that holds it"] = "ckpt/search"
+    eval_only: Annotated[bool, "only print the accuracy of the weights.pt named by `pretrain`, or in `save`"] = False
+    ema: Annotated[
+        float,
+        "decay per step of an exponential moving average of the weights, which then is the result; 0 = none",
+        Between(0, 1),
+    ] = 0.0
+    update_bn: Annotated[bool, "recalibrate BN statistics and activation ranges before the reported accuracy"] = True
+    recalibration: Annotated[
+        Literal["own", "all"], "BN reset by it: its own bit-width's, or (released) every one's"
+    ] = "own"
+
+    def check(self) -> None:
+        super().check()
+        if self.network == "derived" and self.width_mult != 1:
+            raise UserError(
+                f"setting width_mult = {self.width_mult:g}: for network = resnet38, resnet74 or mobilenet_v2 only; a "
+                "derived network has the channels of num_channel_list"
+            )
+        if self.network != "derived" and "load_path" in self.named:
+            raise UserError(
+                f"settings network = {self.network} and load_path = {self.load_path!r}: an architecture is for "
+                "network = derived only; give one of them"
+            )
+
+
+class MapSettings(Settings):
+    """Stage 3."""
+
+    checkpoint: Annotated[str, "weights.pt of stage 2 or arch.pt of stage 1, or the folder that holds one"] = (
+        "ckpt/finetune"
+    )
+    network: Annotated[str | None, "instead of a checkpoint: a torchvision model, or a .yaml list of layers"] = None
+    save: Annotated[str, "folder of the report"] = "ckpt/map"
+    device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"] = "eyeriss"
+    bits: Annotated[
+        list[int | str], "bit-widths to map, 8 or w4a8; empty = the checkpoint's, or 4,8,12,16,32", BitWidths()
+    ] = []
+    batch: Annotated[int, "images per inference", AtLeast(1)] = 1
+    dataflow: Annotated[list[str], "further dataflows to compare with: YAML files"] = []
+    within: Annotated[str | None, "constrain AutoMapper itself to a dataflow: a built-in name, or a YAML file"] = None
+    baselines: Annotated[
+        list[str], "shown in the report, in this order; NAME_fixed: NAME's mapping of one bit-width"
+    ] = [
+        "row_stationary",
+        "weight_stationary",
+        "output_stationary",
+        "output_stationary_channels",
+        "no_local_reuse",
+        "row_stationary_fixed",
+        "eyeriss_published",
+    ]
+    fixed_at: Annotated[
+        int | None, "bit-width whose mapping the NAME_fixed keep; none = the widest", Between(1, 32)
+    ] = None
+    objective: Annotated[str, "what to minimise: edp, energy, latency, or weights as in energy=1,latency=2"] = "edp"
+    delay: Annotated[
+        Literal["latency", "interval"], "what counts as a network's latency: of one input, or between two results"
+    ] = "latency"
+    stages: Annotated[int, "stages of a pipeline at most; 1 = multi-cycle only", Between(1, 4)] = 3
+    goal: Annotated[
+        float | None, "stop when the result of every bit-width has an objective (J*s, J, s) of at most this", POSITIVE
+    ] = None
+    engine: Annotated[str, "evolution, random, exhaustive, or an engine of yours"] = "evolution"
+    budget: Annotated[
+        str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
+    ] = "20000"
+    seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)] = 0
+    workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AtLeast(0)] = 0
+    backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"] = (
+        "threading"
+    )

@@ -1,0 +1,102 @@
+"""What stages 1 and 2 share, as their settings say: data, optimiser, learning rate, and the run that is recorded."""
+
+import math
+import shlex
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from instantnet.dataloader import DataSet, load_data
+from instantnet.engine.checkpoint import find
+from instantnet.engine.commands import stage_command
+from instantnet.engine.distributed import Processes
+from instantnet.engine.log import RunLog, SilentLog
+from instantnet.engine.machine import tune_cpu, tune_gpu, versions
+from instantnet.engine.resume import goes_on
+from instantnet.engine.run import Run, Stateful
+from instantnet.engine.version import version_line
+from instantnet.settings.configuration import configuration
+from instantnet.settings.schema import as_text, from_command_line
+from instantnet.settings.stages import DataSettings, NetworkSettings, SearchSettings, ShapeSettings, TrainSettings
+
+Either = TypeVar("Either", bound=NetworkSettings)
+
+
+def prepared(C: Either, processes: Processes) -> tuple[Either, DataSet]:
+    """The settings of this run, the number of classes and whether it goes on included, and its data."""
+    tune_cpu(C.num_threads, C.keep_memory)
+    tune_gpu(C.tf32)
+    if processes.from_main(goes_on, C.save):
+        C = C.replaced(resume=True)
+    with processes.in_turn():
+        data = load_data(**C.data_arguments(), device=processes.device)
+    return C.replaced(num_classes=data.num_classes), data
+
+
+def new_run(
+    C: NetworkSettings, parts: Mapping[str, Stateful], processes: Processes, command: str, script: str, steps: int
+) -> Run:
+    """The run of a stage, at its beginning or, with `C.resume`, where its checkpoint stands. steps: of an epoch."""
+    config = C.replaced(resume=False).to_dict()  # what is recorded is the same for the run that was never interrupted
+    run = Run(C.save, parts, config, processes, command, C.checkpoint_every, C.keep_checkpoints)
+    if C.resume:
+        path = find(C.save if C.resume is True else C.resume, "checkpoint.pt")
+        run.load(path, f"checkpoint.pt of {script}", steps)
+    return run
+
+
+def announce(log: RunLog | SilentLog, C: NetworkSettings, run: Run, config_module: str, what: str) -> None:
+    """The head of a run's log: version, what it does, and its settings."""
+    C = C.replaced(resume=False)
+    log.line(version_line(run.processes.device))
+    log.line(what)
+    source = f"({config_module}{C.preset and ', preset ' + C.preset}, command line):"
+    log.settings(C.to_dict(), C.preset, f"{source}\n{C}", versions(), resumed=run.earlier.get("config"))
+    if run.loaded:
+        log.line(f"resumed from {run.loaded}, at {run.start}")
+
+
+def make_optimizer(parameters: list[nn.Parameter], C: NetworkSettings) -> torch.optim.Optimizer:
+    """The optimiser of the weights, at the first epoch's learning rate."""
+    if C.opt == "adam":
+        return torch.optim.Adam(parameters, lr=C.lr, betas=(C.betas[0], C.betas[1]), weight_decay=C.weight_decay)
+    return torch.optim.SGD(parameters, lr=C.lr, momentum=C.momentum, weight_decay=C.weight_decay)
+
+
+def learning_rate(C: NetworkSettings, epoch: int, done: float = 0.0) -> float:
+    """The learning rate in an epoch (from 0) of which the share `done` is behind the step: the schedule's of the epoch,
+    in the first warmup_epochs times a ramp from 0 to 1 that rises with every step (Goyal et al. 2017).
+
+    cosine: from lr to learning_rate_min over the epochs. linear: lr until decay_epoch, then to zero at nepochs.
+    exponential: times lr_decay per epoch. multistep: times gamma at each milestone.
+    """
+    ramp = min(1.0, (epoch + done) / C.warmup_epochs) if C.warmup_epochs else 1.0
+    return ramp * _scheduled(C, epoch)
+
+
+def _scheduled(C: NetworkSettings, epoch: int) -> float:
+    if C.lr_schedule == "cosine":
+        return C.learning_rate_min + (C.lr - C.learning_rate_min) * (1 + math.cos(math.pi * epoch / C.nepochs)) / 2
+    if C.lr_schedule == "linear":
+        return C.lr * (1 - max(0, epoch - C.decay_epoch) / (C.nepochs - C.decay_epoch))
+    if C.lr_schedule == "exponential":
+        return C.lr * C.lr_decay**epoch
+    return C.lr * C.gamma ** sum(epoch >= milestone for milestone in C.milestones)
+
+
+def training_command(C: SearchSettings) -> str:
+    """The command of stage 2 for what this search found: its presets, and whatever else shapes data and network."""
+    NEXT, NEXT_PRESETS = configuration(TrainSettings)
+    presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
+    words = ["--preset", presets] if presets else []
+    following = from_command_line(NEXT, NEXT_PRESETS, words, "")
+    handed_on = C.group(DataSettings) | C.group(ShapeSettings)
+    handed_on |= {"num_bits_list": C.num_bits_list, "quantize_ends": C.quantize_ends}
+    for name, value in handed_on.items():
+        if value != getattr(following, name):
+            words += [f"--{name}", as_text(value)]
+    if C.save != following.load_path:
+        words += ["--load_path", C.save]
+    return shlex.join([*stage_command("train", "train.py"), *words])
