@@ -127,7 +127,7 @@ def test_a_signal_saves_and_prints_the_command_that_continues(
     assert not (folder / "weights.pt").exists()
     out, err = capfd.readouterr()
     assert "finishing the step" in err and f"stopped by {number.name}" in err and "Traceback" not in err
-    (command,) = [line.removeprefix("go on: ") for line in out.splitlines() if line.startswith("go on: ")]
+    (command,) = [line.removeprefix("to resume: ") for line in out.splitlines() if line.startswith("to resume: ")]
     python, *words = shlex.split(command)
     assert shutil.which(python) is not None
     assert words == [stage.script, *stage.words, "--save", str(folder), "--resume"]

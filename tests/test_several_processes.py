@@ -125,15 +125,15 @@ def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(undisturbed, ar
 
 def test_a_restart_does_not_go_on_from_another_run(undisturbed, arch, tmp_path, monkeypatch):
     """Killed before it had a checkpoint of its own, in a folder with the one of an earlier run."""
-    from instantnet.engine.resume import goes_on
+    from instantnet.engine.resume import resumes_after_failure
 
-    assert not goes_on(str(undisturbed))
+    assert not resumes_after_failure(str(undisturbed))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert not goes_on(str(undisturbed))
-    assert not goes_on(str(tmp_path))
+    assert not resumes_after_failure(str(undisturbed))
+    assert not resumes_after_failure(str(tmp_path))
     save_checkpoint(tmp_path / "checkpoint.pt", {"launch": "another"})
-    assert goes_on(str(tmp_path))
+    assert resumes_after_failure(str(tmp_path))
 
 
 def test_a_signal_to_one_process_stops_both_after_the_same_step(undisturbed, arch, tmp_path, two):
