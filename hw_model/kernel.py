@@ -347,7 +347,7 @@ def forwarding_loop(side, loops, chip, work, p, scratch):
     if scratch.tiles[0, outputs] != work.sizes[p, outputs] or scratch.tiles[0, taps] != work.sizes[p, taps]:
         return -1, False
     stride, dilation = work.axes[p, side, STRIDE], work.axes[p, side, DILATION]
-    for i in range(loops.count):
+    for i in range(loops.depth):
         step = loops.steps[i] * (stride if loops.dims[i] == 0 else dilation)
         if scratch.alone[outputs] and step == stride * scratch.tiles[first_pe, outputs]:
             return i, False
@@ -368,7 +368,7 @@ def reading_sums(side, loops, level, fan, split, along_taps, which, chip, work, 
         stride, dilation = axis[STRIDE], axis[DILATION]
         wide, high = (wide - 1) * stride + 1, (high - 1) * dilation + 1
         pitch_p, pitch_r = pitch_p * stride, pitch_r * dilation
-        for i in range(loops.count):
+        for i in range(loops.depth):
             scratch.box_steps[i] = steps[i] * (stride if loops.dims[i] == 0 else dilation)
         steps = scratch.box_steps
         axis = scratch.box_axis
@@ -378,7 +378,7 @@ def reading_sums(side, loops, level, fan, split, along_taps, which, chip, work, 
     elif which == TAIL:
         p_edge, fan_p = (fan_p - 1) * pitch_p, 1
     tile = Tile(wide, high, pitch_p, pitch_r, fan_p, fan_r)
-    own = Loops(loops.dims, loops.trips, steps, loops.count)
+    own = Loops(loops.dims, loops.trips, steps, loops.depth)
     sharing = chip.device[SHARING]
     axis_sums(axis, own, tile, p_edge, r_edge, sharing, split, which, scratch.sums[side], scratch)
 
@@ -420,7 +420,7 @@ def forwarded_together(end, pe_end, level, fan, chip, work, p, scratch):
             reading_sums(0, rows, level, fan, row_loop, rows_taps, part_rows, chip, work, p, scratch)
             reading_sums(1, columns, level, fan, column_loop, columns_taps, part_columns, chip, work, p, scratch)
             total += combined(
-                end, scratch.loop_dim, scratch.loop_n, scratch.sums[0], rows.count, scratch.sums[1], columns.count
+                end, scratch.loop_dim, scratch.loop_n, scratch.sums[0], rows.depth, scratch.sums[1], columns.depth
             )
     return total
 
@@ -436,7 +436,7 @@ def tiles_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
     for side in range(2):
         outputs, taps = (P, R) if side == 0 else (Q, S)
         loops = list_axis(side, end, pe_end, level, fan, first_pe, scratch)
-        count[side] = loops.count
+        count[side] = loops.depth
         tile = Tile(
             scratch.tiles[level, outputs], scratch.tiles[level, taps],
             scratch.tiles[first_pe, outputs] if in_pe else one, scratch.tiles[first_pe, taps] if in_pe else one,
