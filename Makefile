@@ -1,5 +1,6 @@
 # make demo    search, train and map a switchable-precision network on handwritten digits (minutes on two CPU cores)
-# make test    the test suite        make lint    the style checks        make bench    the benchmarks
+# make test    the test suite, in two processes (make test WORKERS=8)
+# make lint    the style checks        make bench    the benchmarks
 # make types   types and imports, checked on what a wheel holds
 # make test-full    the test suite with every check whole, not a sample of it
 # Each creates .venv from requirements.txt when it is missing or older.
@@ -7,6 +8,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-full lint types bench environment
 
@@ -21,15 +24,15 @@ $(VENV)/installed: requirements.txt
 	@touch $@
 
 demo: environment
-	@$(BIN)/python train_search.py --preset digits
-	@$(BIN)/python train.py --preset digits
+	@$(BIN)/python train_search.py --preset digits --overwrite
+	@$(BIN)/python train.py --preset digits --overwrite
 	@$(BIN)/python -m automapper ckpt/finetune/weights.pt --device eyeriss
 
 test: environment
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-full: environment
-	$(BIN)/python -m pytest -m "full or not full"
+	$(PYTEST) -m "full or not full"
 
 lint: environment
 	$(BIN)/ruff check .

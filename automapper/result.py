@@ -1,4 +1,4 @@
-"""What a run calls its result at one bit-width: multi-cycle or the best pipeline, whichever the objective prefers."""
+"""The result of a run at one bit-width: multi-cycle or the best pipeline, whichever has the lower objective."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Result:
 
 
 def best_of(network: Network, bits: Bits, outcome: Outcome) -> list[Found]:
-    """The mapping that the network runs for every layer, in running order; of an outcome that has one for all."""
+    """The mapping of every layer as the network runs it, in running order. KeyError while a layer has none."""
     return [outcome.best(problem_of(item, bits), bits) for item in network.layers]
 
 
