@@ -1,5 +1,7 @@
 """`python train.py --eval_only`: the accuracy of a weights.pt per bit-width."""
 
+import sys
+
 from instantnet.dataloader import DataSet, load_data
 from instantnet.engine.checkpoint import find, load_checkpoint, load_weights
 from instantnet.engine.distributed import Processes
@@ -36,6 +38,8 @@ def evaluate(C: TrainSettings, processes: Processes) -> None:
     batches = data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
     result = accuracy(model, batches, wanted, C.max_steps, processes.total)
     if processes.is_main:
+        for note in data.notes:
+            print(f"images: {note}", file=sys.stderr)
         print(f"{path} on {tested(data, C)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
 
 

@@ -81,6 +81,11 @@ class DataSettings(Settings):
     image_width: Annotated[int, "pixels", AtLeast(1)] = 32
     crop_padding: Annotated[int, "random crops out of images padded by this many pixels; 0 = none", AtLeast(0)] = 4
     flip: Annotated[bool, "random horizontal flips"] = True
+    val_portion: Annotated[
+        float,
+        "folder with train/ alone: share of each class that is for test; 0 = there must be test images",
+        Between(0, 1),
+    ] = 0.0
 
 
 class LoadingSettings(Settings):
@@ -92,6 +97,7 @@ class LoadingSettings(Settings):
     memory_limit_mb: Annotated[
         int, "image_folder: up to so many MiB decoded once and kept, else streamed", AtLeast(0)
     ] = 2048
+    skip_broken: Annotated[bool, "go on without image files that cannot be read, and list them"] = False
 
 
 class BatchSettings(Settings):
