@@ -392,8 +392,8 @@ def test_all_broken_files_are_named_at_once(tmp_path, dataset, limit, num_worker
         open_folders(tmp_path, dataset, memory_limit_bytes=limit, num_workers=num_workers)
     message = str(caught.value)
     assert message.startswith(f"3 of 33 images in {tmp_path} cannot be used") and "--skip_broken" in message
-    listed = [line.split(": ") for line in caught.value.details] or re.findall(r"(\S+): (.*?)(?:; |$)", message)
-    assert [name for name, *_ in listed][-3:] == names
+    listed = caught.value.details or message.split("--skip_broken): ")[1].split("; ")
+    assert [line.split(": ")[0] for line in listed] == names
     assert "empty file" in str(listed) and "not a regular file" in str(listed)
 
 
@@ -450,7 +450,7 @@ def test_links_that_lead_in_a_circle(tmp_path):
     for name in ("x", "y"):
         (tmp_path / "train" / "bee" / name).symlink_to(tmp_path / "train")
     (tmp_path / "train" / "ape" / "more").symlink_to(tmp_path / "val" / "ape")  # in no circle
-    assert torch.bincount(opened("image_folder", tmp_path)[0].labels).tolist() == [11, 21 + 4, 7]
+    assert torch.bincount(opened("image_folder", tmp_path)[0].labels).tolist() == [11, 11 + 7 + 7, 7]
 
 
 def test_a_strip_is_not_resized_as_a_whole(tmp_path):

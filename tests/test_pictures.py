@@ -3,6 +3,7 @@
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,3 +289,20 @@ def test_other_formats_are_not_opened_whatever_their_names(tmp_path):
 
 def test_names_are_shown_escaped():
     assert escaped("a\x1b[31m\nb\udcffé") == "a\\x1b[31m\\nb\\udcffé"
+
+
+def test_the_conversion_that_the_docs_give(tmp_path, monkeypatch):
+    """On 12 bits in files that state 16: read as what they are."""
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    (tmp_path / "images").mkdir()
+    Image.fromarray(RAMP * 141).save(path := tmp_path / "images" / "x.png")
+    monkeypatch.chdir(tmp_path)
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    assert np.array_equal(pixels(path)[..., 0], np.rint(RAMP * 141 * (255 / 4095)))
+
+
+def test_the_docs_state_the_limits():
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    assert " ".join(pictures.SUFFIXES) in page and f"{pictures.MAX_FILE_BYTES >> 20} MiB" in page
+    assert f"{pictures.MAX_PIXELS // 10**6} million pixels" in page
+    assert f"{pictures.MAX_JPEG_PIXELS // 10**6} million)" in page

@@ -100,7 +100,7 @@ def _class_folders(folder: Path, remedy: str) -> list[str]:
 def _image_files(folder: Path, classes: list[str]) -> Listing:
     found = Listing([], [])
     for label, name in enumerate(classes):
-        paths = sorted(_files_under(str(folder / name), frozenset()))
+        paths = sorted(_files_under(str(folder / name), set()))
         if not paths:
             raise UserError(f"no images in the class folder {escaped(str(folder / name))} ({' '.join(SUFFIXES)})")
         found.paths.extend(paths)
@@ -108,14 +108,15 @@ def _image_files(folder: Path, classes: list[str]) -> Listing:
     return found
 
 
-def _files_under(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Image files at any depth, through links too. above: the folders it lies in, so that no link leads in a circle."""
+def _files_under(folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """Image files at any depth, through links too. seen: the folders read so far, each of them once: links may lead in
+    circles."""
     state = os.stat(folder)
-    here = state.st_dev, state.st_ino
-    if here in above:
+    if (state.st_dev, state.st_ino) in seen:
         return
-    for entry in os.scandir(folder):
+    seen.add((state.st_dev, state.st_ino))
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
-            yield from _files_under(entry.path, above | {here})
+            yield from _files_under(entry.path, seen)
         elif entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
             yield entry.path
