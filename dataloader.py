@@ -216,6 +216,7 @@ def load_data(
     * `image_folder`: `train/<class>/`, and `val/<class>/` (if there is none, `test/<class>/`), squeezed to the size. Up
       to `memory_limit_mb` (2^20 bytes) as uint8 it is decoded once, by `num_workers` processes, else streamed. The
       statistics of a streamed folder are those of 10,000 training images, always the same ones.
+    * `path/to/file.py:function`: what it returns, a training and a test torch Dataset (docs/data.md).
     * `random`: noise with noise for labels, `random_images` for training and for test: for smoke tests.
 
     Each worker decodes `prefetch` batches ahead of the step that needs them; for a GPU they wait in pinned memory and

@@ -9,6 +9,7 @@ from instantnet.engine.errors import UserError
 from instantnet.engine.log import per_bits
 from instantnet.engine.loop import accuracy
 from instantnet.engine.machine import tune_cpu, tune_gpu
+from instantnet.engine.user_code import names_a_function
 from instantnet.networks.build import build
 from instantnet.quantize import Precision
 from instantnet.settings.stages import TrainSettings
@@ -23,6 +24,10 @@ def evaluate(C: TrainSettings, processes: Processes) -> None:
     machine = {"dataset_path", "device", "num_workers", "prefetch", "memory_limit_mb", "batch_size", "max_steps"}
     own = {name: value for name, value in checkpoint["config"].items() if name not in C.named | machine}
     wanted = C.num_bits_list if "num_bits_list" in C.named else checkpoint["bits"]
+    if names_a_function(own.get("dataset", "")):
+        raise UserError(
+            f"{path} was trained on {own['dataset']}; a file never has code run: name it, --dataset {own['dataset']}"
+        )
     C = C.replaced(**own)
     missing = [bits for bits in wanted if bits not in checkpoint["bits"]]
     if missing:

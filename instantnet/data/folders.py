@@ -52,7 +52,7 @@ def list_folders(dataset: str, path: Path, num_classes: int | None, val_portion:
             f"setting val_portion = {val_portion:g}: {test_folder} holds the test images; it is for train/ alone"
         )
     if not test_folder.is_dir():
-        raise UserError(f"no folder {test_folder}: {remedy}, or take test images from train/: --val_portion 0.2")
+        raise UserError(f"no folder {test_folder}: --val_portion 0.2 takes test images from train/, or {remedy}")
     test_classes = _class_folders(test_folder, remedy)
     if different := sorted({*classes} ^ {*test_classes} if used is classes else {*used} - {*test_classes}):
         names = escaped(", ".join(different[:5]))

@@ -21,9 +21,11 @@ from torch import Tensor
 from instantnet.data.cifar import missing_cifar
 from instantnet.data.examination import CHUNK_BYTES, examined
 from instantnet.data.folders import check_num_classes, list_folders
+from instantnet.data.own import OwnImages, own_sets
 from instantnet.data.streamed import Request, Size, StreamedImages, Workers
 from instantnet.engine.errors import UserError
 from instantnet.engine.machine import derived_seed
+from instantnet.engine.user_code import names_a_function
 
 DATA_SETS = ("cifar10", "cifar100", "digits", "image_folder", "imagenet", "random")
 FIXED_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
@@ -59,7 +61,7 @@ class MemoryImages:
             yield self.images[indices], self.labels[indices]
 
 
-ImageSet = MemoryImages | StreamedImages
+ImageSet = MemoryImages | StreamedImages | OwnImages
 
 
 class ImageSets(NamedTuple):
@@ -91,10 +93,12 @@ def open_image_sets(
     Raises UserError: unknown data set, missing or incomplete data, unreadable images, `num_classes` other than the data
     set's.
     """
-    if dataset not in DATA_SETS:
+    if dataset not in DATA_SETS and not names_a_function(dataset):
         close = difflib.get_close_matches(dataset, DATA_SETS, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise UserError(f"unknown dataset {dataset!r}{hint}: legal are {', '.join(DATA_SETS)}")
+        raise UserError(
+            f"unknown dataset {dataset!r}{hint}: legal are {', '.join(DATA_SETS)}, or path/to/file.py:function"
+        )
     check_num_classes(num_classes, FIXED_CLASSES.get(dataset, num_classes), dataset)
     if val_portion and dataset not in ("image_folder", "imagenet"):
         raise UserError(f"setting val_portion = {val_portion:g}: {dataset} has test images; it is for train/ alone")
@@ -104,6 +108,12 @@ def open_image_sets(
             train, test, class_names = _load_digits(size)
         elif dataset in ("cifar10", "cifar100"):
             train, test, class_names = _load_cifar(dataset, path, size)
+        elif names_a_function(dataset):
+            own = dataset, size, num_classes, Workers(num_workers, prefetch), device, memory_limit_bytes
+            sets, pixels, class_names = own_sets(*own)
+            train, test = (
+                [MemoryImages(*one) for one in zip(pixels, (s.labels for s in sets), strict=True)] if pixels else sets
+            )
         elif dataset == "random":
             train, test, class_names = _random_images(random_images, size, num_classes or 10)
         else:

@@ -116,7 +116,7 @@ def _converted(file: BinaryIO, quick: bool) -> tuple["Picture", Seen]:
     elif depth < 8 and picture.format == "PNG" and isinstance(grey := picture.info.get("transparency"), int):
         picture.info["transparency"] = grey * (1 if picture.mode == "P" else 255 // (2**depth - 1))
     kinds += [COLOURS] * (picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"))
-    picture, transparent = _on_white(picture)
+    picture, transparent = on_white(picture)
     kinds += [TRANSPARENT] * transparent
     return _turned(picture, turn), Seen(tuple(kinds), brightest)
 
@@ -215,7 +215,7 @@ def _lower_transparency(picture: "Picture") -> None:
         picture.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
-def _on_white(picture: "Picture") -> tuple["Picture", bool]:
+def on_white(picture: "Picture") -> tuple["Picture", bool]:
     """As RGB, and whether any pixel let the white through."""
     from PIL import Image
 
