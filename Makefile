@@ -23,8 +23,8 @@ $(VENV)/installed: requirements.txt
 	@touch $@
 
 demo: environment
-	@$(BIN)/python train_search.py --preset digits
-	@$(BIN)/python train.py --preset digits
+	@$(BIN)/python train_search.py --preset digits --overwrite
+	@$(BIN)/python train.py --preset digits --overwrite
 	@$(BIN)/python -m automapper ckpt/finetune/weights.pt --device eyeriss
 
 test: environment

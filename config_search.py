@@ -17,6 +17,7 @@ C = SearchSettings()
 C.seed = 12345  # as released
 C.save = "ckpt/search"  # arch.pt, checkpoint.pt, logs.txt, metrics.jsonl, TensorBoard events
 C.resume = False
+C.overwrite = False  # two mistaken starts would lose a finished run
 C.checkpoint_every = 0  # only at the end of each epoch; on Ctrl-C and SIGTERM in any case
 C.keep_checkpoints = 0  # only the newest, which is replaced once the next is written whole
 C.device = "auto"  # a GPU where there is one

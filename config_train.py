@@ -21,6 +21,7 @@ C.load_path = "ckpt/search"  # the architecture to train
 C.pretrain = None
 C.eval_only = False
 C.resume = False
+C.overwrite = False  # two mistaken starts would lose a finished run
 C.checkpoint_every = 0  # only at the end of each epoch; on Ctrl-C and SIGTERM in any case
 C.keep_checkpoints = 0  # only the newest, which is replaced once the next is written whole
 C.device = "auto"  # a GPU where there is one

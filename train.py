@@ -1,7 +1,7 @@
 """Stage 2, CDT: train the searched network from scratch, one set of weights for every bit-width -> weights.pt
 
-Every higher precision teaches every lower one in the same step. `--network` trains a network that the paper compares
-with instead. Settings: config_train.py. Next stage: automapper.
+Every higher precision teaches every lower one in the same step. `--network` trains one of the networks of the paper's
+comparison instead. Settings: config_train.py. Next stage: automapper.
 """
 
 import random
@@ -41,7 +41,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(C: TrainSettings, processes: Processes, command: str) -> None:
-    """Train, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
+    """Train, save and report. Every process does the same on its share of a batch.
+
+    command: the shell command that resumes this run.
+    """
     arch, source = processes.from_main(architecture, C)
     C, data = prepared(C, processes)
     train_batches, test_batches = batches_of(C, data, processes)
@@ -118,7 +121,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
 
 
 def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches]:
-    """Training and test images in batches, of which this process gets its share."""
+    """Training and test images, in batches of this process's share."""
     train_batches = data.batches(
         "train",
         batch_size=C.batch_size,
@@ -132,7 +135,10 @@ def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[B
 
 
 def new_network(C: TrainSettings, arch: dict, source: object, processes: Processes) -> SwitchableNetwork:
-    """The network of `arch`, which comes from `source`, with random weights or those of `C.pretrain`, on its device."""
+    """The network of `arch` on its device, with random weights or those of `C.pretrain`.
+
+    source: where `arch` comes from, for messages.
+    """
     seed_everything(C.seed)
     precision = Precision(**C.precision_arguments())
     precision.across = across_processes(C.sync_bn, processes)
@@ -156,8 +162,8 @@ def recalibrated(
 ) -> dict[int, float] | None:
     """Recalibrate every bit-width of `model` on `batches()`, its own statistics only; returns None.
 
-    As released (`C.recalibration` = all) each bit-width's recalibration undoes the others': then the model is left as
-    trained, and returned is what `measured([bits])` says of each bit-width after its own.
+    As released (`C.recalibration` = all), each bit-width's recalibration undoes the others'. The model then stays as
+    trained, and the result holds `measured([bits])` of each bit-width after its own recalibration.
     """
     if C.recalibration == "own":
         for bits in model.precision.bit_widths:

@@ -40,9 +40,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def search(C: SearchSettings, processes: Processes, command: str) -> None:
-    """Search, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
+    """Search, save and report. Every process does the same on its share of a batch.
+
+    command: the shell command that resumes this run.
+    """
     C, data = prepared(C, processes)
-    next_stage = training_command(C)  # now: a mistake in config_train.py should not wait for the end of the search
+    next_stage = training_command(
+        C
+    )  # early: a mistake in config_train.py should not show only at the end of the search
     weight_batches, alpha_batches, held_out = batches_of(C, data, processes)
     steps = min(len(weight_batches), C.max_steps or len(weight_batches))
 
@@ -66,9 +71,9 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
         "alpha_loss": alpha_loss,
     }
     run = new_run(C, parts, processes, command, "train_search.py", steps)
-    best.save_again(run)
 
     with run.recorded(weight_batches, steps, C.nepochs) as log:
+        best.save_again(run)
         halves = f"{len(weight_batches.indices)} images for weights, {len(alpha_batches.indices)} for alpha"
         announce(log, C, run, "config_search.py", f"search on {data.name}: {halves} ({processes})")
         for epoch in run.epochs():
@@ -121,8 +126,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
 
 
 def batches_of(C: SearchSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches, Batches]:
-    """The training images that train the weights, those that train alpha, and what the supernet is validated on, in
-    batches of which this process gets its share."""
+    """(images for the weights, images for alpha, images for validation), in batches of this process's share."""
     halves = len(data.train), C.train_portion, derived_seed(C.seed, "split")
     for_weights, for_alpha = split_indices(*halves, shuffled=C.split == "random")
     batches: dict[str, Any] = {
@@ -162,7 +166,7 @@ def new_supernet(C: SearchSettings, processes: Processes) -> Supernet:
 def new_architect(
     C: SearchSettings, supernet: Supernet, in_training: Callable[..., torch.Tensor], processes: Processes
 ) -> Architect:
-    """What updates alpha."""
+    """The optimiser of alpha for this supernet."""
     return Architect(
         model=in_training,
         alpha=supernet.alpha,
@@ -192,7 +196,7 @@ def validate(
 ) -> dict[int, float]:
     """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
 
-    As released: fresh noise in every pass, and each bit-width's figure the mean over it and those before it.
+    As released: fresh noise in every pass, and for each bit-width the mean over it and those before it.
     """
     supernet.generator.manual_seed(derived_seed(C.seed, "validation", epoch))
     supernet.noise_per_forward = C.validation == "released"

@@ -16,7 +16,7 @@ AT_32, QUANTIZED = "ends at 32 bit", "ends quantized"
 
 
 def training(scale: Scale, seed: int) -> dict[str, Run]:
-    quantized = train_run(scale, seed, name="quantized_ends", extra=("--quantize_ends", "yes"))
+    quantized = train_run(scale, seed, name="quantized_ends", extra={"quantize_ends": True})
     return {AT_32: train_run(scale, seed), QUANTIZED: quantized}
 
 

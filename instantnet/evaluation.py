@@ -14,7 +14,7 @@ from instantnet.strategies import placed
 
 
 def evaluate(C: TrainSettings, processes: Processes) -> None:
-    """Print the accuracy of a weights.pt per bit-width: its own settings, but for those named on the command line."""
+    """Print the accuracy of a weights.pt per bit-width, with its own settings except those on the command line."""
     path = find(C.pretrain or C.save, "weights.pt")
     needs = ["model", "arch", "bits", "config"]
     checkpoint = processes.from_main(load_checkpoint, path, needs, "weights.pt of train.py")
@@ -40,5 +40,5 @@ def evaluate(C: TrainSettings, processes: Processes) -> None:
 
 
 def tested(data: DataSet, C: TrainSettings) -> int:
-    """Test images that an accuracy is over."""
+    """The number of test images behind an accuracy."""
     return min(len(data.test), 4 * C.batch_size * C.max_steps or len(data.test))

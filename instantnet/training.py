@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -12,9 +13,10 @@ from instantnet.dataloader import DataSet, load_data
 from instantnet.engine.checkpoint import find
 from instantnet.engine.commands import stage_command
 from instantnet.engine.distributed import Processes
+from instantnet.engine.errors import UserError
 from instantnet.engine.log import RunLog, SilentLog
 from instantnet.engine.machine import tune_cpu, tune_gpu, versions
-from instantnet.engine.resume import goes_on
+from instantnet.engine.resume import resumes_after_failure
 from instantnet.engine.run import Run, Stateful
 from instantnet.engine.version import version_line
 from instantnet.settings.configuration import configuration
@@ -25,21 +27,36 @@ Either = TypeVar("Either", bound=NetworkSettings)
 
 
 def prepared(C: Either, processes: Processes) -> tuple[Either, DataSet]:
-    """The settings of this run, the number of classes and whether it goes on included, and its data."""
+    """(settings, data) of this run; the settings include the number of classes and whether it resumes."""
     tune_cpu(C.num_threads, C.keep_memory)
     tune_gpu(C.tf32)
-    if processes.from_main(goes_on, C.save):
+    if processes.from_main(resumes_after_failure, C.save):
         C = C.replaced(resume=True)
+    processes.from_main(refuse_finished, C)
     with processes.in_turn():
         data = load_data(**C.data_arguments(), device=processes.device)
     return C.replaced(num_classes=data.num_classes), data
 
 
+OF_A_RUN = ("checkpoint.pt", "arch.pt", "weights.pt", "metrics.jsonl", "logs.txt")
+
+
+def refuse_finished(C: NetworkSettings) -> None:
+    """Raise `UserError` where the folder `save` holds a run, finished or not, that this one would destroy."""
+    found = [name for name in OF_A_RUN if (Path(C.save) / name).is_file() and (Path(C.save) / name).stat().st_size]
+    if found and not C.resume and not C.overwrite:
+        raise UserError(
+            f"setting save = {C.save!r}: the folder holds a run ({found[0]}); --resume continues it, --save OTHER "
+            "leaves it alone, --overwrite replaces it"
+        )
+
+
 def new_run(
     C: NetworkSettings, parts: Mapping[str, Stateful], processes: Processes, command: str, script: str, steps: int
 ) -> Run:
-    """The run of a stage, at its beginning or, with `C.resume`, where its checkpoint stands. steps: of an epoch."""
-    config = C.replaced(resume=False).to_dict()  # what is recorded is the same for the run that was never interrupted
+    """The run of a stage, at its start or, with `C.resume`, at its checkpoint. steps: of an epoch."""
+    # An interrupted and an uninterrupted run record the same.
+    config = C.replaced(resume=False, overwrite=False).to_dict()
     run = Run(C.save, parts, config, processes, command, C.checkpoint_every, C.keep_checkpoints)
     if C.resume:
         path = find(C.save if C.resume is True else C.resume, "checkpoint.pt")
@@ -49,7 +66,7 @@ def new_run(
 
 def announce(log: RunLog | SilentLog, C: NetworkSettings, run: Run, config_module: str, what: str) -> None:
     """The head of a run's log: version, what it does, and its settings."""
-    C = C.replaced(resume=False)
+    C = C.replaced(resume=False, overwrite=False)
     log.line(version_line(run.processes.device))
     log.line(what)
     source = f"({config_module}{C.preset and ', preset ' + C.preset}, command line):"
@@ -66,8 +83,10 @@ def make_optimizer(parameters: list[nn.Parameter], C: NetworkSettings) -> torch.
 
 
 def learning_rate(C: NetworkSettings, epoch: int, done: float = 0.0) -> float:
-    """The learning rate in an epoch (from 0) of which the share `done` is behind the step: the schedule's of the epoch,
-    in the first warmup_epochs times a ramp from 0 to 1 that rises with every step (Goyal et al. 2017).
+    """The learning rate in an epoch (from 0), after the share `done` of its steps.
+
+    It follows the schedule by epoch. In the first warmup_epochs it is multiplied by a ramp from 0 to 1 that rises with
+    every step (Goyal et al. 2017).
 
     cosine: from lr to learning_rate_min over the epochs. linear: lr until decay_epoch, then to zero at nepochs.
     exponential: times lr_decay per epoch. multistep: times gamma at each milestone.
@@ -87,7 +106,7 @@ def _scheduled(C: NetworkSettings, epoch: int) -> float:
 
 
 def training_command(C: SearchSettings) -> str:
-    """The command of stage 2 for what this search found: its presets, and whatever else shapes data and network."""
+    """The command of stage 2 for this search: its presets, and every other setting that shapes data and network."""
     NEXT, NEXT_PRESETS = configuration(TrainSettings)
     presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
     words = ["--preset", presets] if presets else []

@@ -104,6 +104,16 @@ def by_hand(main: Callable[[], int], folder: Path, processes: int = 2) -> list[S
     ]
 
 
+def start_by_srun(*words: str, processes: int = 2) -> list[subprocess.Popen]:
+    """`python WORDS` once for each process, as `srun --ntasks N` does it on one machine."""
+    shared = {"SLURM_NTASKS": processes, "SLURM_JOB_ID": free_port(), "SLURM_STEP_ID": 0, "OMP_NUM_THREADS": 1}
+    shared |= {"SLURM_JOB_NODELIST": "localhost", "MASTER_PORT": free_port()}
+    return [
+        _started([sys.executable, *words], os.environ | {name: str(value) for name, value in own.items()})
+        for own in ({**shared, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in range(processes))
+    ]
+
+
 def _forked(main: Callable[[], int], environment: dict[str, str], files: Path) -> int:
     pid = os.fork()
     if pid:

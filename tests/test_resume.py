@@ -21,6 +21,7 @@ import torch
 from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, run_here, same_tensors
 
 from instantnet import train, train_search
+from instantnet.engine import log as log_file
 from instantnet.engine.distributed import Processes
 from instantnet.engine.errors import Stopped, UserError
 from instantnet.engine.log import RunLog, SilentLog
@@ -127,7 +128,7 @@ def test_a_signal_saves_and_prints_the_command_that_continues(
     assert not (folder / "weights.pt").exists()
     out, err = capfd.readouterr()
     assert "finishing the step" in err and f"stopped by {number.name}" in err and "Traceback" not in err
-    (command,) = [line.removeprefix("go on: ") for line in out.splitlines() if line.startswith("go on: ")]
+    (command,) = [line.removeprefix("to resume: ") for line in out.splitlines() if line.startswith("to resume: ")]
     python, *words = shlex.split(command)
     assert shutil.which(python) is not None
     assert words == [stage.script, *stage.words, "--save", str(folder), "--resume"]
@@ -363,11 +364,28 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(stage, tmp_path,
 
 
 @pytest.mark.parametrize("name", ["logs.txt", "metrics.jsonl"])
-def test_a_log_that_cannot_be_written(stage, tmp_path, capfd, name):
-    (tmp_path / name).symlink_to("/dev/full")
+def test_a_log_that_cannot_be_written(stage, tmp_path, capfd, monkeypatch, name):
+    opened = log_file.open_to_append
+    monkeypatch.setattr(log_file, "open_to_append", lambda path: opened(path) if path.name != name else full_disk())
     assert stage.main("--save", tmp_path) == 2
     err = capfd.readouterr().err
     assert f"setting save = '{tmp_path}': cannot write there (No space left on device)" in err and err.count("\n") == 1
+
+
+def full_disk():
+    return open("/dev/full", "w", buffering=1)
+
+
+@pytest.mark.parametrize("name", ["logs.txt", "metrics.jsonl", ".lock"])
+def test_nothing_is_written_through_a_link(stage, tmp_path, capsys, name):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(victim)
+    assert stage.main("--save", tmp_path / "run", "--overwrite") == 2
+    err = capsys.readouterr().err
+    assert f"{name} is a link" in err and err.count("\n") == 1
+    assert victim.read_text() == "untouched\n"
 
 
 def test_events_that_cannot_be_written(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from signal import SIGKILL
 import interrupted
 import pytest
 import torch
-from process_groups import by_hand, torchrun
+from process_groups import by_hand, start_by_srun, torchrun
 from tiny_runs import TINY_NETWORK, load, run_here, same_tensors
 
 from instantnet import train, train_search
@@ -86,6 +86,20 @@ def test_search_equals_that_of_one_process(tmp_path):
     assert two["ops"] == one["ops"]
 
 
+def test_srun_starts_both_stages(tmp_path):
+    """With SLURM's variables set by hand; the command that comes next is one of srun too."""
+    search = ["train_search.py", *DIGITS, "--nepochs", "1", "--max_steps", "2", "--save", str(tmp_path / "search")]
+    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in start_by_srun(*search))
+    assert "2 processes with cpu" in out and quiet_out == "", err
+    assert re.search(r"^next: srun .*python\S* train.py --preset digits", out, re.M)
+    words = ["--nepochs", "1", "--max_steps", "2", "--load_path", str(tmp_path / "search"), "--save", str(tmp_path)]
+    processes = start_by_srun("train.py", *DIGITS, *words)
+    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], err
+    assert "2 processes with cpu" in out and quiet_out == ""
+    assert set(load(tmp_path / "weights.pt")["accuracy"]) == {4, 8, 32}
+
+
 # --- how they end
 
 
@@ -111,15 +125,15 @@ def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(undisturbed, ar
 
 def test_a_restart_does_not_go_on_from_another_run(undisturbed, arch, tmp_path, monkeypatch):
     """Killed before it had a checkpoint of its own, in a folder with the one of an earlier run."""
-    from instantnet.engine.resume import goes_on
+    from instantnet.engine.resume import resumes_after_failure
 
-    assert not goes_on(str(undisturbed))
+    assert not resumes_after_failure(str(undisturbed))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert not goes_on(str(undisturbed))
-    assert not goes_on(str(tmp_path))
+    assert not resumes_after_failure(str(undisturbed))
+    assert not resumes_after_failure(str(tmp_path))
     save_checkpoint(tmp_path / "checkpoint.pt", {"launch": "another"})
-    assert goes_on(str(tmp_path))
+    assert resumes_after_failure(str(tmp_path))
 
 
 def test_a_signal_to_one_process_stops_both_after_the_same_step(undisturbed, arch, tmp_path, two):

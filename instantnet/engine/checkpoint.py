@@ -1,17 +1,15 @@
 """Files between stages: versioned dictionaries of tensors, numbers and strings, loaded with `weights_only=True`."""
 
-import os
-import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
 from instantnet.engine.errors import UserError
+from instantnet.engine.files import replacing
 
 FORMAT = 1
 KINDS = {  # of the entries that a reader may ask for
@@ -32,40 +30,6 @@ def save_checkpoint(path: Path | str, content: dict[str, Any], keep_as: Path | N
     """
     with replacing(path, keep_as) as file:
         torch.save({"format": FORMAT, **content}, file)
-
-
-@contextmanager
-def replacing(path: Path | str, keep_as: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once the block has ended well; see `save_checkpoint`."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")  # always the same, so that killed runs leave one at most
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if keep_as and path.exists():
-            _second_name(path, keep_as)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError | RuntimeError):  # torch reports a full disk as RuntimeError
-            raise UserError(f"cannot write {path}: {error}; the last good one, if any, is intact") from error
-        raise
-
-
-def _second_name(path: Path, name: Path) -> None:
-    """Let `name` be the file `path` too, whatever it was before: a link where the file system has them, else a copy."""
-    temporary = name.with_name(f".{name.name}.partial")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copy2(path, temporary)
-    os.replace(temporary, name)
-    temporary.unlink(missing_ok=True)  # still there where both were links of one file
 
 
 def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[str, Any]:

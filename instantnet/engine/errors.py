@@ -1,4 +1,4 @@
-"""Errors a user can mend: reported as one line, exit status 2, no traceback. And the end that a signal asked for."""
+"""Errors that a user can fix: one line, exit status 2, no traceback. And the end of a run by a signal."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """A loss, a weight or a logit became NaN or infinite. `what` and when, without what can be done about it."""
+    """A loss, a weight or a logit became NaN or infinite. `what`: what became so and when, without the advice."""
 
     def __init__(self, what: str, advice: str = ""):
         super().__init__(f"{what}; {advice}" if advice else what)
@@ -24,7 +24,7 @@ class Diverged(UserError):
 
 class Stopped(KeyboardInterrupt):
     """A signal ended the run. `status`: 128 + the signal's number, as in a shell. together: all processes of the run
-    end by it, after the same step."""
+    end after the same step."""
 
     def __init__(self, number: int, together: bool = False):
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -34,23 +34,23 @@ class Stopped(KeyboardInterrupt):
 def exit_status(main: Callable[[], int | None]) -> int:
     """Run a script's `main` and turn a `UserError` into one line on standard error and status 2.
 
-    Ctrl-C ends with 130, the shell's convention for SIGINT, SIGTERM with 143, and a reader of the output that has gone,
-    as `| head` does, with 141 and no word.
+    Ctrl-C gives 130, the shell's convention for SIGINT; SIGTERM gives 143. If the reader of the output has gone,
+    as with `| head`, the status is 141, without a message.
     """
     try:
         status = main() or 0
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # What is still in the buffer would raise once more at the interpreter's end.
+        # The rest of the buffer would raise again at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (UserError, KeyboardInterrupt) as error:
-        return tell(error)
+        return print_error(error)
 
 
-def tell(error: BaseException) -> int:
-    """Print what ended a process on standard error (a line, or of a bug the traceback); returns its exit status."""
+def print_error(error: BaseException) -> int:
+    """Print what ended a process on standard error: one line, or a traceback for a bug. Returns its exit status."""
     if isinstance(error, UserError):
         line, status = f"error: {' '.join(str(error).split())}", 2
     elif isinstance(error, Stopped):

@@ -2,7 +2,7 @@
 
 parts = {"model": model, "optimizer": optimizer, "loss": loss}
 run = Run("ckpt/finetune", parts, config, processes, command)
-run.load("ckpt/finetune/checkpoint.pt", "checkpoint.pt of train.py", steps)       # only to go on from it
+run.load("ckpt/finetune/checkpoint.pt", "checkpoint.pt of train.py", steps)       # only to resume
 with run.recorded(batches, steps, nepochs) as log:
     for epoch in run.epochs():
         for step, (images, labels) in run.steps(epoch):
@@ -12,7 +12,7 @@ with run.recorded(batches, steps, nepochs) as log:
 import gc
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from instantnet.engine.checkpoint import restore
 from instantnet.engine.distributed import Processes
+from instantnet.engine.folders import owned
 from instantnet.engine.log import Progress, RunLog, SilentLog
 from instantnet.engine.loop import finite_weights
 from instantnet.engine.resume import Checkpoints, Position, load_newest
@@ -33,7 +34,7 @@ class Stateful(Protocol):
         """Plain data and tensors."""
 
     def load_state_dict(self, state: Any) -> Any:
-        """Go on from a `state_dict()`. Raises ValueError or TypeError where it is not one."""
+        """Restore a `state_dict()`. Raises ValueError or TypeError where it is not one."""
 
 
 class Attribute:
@@ -50,10 +51,10 @@ class Attribute:
 
 
 class Run:
-    """One run of a training loop; of several processes each has one, and only the main one's writes.
+    """One run of a training loop. Each process has one, and only that of the main process writes.
 
-    parts: name -> what a checkpoint holds under that name; config: settings, stored beside them. command: what
-    continues the run, printed when it is stopped. every, keep: as `Checkpoints` has them.
+    parts: name -> what a checkpoint holds under that name; config: settings, stored with them. command: resumes the
+    run; printed when it is stopped. every, keep: as in `Checkpoints`.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Run:
             restore(part, self.earlier[name], name, path)
 
     def state(self) -> dict[str, Any]:
-        """What checkpoint.pt holds beside the position."""
+        """The content of checkpoint.pt except the position."""
         for part in self.parts.values():
             if isinstance(part, nn.Module):
                 self.processes.average_statistics(part)
@@ -90,14 +91,16 @@ class Run:
 
     @contextmanager
     def recorded(self, batches: Any, steps: int, nepochs: int) -> Iterator[RunLog | SilentLog]:
-        """The run's log, while the run is under way. batches: of training, as dataloader.Batches; steps: of an
-        epoch."""
+        """The context of the run; gives its log. batches: of training, as dataloader.Batches; steps: of an epoch."""
         self.batches, self.steps_per_epoch, self.nepochs = batches, steps, nepochs
         self.images_per_epoch = min(steps * batches.batch_size, batches.num_images)
         total = nepochs * self.images_per_epoch
         done = self.start.epoch * self.images_per_epoch + self.start.step * batches.batch_size
-        sizes, main = self.earlier.get("log_sizes"), self.processes.is_main
+        main = self.processes.is_main
+        here = self.loaded is not None and self.loaded.parent.resolve() == self.folder.resolve()
+        sizes = self.earlier["log_sizes"] if here else None
         with (
+            owned(self.folder, f"setting save = {str(self.folder)!r}") if main else nullcontext(),
             RunLog(self.folder, sizes) if main else SilentLog() as self.log,
             Checkpoints(
                 self.folder, self.state, self.log, self.processes, self.command, self.every, self.keep, self.start,
@@ -109,15 +112,15 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The epochs that are left, counted from 0. After each one, checks the weights and saves."""
-        gc.freeze()  # what is built stays: collections in the loop need not walk thousands of modules
+        gc.freeze()  # garbage collection in the loop then skips thousands of modules that stay anyway
         for epoch in range(self.start.epoch, self.nepochs):
             self._begin = time.perf_counter()
             yield epoch
             self.checkpoints.after_epoch(epoch)
 
     def steps(self, epoch: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        """(step, batch) of what is left of an epoch. After each one, shows progress and saves where it is due; after
-        the last, checks that every weight is finite."""
+        """(step, batch) for the rest of an epoch. After each one, shows progress and saves where due; after the last,
+        checks that every weight is finite."""
         first = self.checkpoints.first_step(epoch)
         self.batches.set_epoch(epoch)
         batches = islice(self.batches.iterate_from(first), self.steps_per_epoch - first)
@@ -130,16 +133,16 @@ class Run:
         self.images_per_s = images / (time.perf_counter() - self._begin)
 
     def epoch_again(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of an epoch, until a signal comes: for what is measured on them."""
+        """The training batches of an epoch, until a signal comes: for measurements on them."""
         self.batches.set_epoch(epoch)
         return self.unless_stopped(islice(self.batches, self.steps_per_epoch))
 
     def first_step(self, epoch: int) -> int:
-        """The step at which `epoch` goes on."""
+        """The first step of `epoch` that is left."""
         return self.checkpoints.first_step(epoch)
 
     def unless_stopped(self, batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batches`, until a signal comes: for what is done again after a resume, as a validation."""
+        """`batches`, until a signal comes: for work that is repeated after a resume, such as a validation."""
         return self.checkpoints.unless_stopped(batches)
 
     @property

@@ -32,7 +32,7 @@ def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precisio
 
 
 def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
-    """`UserError` where this run, without having been told, shapes the network unlike the search of `path`."""
+    """`UserError` where this run shapes the network unlike the search of `path`, by settings that nobody named."""
     for name, now in C.group(ShapeSettings).items():
         before = searched.get(name, now) if isinstance(searched, dict) else now
         if name not in C.given and before != now:
@@ -43,7 +43,7 @@ def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
 
 
 def architecture(C: TrainSettings) -> tuple[dict, str]:
-    """What `networks.build_network` makes a network of, and what messages call it: arch.pt, or a network by name."""
+    """(arch for `build_network`, its name in messages): from arch.pt, or a network by name."""
     if C.network != "derived":
         return {"network": C.network}, f"network = {C.network}"
     path = find(C.load_path, "arch.pt")
@@ -53,7 +53,7 @@ def architecture(C: TrainSettings) -> tuple[dict, str]:
 
 
 def build(arch: dict, settings: dict, precision: Precision, source: object) -> SwitchableNetwork:
-    """The network of an architecture that comes from `source`; `UserError` where they do not fit."""
+    """The network of an architecture; `UserError` naming `source` where settings and architecture do not fit."""
     try:
         return build_network(arch, settings, precision)
     except (ValueError, TypeError, KeyError) as error:

@@ -28,22 +28,25 @@ class BitWidths:
 
 
 class RunSettings(Settings):
-    """Where a run writes, what it goes on from, how long it is."""
+    """Where a run writes, what it resumes, how long it is."""
 
     seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", Between(0, MAX_SEED)] = 12345
     save: Annotated[str, "folder of this run's outputs"] = "ckpt/search"
     resume: Annotated[
         bool | str, "continue from checkpoint.pt in the folder `save`; text = from the checkpoint named"
     ] = False
+    overwrite: Annotated[bool, "replace the run that the folder `save` holds; without it such a folder is refused"] = (
+        False
+    )
     checkpoint_every: Annotated[int, "steps between two checkpoints; 0 = only at the end of each epoch", AtLeast(0)] = 0
-    keep_checkpoints: Annotated[int, "older checkpoints kept beside checkpoint.pt, the newest", AtLeast(0)] = 0
+    keep_checkpoints: Annotated[int, "older checkpoints kept besides checkpoint.pt, the newest", AtLeast(0)] = 0
     nepochs: Annotated[int, "epochs to train", AtLeast(0)] = 50
     eval_epoch: Annotated[int, "epochs between two validations", AtLeast(1)] = 1
     max_steps: Annotated[int, "steps per epoch at most, in training and validation; 0 = all", AtLeast(0)] = 0
 
 
 class MachineSettings(Settings):
-    """What a run computes on, and with what."""
+    """Devices, threads, number formats and kernels."""
 
     device: Annotated[str, "auto, cpu, cuda or cuda:N"] = "auto"
     sync_bn: Annotated[bool, "several processes: BN statistics and activation ranges over all their images"] = False
@@ -70,13 +73,13 @@ class MachineSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Which images, and what is done to them."""
+    """Which images, and how they are augmented."""
 
     dataset: Annotated[DATASETS, "data set"] = "cifar100"
     dataset_path: Annotated[str, "folder that holds the data set"] = "data"
     image_height: Annotated[int, "pixels", AtLeast(1)] = 32
     image_width: Annotated[int, "pixels", AtLeast(1)] = 32
-    crop_padding: Annotated[int, "random crops out of images padded by this many pixels; 0 = none", AtLeast(0)] = 4
+    crop_padding: Annotated[int, "random crops of images padded by this many pixels; 0 = none", AtLeast(0)] = 4
     flip: Annotated[bool, "random horizontal flips"] = True
 
 
@@ -87,12 +90,12 @@ class LoadingSettings(Settings):
     num_workers: Annotated[int, "processes that decode images, for each that trains; 0 = none", AtLeast(0)] = 4
     prefetch: Annotated[int, "batches that each of them decodes ahead, where images are streamed", AtLeast(1)] = 2
     memory_limit_mb: Annotated[
-        int, "image_folder: up to so many MiB decoded once and kept, else streamed", AtLeast(0)
+        int, "image_folder: up to this many MiB decoded once and kept, else streamed", AtLeast(0)
     ] = 2048
 
 
 class BatchSettings(Settings):
-    """How the training images come."""
+    """How training images are batched."""
 
     batch_size: Annotated[int, "images per step, of all processes together", AtLeast(1)] = 64
     shuffle: Annotated[bool, "new random order of the training images every epoch"] = True
@@ -147,7 +150,7 @@ class CascadeSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """How the weights descend."""
+    """How the weights are optimised."""
 
     opt: Annotated[Literal["sgd", "adam"], "optimiser of the weights"] = "sgd"
     lr: Annotated[float, "learning rate at the first epoch", POSITIVE] = 0.025
@@ -192,7 +195,7 @@ class NetworkSettings(
             "bit_widths": self.num_bits_list,
             "range_scope": self.range_scope,
             "range_momentum": self.range_momentum,
-            "fused": self.fused_quantizer and not self.compile,  # torch.compile makes kernels of its own
+            "fused": self.fused_quantizer and not self.compile,  # torch.compile makes its own kernels
             "compiled": self.compiled_layers and not self.compile,
         }
 
@@ -206,7 +209,7 @@ class NetworkSettings(
         if not self.num_bits_list:
             raise UserError("setting num_bits_list is empty: name at least one bit-width")
         if len(set(self.num_bits_list)) < len(self.num_bits_list):
-            raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width stands twice")
+            raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width is named twice")
         for name in ("num_channel_list", "stride_list"):
             if len(getattr(self, name)) != len(self.num_layer_list):
                 raise UserError(
