@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from instantnet.engine.errors import UserError
@@ -39,29 +39,41 @@ def owned(path: Path | str, named: str) -> Iterator[Path]:
     ends. Raises UserError where another process has the folder, naming it, or where nothing can be written there.
     """
     folder = writable_folder(path, named)
-    refuse_link(folder / LOCK)
+    descriptor = _locked(folder / LOCK, named)
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise UserError(f"{named}: cannot write there ({error.strerror})") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{named}: in use by {_owner(descriptor)}") from None
-        except OSError:
-            pass  # a file system without locks: nobody can be kept out
         _held.add(descriptor)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         os.ftruncate(descriptor, 0)
-        os.pwrite(
-            descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}).encode(), 0
-        )
+        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         remove_partial_files(folder)
         yield folder
     finally:
+        with suppress(OSError):
+            os.unlink(folder / LOCK)
         _held.discard(descriptor)
         os.close(descriptor)
+
+
+def _locked(path: Path, named: str) -> int:
+    """A descriptor of the file `path`, made if it is not there, that holds the lock on it."""
+    refuse_link(path)
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UserError(f"{named}: cannot write there ({error.strerror})") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _owner(descriptor)
+            os.close(descriptor)
+            raise UserError(f"{named}: in use by {owner}") from None
+        except OSError:
+            return descriptor  # a file system without locks: nobody can be kept out
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        os.close(descriptor)  # the owner before removed the file between the two calls: lock the new one
 
 
 def _owner(descriptor: int) -> str:
