@@ -10,7 +10,7 @@ Shapes: n images of a set, B of a batch, H x W pixels.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -116,7 +116,7 @@ class DataSet:
     """A training and a test set, ready to be batched.
 
     `mean` and `std`, one per channel, are of the training images scaled to 0..1 (std: population). `crop_padding` is in
-    pixels.
+    pixels. `notes`: lines for the log, on what was done to image files.
     """
 
     name: str
@@ -128,6 +128,7 @@ class DataSet:
     device: torch.device
     crop_padding: int = 4
     flip: bool = True
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_classes(self) -> int:
@@ -201,6 +202,8 @@ def load_data(
     memory_limit_mb: int = 2048,
     prefetch: int = 2,
     random_images: tuple[int, int] = (64, 32),
+    val_portion: float = 0.0,
+    skip_broken: bool = False,
 ) -> DataSet:
     """Load a data set; images become `image_height` x `image_width` pixels.
 
@@ -213,13 +216,18 @@ def load_data(
     * `image_folder`: `train/<class>/`, and `val/<class>/` (if there is none, `test/<class>/`), squeezed to the size. Up
       to `memory_limit_mb` (2^20 bytes) as uint8 it is decoded once, by `num_workers` processes, else streamed. The
       statistics of a streamed folder are those of 10,000 training images, always the same ones.
+    * `path/to/file.py:function`: what it returns, a training and a test torch Dataset (docs/data.md).
     * `random`: noise with noise for labels, `random_images` for training and for test: for smoke tests.
 
     Each worker decodes `prefetch` batches ahead of the step that needs them; for a GPU they wait in pinned memory and
     are copied while it computes.
 
+    Image files are all read before this returns: broken ones end it with one message that names them all, or, with
+    `skip_broken`, are left out and named in `notes`. docs/data.md says what is done to transparent, turned and deep
+    ones. `val_portion`: of `train/` alone, the share of each class that is for test, always the same images.
+
     `num_classes` None: as many as the data set has (`random`: 10). Class folders are labelled in the sorted order of
-    their names. Raises UserError: unknown data set, impossible number, missing or incomplete data, an unreadable image,
+    their names. Raises UserError: unknown data set, impossible number, missing or incomplete data, unreadable images,
     `num_classes` other than the data set's.
     """
     for name, value, least in (
@@ -234,7 +242,9 @@ def load_data(
         if value < least:
             raise UserError(f"{name} must be at least {least}, not {value}")
     device = torch.device(device)
-    train, test, class_names = open_image_sets(
+    if dataset != "imagenet":
+        _check_crops(crop_padding, image_height, image_width)
+    sets = open_image_sets(
         dataset,
         Path(dataset_path).expanduser(),
         (image_height, image_width),
@@ -245,9 +255,27 @@ def load_data(
         memory_limit_bytes=memory_limit_mb << 20,
         prefetch=prefetch,
         random_images=random_images,
+        val_portion=val_portion,
+        skip_broken=skip_broken,
     )
+    train, test, class_names, notes = sets
     mean, std = statistics(dataset, train)
-    return DataSet(dataset, class_names, mean, std, train, test, device, crop_padding, flip)
+    return DataSet(dataset, class_names, mean, std, train, test, device, crop_padding, flip, notes)
+
+
+def _check_crops(padding: int, height: int, width: int) -> None:
+    """Raise UserError where most random crops hold nothing but padding: batch norm divides by the deviation of what is
+    then a batch of equal images, and training ends in NaN, whatever the learning rate."""
+
+    def full(padding: int) -> float:
+        return min(1, (2 * height - 1) / (2 * padding + 1)) * min(1, (2 * width - 1) / (2 * padding + 1))
+
+    if full(padding) < 0.5:
+        most = next(p for p in range(padding, -1, -1) if full(p) >= 0.5)
+        raise UserError(
+            f"setting crop_padding = {padding}: {100 * (1 - full(padding)):.0f} % of the random crops of {height} x "
+            f"{width} pixels would hold nothing but padding; legal here: 0 to {most}"
+        )
 
 
 def split_indices(n: int, portion: float, seed: int, *, shuffled: bool = True) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     with run.recorded(train_batches, steps, C.nepochs) as log:
         flops, size = profile(model)
         sizes = f"{len(data.train)} images, {len(data.test)} to test"
-        announce(log, C, run, "config_train.py", f"train on {data.name}: {sizes}, on {processes}")
+        announce(log, C, run, "config_train.py", f"train on {data.name}: {sizes}, on {processes}", data)
         ops = f"\n  {' '.join(arch['ops'])}" if "ops" in arch else ""
         log.line(f"network of {source}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters{ops}")
         for epoch in run.epochs():

@@ -75,7 +75,9 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     with run.recorded(weight_batches, steps, C.nepochs) as log:
         best.save_again(run)
         halves = f"{len(weight_batches.indices)} images for weights, {len(alpha_batches.indices)} for alpha"
-        announce(log, C, run, "config_search.py", f"search on {data.name}: {halves} ({processes})")
+        announce(log, C, run, "config_search.py", f"search on {data.name}: {halves} ({processes})", data)
+        for line in unreachable_window(supernet, C):
+            log.line(line)
         for epoch in run.epochs():
             supernet.temperature = C.temp_init * C.temp_decay**epoch
             held_out_images = endless(alpha_batches, epoch, run.first_step(epoch))
@@ -178,6 +180,17 @@ def new_architect(
         alpha_step=C.alpha_step,
         mean=processes.mean,
     )
+
+
+def unreachable_window(supernet: Supernet, C: SearchSettings) -> list[str]:
+    """A line where the FLOPs window holds no network of the search space, however alpha ends."""
+    low, high = supernet.flops_range()
+    if C.flops_min <= high and C.flops_max >= low:
+        return []
+    return [
+        f"note: no candidate reaches the window flops_min = {C.flops_min / 1e6:g} to flops_max = "
+        f"{C.flops_max / 1e6:g} MFLOPs; the smallest has {low / 1e6:.4g}, the largest {high / 1e6:.4g}"
+    ]
 
 
 def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:

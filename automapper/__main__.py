@@ -17,9 +17,9 @@ from automapper.engines import check_engine
 from automapper.folder import result_folder, write_outputs
 from automapper.interrupt import interrupt_held_back, sigterm_interrupts
 from automapper.objective import parse_objective
-from automapper.workload import Bits, Network, distinct_problems, listed
+from automapper.workload import Network, distinct_problems, listed
 from hw_model import Device, InputError, load_device
-from hw_model.widths import in_words
+from hw_model.widths import Bits, in_words
 from instantnet.engine.errors import UserError, exit_status
 from instantnet.engine.version import version_line
 from instantnet.settings.configuration import configuration
@@ -82,9 +82,9 @@ class Bar(api.Progress):
     """A progress bar with the best so far."""
 
     def __init__(self) -> None:
-        self.bar = None
+        self.bar: tqdm | None = None
 
-    def searched(self, share: float, edp_js: Mapping[int, float]) -> None:
+    def searched(self, share: float, edp_js: Mapping[Bits, float]) -> None:
         bar = self._open()
         bar.n = round(100 * share)
         bar.set_postfix_str("best EDP (J*s) " + "  ".join(f"{bits}b {edp:.3e}" for bits, edp in edp_js.items()))

@@ -28,13 +28,13 @@ from automapper.objective import Objective, parse_objective
 from automapper.pipelines import Pipelines
 from automapper.published import add_published
 from automapper.report import build_report
-from automapper.result import found_of, network_cost, value_of
+from automapper.result import best_of, network_cost, value_of
 from automapper.search import NoMapping, Outcome, load_compiled, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
-from automapper.workload import Bits, Network, distinct_problems
+from automapper.workload import Network, distinct_problems
 from hw_model import Device, Layer, load_device
-from hw_model.widths import in_words, width_order, widths_of
+from hw_model.widths import Bits, in_words, width_order, widths_of
 from instantnet.engine.errors import UserError
 from instantnet.settings.stages import MapSettings
 
@@ -81,7 +81,7 @@ class Report:
 class Progress:
     """Progress of a search. This class ignores it; a subclass shows it."""
 
-    def searched(self, share: float, edp_js: Mapping[int, float]) -> None:
+    def searched(self, share: float, edp_js: Mapping[Bits, float]) -> None:
         """share: of the budget used so far; edp_js: bit-width -> the best EDP of the network so far."""
 
     def proved(self, done: int, of: int) -> None:
@@ -135,7 +135,9 @@ def map_network(
         checkpoint="", network=None, save="", device="", bits=widths, batch=batch, objective=objective,
         budget=str(budget), seed=seed, **given,
     )  # fmt: skip
-    check_engine(C.engine), parse_objective(C.objective, C.delay), parse_budget(C.budget)  # before torch is loaded
+    check_engine(C.engine)  # mistakes first: torch takes seconds to load
+    parse_objective(C.objective, C.delay)
+    parse_budget(C.budget)
     built = load_device(device)
     read = read_network(network, C.batch, example)
     place = "checkpoint" if read.bit_widths and isinstance(network, str | os.PathLike) else "network"
@@ -159,8 +161,10 @@ def read_network(
         return network
     if isinstance(network, str | os.PathLike):
         return _read_named(os.fspath(network), batch)
-    if isinstance(network, Sequence) and network and all(isinstance(layer, Layer) for layer in network):
-        return network_of(network, batch, "layers")
+    if isinstance(network, Sequence) and network:
+        shapes = [one for one in network if isinstance(one, Layer)]
+        if len(shapes) == len(network):
+            return network_of(shapes, batch, "layers")
     raise UserError(
         f"network: a {type(network).__name__} is neither a torch module, a path, a torchvision model's name nor a list "
         "of hw_model layers"
@@ -202,7 +206,7 @@ def chosen_bits(bits: Sequence[Bits], network: Network) -> tuple[Bits, ...]:
 
     Raises UserError where the network does not have one.
     """
-    specs = {widths_of(given).spec for given in bits}
+    specs: set[Bits] = {one.W if one.W == one.I else one.label for one in map(widths_of, bits)}  # "w8a8" is 8
     known = network.bit_widths
     missing = [width for spec in specs for width in widths_of(spec) if known and width not in known]
     if missing:
@@ -264,7 +268,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         return Report(content, device)
 
 
-def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bit_widths: Sequence[int]) -> Baselines:
+def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bit_widths: Sequence[Bits]) -> Baselines:
     """The baselines that the settings name. Raises UserError where one does not exist or does not fit."""
     chosen = chosen_baselines(
         settings["baselines"], settings["dataflow"], settings["within"], settings["fixed_at"], bit_widths
@@ -281,7 +285,7 @@ class _Watch:
     def __init__(
         self,
         network: Network,
-        bit_widths: Sequence[int],
+        bit_widths: Sequence[Bits],
         objective: Objective,
         goal: float | None,
         pipelines: Pipelines,
@@ -301,8 +305,9 @@ class _Watch:
                 outcome.interrupted = True
         self.mappings = outcome.mappings + self.pipelines.evaluated
         self.seconds = time.perf_counter() - self.begin
-        costs = {bits: network_cost(self.network, bits, outcome) for bits in self.bit_widths}
-        if not all(costs.values()):
+        sums = {bits: network_cost(self.network, bits, outcome) for bits in self.bit_widths}
+        costs = {bits: cost for bits, cost in sums.items() if cost}
+        if len(costs) < len(sums):
             return False
         edp_js = {bits: cost.edp_js for bits, cost in costs.items()}
         values = {bits: value_of(self.objective, cost) for bits, cost in costs.items()}
@@ -316,12 +321,12 @@ class _Watch:
             value <= self.goal or self._pipeline_value(bits) <= self.goal for bits, value in values.items()
         )
 
-    def _mean_layer(self, outcome: Outcome, bits: int) -> float:
+    def _mean_layer(self, outcome: Outcome, bits: Bits) -> float:
         """Geometric mean over the layers of what each minimises. Unlike the network's sums it never rises."""
-        costs = [found.cost for found in found_of(self.network, bits, outcome)]
+        costs = [found.cost for found in best_of(self.network, bits, outcome)]
         logs = [math.log(self.objective.value(cost.energy_j, cost.latency_s)) for cost in costs]
         return math.exp(sum(logs) / len(logs))
 
-    def _pipeline_value(self, bits: int) -> float:
+    def _pipeline_value(self, bits: Bits) -> float:
         pipeline = self.pipelines.best(bits)
         return value_of(self.objective, pipeline.cost) if pipeline else math.inf

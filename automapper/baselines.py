@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from automapper.dataflows import Dataflow, Unfit, built_in, constraints, load_dataflow, why_none
-from automapper.workload import Bits, Network, distinct_problems
+from automapper.workload import Network, distinct_problems
 from hw_model import Device
-from hw_model.widths import in_words, width_order
+from hw_model.widths import Bits, in_words, width_order
 from instantnet.engine.errors import UserError
 from instantnet.settings.schema import closest
 
@@ -74,7 +74,7 @@ def chosen_baselines(
     also = [name for name in map(_name, added) if name not in shown]
     return Baselines(
         (*dict.fromkeys([*shown, *also]),),
-        own.name if own and own.name in built_in() else own,
+        own.name if isinstance(own, Dataflow) and own.name in built_in() else own,
         tuple(more),
         fixed_at or max(bit_widths, key=width_order),
     )

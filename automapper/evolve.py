@@ -21,8 +21,8 @@ from dataclasses import astuple, replace
 import numpy as np
 
 from automapper import breed
-from automapper.local import double_steps, single_steps
-from automapper.objective import Objective
+from automapper.local import Row, double_steps, single_steps
+from automapper.objective import Scoring
 from automapper.space import Search, build_space, inside, on_single_axes
 from hw_model import Device, Mapping, decode, evaluate_batch
 
@@ -42,8 +42,6 @@ CONVERGED = math.log1p(0.05)  # largest gaps of a search that has converged: 5 %
 MIX = np.random.default_rng(0).integers(1 << 40, size=(2, 8))  # of layouts, to a number each
 EARLIER = np.tri(PARENTS + CHILDREN, k=-1, dtype=bool)
 
-Row = tuple[np.ndarray, np.ndarray, np.ndarray]
-
 
 class Evolution:
     """The searches of one layer shape. `advance` continues; `best` and `score` can be read at any time.
@@ -51,16 +49,14 @@ class Evolution:
     random: every generation is a new random one (the floor that a search must beat).
     """
 
-    def __init__(
-        self, searches: Sequence[Search], device: Device, objective: Objective, seed: int, random: bool = False
-    ):
+    def __init__(self, searches: Sequence[Search], device: Device, objective: Scoring, seed: int, random: bool = False):
         self.searches = list(searches)
         self.device = device
         self.objective = objective
         self.random = random
         self.space = build_space(self.searches, device)
         T, M, slots, levels = len(self.searches), PARENTS + CHILDREN, len(device.slots), len(device.levels)
-        self.pool = (
+        self.pool: Row = (
             np.ones((T, M, slots, 8), np.int32),
             np.zeros((T, M, levels, 8), np.int8),
             np.zeros((T, M, levels), np.uint8),
@@ -71,7 +67,7 @@ class Evolution:
         self.stale = np.zeros(T, int)
         self.start_score = np.full(T, np.inf)
         self.kept: list[list[tuple[float, Row]]] = [[] for _ in self.searches]
-        self.rows: list[Row | None] = [None] * T
+        self.rows = [self._row(t, 0) for t in range(T)]  # the bests, at first of no loops at all
         self.score = np.full(T, np.inf)
         self.improved: list[list[tuple[int, float]]] = [[] for _ in self.searches]  # (mappings bred, best score)
         self.starts: list[list[float]] = [[] for _ in self.searches]  # scores of the starts that ended
@@ -157,7 +153,8 @@ class Evolution:
         count = end - begin
         search = np.repeat(which, count)
         row = np.concatenate([np.arange(first, first + n) for first, n in zip(begin, count, strict=True)])
-        self.pool_score[search, row] = self._score(*(array[search, row] for array in self.pool), search)
+        f, o, b = self.pool
+        self.pool_score[search, row] = self._score(f[search, row], o[search, row], b[search, row], search)
         self.bred[which] += count
         self.next_row[which] = begin + count
         self._remember_best(which)
@@ -182,8 +179,8 @@ class Evolution:
         if len(which) == 0:
             return
         n, M = len(which), self.pool_score.shape[1]
-        rows = (array[which].reshape(n * M, *array.shape[2:]) for array in self.pool)
-        self.pool_score[which] = self._score(*rows, np.repeat(which, M)).reshape(n, M)
+        f, o, b = (array[which].reshape(n * M, *array.shape[2:]) for array in self.pool)
+        self.pool_score[which] = self._score(f, o, b, np.repeat(which, M)).reshape(n, M)
         self.next_row[which] = M
         self.fresh[which] = 0
         self._rank(which)
@@ -206,8 +203,8 @@ class Evolution:
         pairs = [(t, s) for t in range(len(self.searches)) for s in self._known_to(t)]
         if not pairs:
             return
-        rows = [np.stack([self.rows[s][part] for _, s in pairs]) for part in range(3)]
-        scores = self._score(*rows, np.array([t for t, _ in pairs]))
+        f, o, b = (np.stack(parts) for parts in zip(*(self.rows[s] for _, s in pairs), strict=True))
+        scores = self._score(f, o, b, np.array([t for t, _ in pairs]))
         for (t, s), score in zip(pairs, scores, strict=True):
             if score < self.score[t]:
                 self._note(t, score, self.rows[s])
@@ -225,7 +222,8 @@ class Evolution:
 
     def _own_arrays(self) -> None:
         """Copy arrays that arrived from another process as read-only memory."""
-        self.pool = tuple(map(_writable, self.pool))
+        f, o, b = self.pool
+        self.pool = _writable(f), _writable(o), _writable(b)
         self.space = type(self.space)(*map(_writable, self.space))
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
@@ -237,7 +235,7 @@ class Evolution:
             _, best = np.unique(self._layout(np.array([t]))[0], return_index=True)
             pairs = [(self.score[t], self.rows[t])]
             for i in sorted(best, key=lambda i: self.pool_score[t, i])[:POLISHED]:
-                pairs.append((float(self.pool_score[t, i]), tuple(array[t, i].copy() for array in self.pool)))
+                pairs.append((float(self.pool_score[t, i]), self._row(t, i)))
             for pair in pairs:
                 score, row = self._climbed(t, *pair)
                 if score < self.score[t] - SAME:
@@ -257,7 +255,8 @@ class Evolution:
             scores = self._score(*around, np.full(len(around[0]), t))
             k = int(np.argmin(scores)) if len(scores) else -1
             if k >= 0 and scores[k] < score - SAME:
-                score, row = float(scores[k]), tuple(part[k].copy() for part in around)
+                f, o, b = around
+                score, row = float(scores[k]), (f[k].copy(), o[k].copy(), b[k].copy())
                 steps = single_steps
             elif steps is single_steps:
                 steps = double_steps
@@ -300,6 +299,11 @@ class Evolution:
             number += f[:, :, self.device.slots.index("lanes")] @ MIX[1]
         return number
 
+    def _row(self, t: int, i: int) -> Row:
+        """A copy of row i of the pool of search t."""
+        f, o, b = self.pool
+        return f[t, i].copy(), o[t, i].copy(), b[t, i].copy()
+
     def _note(self, t: int, score: float, row: Row) -> None:
         """Record a better mapping of search t."""
         self.score[t], self.rows[t] = score, row
@@ -310,7 +314,7 @@ class Evolution:
         first = np.argmin(self.pool_score[which], axis=1)
         score = self.pool_score[which, first]
         for i in np.flatnonzero(score < self.score[which]):
-            self._note(which[i], score[i], tuple(array[which[i], first[i]].copy() for array in self.pool))
+            self._note(which[i], score[i], self._row(which[i], first[i]))
         return first, score
 
     def _remember(self, which: np.ndarray) -> None:
@@ -323,8 +327,7 @@ class Evolution:
         self.start_score[which] = np.minimum(score, self.start_score[which])
         for i in np.flatnonzero(self.stale[which] > PATIENCE):
             t = which[i]
-            row = tuple(array[t, first[i]].copy() for array in self.pool)
-            self.kept[t] = sorted([*self.kept[t], (score[i], row)], key=lambda pair: pair[0])[:KEPT]
+            self.kept[t] = sorted([*self.kept[t], (score[i], self._row(t, first[i]))], key=lambda pair: pair[0])[:KEPT]
             self.starts[t].append(float(score[i]))
             self.stale[t], self.start_score[t], self.fresh[t] = 0, np.inf, 2
 

@@ -16,7 +16,7 @@ from hw_model import Mapping as LoopMapping
 from hw_model.energy import mac_rate
 from hw_model.loop_nest import loop_nest
 from hw_model.tables import word_bits
-from hw_model.widths import in_words, widths_of
+from hw_model.widths import Bits, in_words, widths_of
 
 
 def render(report: Mapping[str, Any], device: Device) -> str:
@@ -122,7 +122,7 @@ def _layer(layer: Mapping[str, Any], device: Device) -> dict[str, Any]:
     }
 
 
-def _mean_width(bits: int | str) -> float:
+def _mean_width(bits: Bits) -> float:
     """The position of a bit-width on an axis: the mean of weights and inputs."""
     widths = widths_of(bits)
     return (widths.W + widths.I) / 2
@@ -141,7 +141,7 @@ def _intensity(layer: Mapping[str, Any], shape: Layer, device: Device) -> float:
     return layer["cost"]["macs"] / (busiest / 8)
 
 
-def roofline_plot(layers: list[dict[str, Any]], bits: int, device: Device) -> str:
+def roofline_plot(layers: list[dict[str, Any]], bits: Bits, device: Device) -> str:
     """MACs per cycle against MACs per byte of DRAM traffic, under what array and link allow (Williams et al. 2009)."""
     times, per = mac_rate(device.mac, bits)
     peak = device.pes * device.lanes * times / per

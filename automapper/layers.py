@@ -24,6 +24,7 @@ from automapper.shapes import NoLayer, convolution, linear, product, renamed, tr
 from automapper.torch_operations import ATTENTION, CREATES, HANDLED, KINDS, MOVES, PRODUCTS, REFUSED
 from automapper.workload import Network, NetworkLayer, Unmapped
 from hw_model import InputError, Layer
+from hw_model.widths import Bits
 from instantnet.engine.checkpoint import load_checkpoint, load_weights
 from instantnet.engine.errors import UserError
 from instantnet.networks.build import build_network
@@ -68,7 +69,7 @@ def load_network(path: str, batch: int) -> Network:
         layers, unmapped = capture(model, image)
         # A search's accuracies are those of its supernet, not of the network that is mapped.
         measured = content.get("accuracy", {}) if "model" in content else {}
-        accuracy = {int(b): float(value) for b, value in measured.items()}
+        accuracy: dict[Bits, float] = {int(b): float(value) for b, value in measured.items()}
         if not all(0 <= value <= 100 for value in accuracy.values()):
             raise ValueError("an accuracy is not between 0 and 100 %")
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -195,7 +196,7 @@ def capture(
     fast_path, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     # These run a whole encoder layer, or a whole LSTM, as one operation.
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a descriptor, as torch types it
     try:
         with torch.no_grad(), recorder:
             recorder.depends_on_input(inputs)
@@ -317,8 +318,9 @@ class _Recorder(TorchDispatchMode):
             x_shape = list(shape)
             before = [*around[::2], *[0] * axes][:axes][::-1]  # given from the last axis on, (before, after) each
             padding = [pad + more for pad, more in zip(padding, before, strict=True)]
-        every = [[*given] * (axes if len(given) == 1 else 1) for given in (stride, padding, dilation)]
-        self._add(run, "conv", convolution(x_shape, w.shape, y.shape, *every, groups), w in self.tracked)
+        stride, padding, dilation = ([*n] * (axes if len(n) == 1 else 1) for n in (stride, padding, dilation))
+        layer = convolution(x_shape, w.shape, y.shape, stride, padding, dilation, groups)
+        self._add(run, "conv", layer, w in self.tracked)
 
     def _product(self, run: _Run, left: Any, right: Any) -> None:
         """[.., rows, inner] x [.., inner, columns], with up to one dimension before; either may be a vector."""

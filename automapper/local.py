@@ -19,7 +19,8 @@ def neighbours(space: Space, t: int, row: Row) -> Row:
     """(f [n, slots, 8], o [n, L, 8], b [n, L]): all neighbours of a mapping among the mappings of search t: those of
     `single_steps` and `double_steps`. Not all of them are valid."""
     steps = single_steps(space, t, row), double_steps(space, t, row)
-    return tuple(np.concatenate(parts) for parts in zip(*steps, strict=True))
+    f, o, b = zip(*steps, strict=True)
+    return np.concatenate(f), np.concatenate(o), np.concatenate(b)
 
 
 def single_steps(space: Space, t: int, row: Row) -> Row:

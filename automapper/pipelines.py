@@ -22,7 +22,7 @@ from automapper.search import Found
 from automapper.space import Search
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InputError, InvalidMapping, NetworkCost, evaluate, partition, pipeline
-from hw_model.widths import in_words, is_wider, width_order
+from hw_model.widths import Bits, in_words, is_wider, width_order
 
 SHARES = ((1, 4), (1, 3), (1, 2), (2, 3), (3, 4))  # of the array's columns that a stage may have
 
@@ -49,7 +49,7 @@ class Pipelines:
     def __init__(
         self,
         network: Network,
-        bit_widths: Sequence[int],
+        bit_widths: Sequence[Bits],
         device: Device,
         objective: Objective,
         max_stages: int,
@@ -103,7 +103,7 @@ class Pipelines:
         """Mappings tried in all."""
         return sum(unit.evaluated for _, unit in self.units)
 
-    def best(self, bits: int) -> Pipeline | None:
+    def best(self, bits: Bits) -> Pipeline | None:
         """The best pipeline found so far at a bit-width, that of the next wider words included; None where there is
         none: `why_not` says why."""
         wider = [other for other in self.bit_widths if is_wider(other, bits)]
@@ -114,7 +114,7 @@ class Pipelines:
         cost = pipeline.cost
         return self.objective.network_value(cost.energy_j, cost.latency_s, cost.interval_s)
 
-    def _narrowed(self, wider: Pipeline | None, bits: int) -> Pipeline | None:
+    def _narrowed(self, wider: Pipeline | None, bits: Bits) -> Pipeline | None:
         """The same pipeline at narrower words, where no layer costs more."""
         if wider is None:
             return None
@@ -127,7 +127,7 @@ class Pipelines:
         stages = [[one.cost for one in found[begin:end]] for begin, end in zip(begins, wider.ends, strict=True)]
         return Pipeline(wider.columns, wider.ends, tuple(found), pipeline(stages))
 
-    def _best_at(self, bits: int) -> Pipeline | None:
+    def _best_at(self, bits: Bits) -> Pipeline | None:
         self._collect()
         problems = [problem_of(item, bits) for item in self.network.layers]
         rows = {
@@ -137,7 +137,7 @@ class Pipelines:
         }
         return best_split(rows, self.device.array[0], self.max_stages, self.objective)
 
-    def why_not(self, bits: int) -> str:
+    def why_not(self, bits: Bits) -> str:
         """Why `best` is None: no pipeline is possible, or a layer fits on no part of the device."""
         if self.why_none:
             return self.why_none
@@ -203,8 +203,8 @@ def best_split(rows: dict[int, list[Found]], width: int, max_stages: int, object
     columns, ends = best
     begins = (0, *ends[:-1])
     found = tuple(item for c, begin, end in zip(columns, begins, ends, strict=True) for item in rows[c][begin:end])
-    stages = [[item.cost for item in found[begin:end]] for begin, end in zip(begins, ends, strict=True)]
-    return Pipeline(columns, ends, found, pipeline(stages))
+    costs = [[item.cost for item in found[begin:end]] for begin, end in zip(begins, ends, strict=True)]
+    return Pipeline(columns, ends, found, pipeline(costs))
 
 
 def _parts(device: Device) -> tuple[dict[int, Device], str]:

@@ -17,7 +17,7 @@ from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.workload import Problem, listed
 from hw_model import Device, InvalidMapping, Layer, Mapping, evaluate
-from hw_model.widths import in_words
+from hw_model.widths import Bits, in_words
 
 NAME = PUBLISHED
 LEVELS, ARRAY = ("dram", "glb", "rf"), (14, 12)
@@ -70,7 +70,7 @@ def is_eyeriss(device: Device) -> bool:
     return device.level_names == LEVELS and tuple(device.array) == ARRAY
 
 
-def why_missing(layers: Sequence[Layer], found: Sequence[Found | None], device: Device, bits: int) -> str:
+def why_missing(layers: Sequence[Layer], found: Sequence[Found | None], device: Device, bits: Bits) -> str:
     """Why some of a network's layers have no published mapping at a bit-width; empty where all have one."""
     if not is_eyeriss(device):
         needs = f"needs Eyeriss' memories ({', '.join(LEVELS)}) and {ARRAY[0]} x {ARRAY[1]} PEs"

@@ -20,6 +20,7 @@ from automapper.parallel import run_parallel
 from automapper.space import Search
 from automapper.workload import NetworkLayer, Problem, problem_of
 from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate
+from hw_model.widths import Bits
 
 ROUNDS = 20
 FIRST_ROUND, SECOND_ROUND = 8, 500  # mappings per search, where the budget is in seconds and the speed unknown
@@ -59,17 +60,21 @@ class Outcome:
     interrupted: bool = False
     goal_met: bool = False
     optima: dict[Problem, Optimum] = field(default_factory=dict)
-    traded: dict[tuple[int, Problem], Found] = field(default_factory=dict)
+    traded: dict[tuple[Bits, Problem], Found] = field(default_factory=dict)
 
-    def own(self, problem: Problem) -> Found | None:
-        """AutoMapper's best mapping of a layer, independent of the network."""
-        return self.found.get(Search(problem, self.baselines.own))
+    def has(self, problem: Problem) -> bool:
+        """Whether AutoMapper has a mapping of a layer; of every layer once `run_search` has returned."""
+        return Search(problem, self.baselines.own) in self.found
 
-    def best(self, problem: Problem, bits: int) -> Found | None:
+    def own(self, problem: Problem) -> Found:
+        """AutoMapper's best mapping of a layer, independent of the network. KeyError while it has none."""
+        return self.found[Search(problem, self.baselines.own)]
+
+    def best(self, problem: Problem, bits: Bits) -> Found:
         """The mapping that a layer has while its network runs at `bits`."""
         return self.traded.get((bits, problem)) or self.own(problem)
 
-    def baseline(self, item: NetworkLayer, bits: int, name: str) -> Found | None:
+    def baseline(self, item: NetworkLayer, bits: Bits, name: str) -> Found | None:
         """A baseline's mapping of a layer while its network runs at `bits`."""
         kept = self.baselines.kept(name)
         if kept and item.own_bits is not None:  # always at this width, so its cost is known
@@ -148,7 +153,8 @@ def run_search(
         _collect(outcome, units, begin)
     if engine == "exhaustive" and not outcome.interrupted:
         try:
-            _find_optima(outcome, units, workers, backend, after_proof)
+            evolved = [unit for unit in units if isinstance(unit, Evolution)]
+            _find_optima(outcome, evolved, workers, backend, after_proof)
         except KeyboardInterrupt:
             outcome.interrupted = True
         outcome.seconds = time.perf_counter() - begin
@@ -157,7 +163,7 @@ def run_search(
     except KeyboardInterrupt:
         outcome.interrupted = True
     for problem in problems:
-        if not outcome.own(problem):
+        if not outcome.has(problem):
             _raise_no_mapping(Search(problem, baselines.own), units, device)
         _adopt_better_of_built_in(outcome, problem, objective)
     return outcome

@@ -30,7 +30,7 @@ from automapper.search import Found, Outcome
 from automapper.space import Search, inside
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InvalidMapping, Mapping, encode, evaluate
-from hw_model.widths import is_wider, width_order
+from hw_model.widths import Bits, is_wider, width_order
 
 MAPPINGS = (1_000, 4_000, 16_000, 64_000)  # of each search of a layer, sweep by sweep
 EPSILON = 1e-12  # relative; smaller differences are rounding
@@ -55,7 +55,7 @@ class Contribution:
 
 def trade_layers(
     network: Network,
-    bit_widths: Sequence[int],
+    bit_widths: Sequence[Bits],
     outcome: Outcome,
     device: Device,
     objective: Objective,
@@ -88,19 +88,19 @@ class _Selection:
     """Which mapping each layer runs at each bit-width, widest first, compared with the references."""
 
     def __init__(
-        self, network: Network, bit_widths: Sequence[int], outcome: Outcome, device: Device, objective: Objective
+        self, network: Network, bit_widths: Sequence[Bits], outcome: Outcome, device: Device, objective: Objective
     ):
         self.network, self.outcome, self.device, self.objective = network, outcome, device, objective
         self.bit_widths = sorted(bit_widths, key=width_order, reverse=True)
         self.layers = {bits: [problem_of(item, bits) for item in network.layers] for bits in bit_widths}
-        self.searched: dict[tuple[int, Problem], list[Found]] = {}  # by the additional searches
+        self.searched: dict[tuple[Bits, Problem], list[Found]] = {}  # by the additional searches
         self.recosted: dict[tuple[Problem, Mapping], Found] = {}
 
-    def current(self, bits: int) -> list[Found]:
+    def current(self, bits: Bits) -> list[Found]:
         """Per layer what the network runs."""
         return [self.outcome.best(problem, bits) for problem in self.layers[bits]]
 
-    def references(self, bits: int) -> list[list[Found | None]]:
+    def references(self, bits: Bits) -> list[list[Found | None]]:
         """A row per reference, with the mapping of each layer or None: each baseline, and the next wider words."""
         rows = [
             [self.outcome.baseline(item, bits, name) for item in self.network.layers]
@@ -112,7 +112,7 @@ class _Selection:
             rows.append([self._recosted(found.mapping, problem) for found, problem in pairs])
         return [row for row in rows if any(row)]
 
-    def is_behind(self, bits: int) -> bool:
+    def is_behind(self, bits: Bits) -> bool:
         """Whether a reference is ahead: over the layers that it has, or over all with ours at the others."""
         current = self.current(bits)
         return any(
@@ -121,7 +121,7 @@ class _Selection:
             for ours, theirs in _comparisons(current, row)
         )
 
-    def substitute(self, bits: int) -> bool:
+    def substitute(self, bits: Bits) -> bool:
         """Give as few layers as possible another known mapping; returns whether no reference is ahead any more."""
         problems, references = self.layers[bits], self.references(bits)
         for problem in problems:
@@ -142,7 +142,7 @@ class _Selection:
             self._set(bits, candidates[int(np.argmin(after))])
         return True
 
-    def searches(self, bits: int, mappings: int, seed: int) -> list[tuple]:
+    def searches(self, bits: Bits, mappings: int, seed: int) -> list[tuple]:
         """Arguments of `_search_again` for every problem of the network."""
         current, references = self.current(bits), self.references(bits)
         energy_j, latency_s = _sums(current)
@@ -159,7 +159,7 @@ class _Selection:
             work.append((contribution, search, list(known), self.device, mappings, seed))
         return work
 
-    def adopt_reference(self, bits: int) -> None:
+    def adopt_reference(self, bits: Bits) -> None:
         """Run mappings of the reference that is furthest ahead, the most helpful first, until none is ahead."""
         problems = self.layers[bits]
         while True:
@@ -173,11 +173,11 @@ class _Selection:
                 problem: self._total([found if p == problem else one for p, one in zip(problems, current, strict=True)])
                 for problem, found in one_each.items()
             }
-            best = min(alone, key=alone.get)
+            best = min(alone, key=alone.__getitem__)
             for found in [one_each[best]] if alone[best] < value * (1 - EPSILON) else ahead:
                 self._set(bits, found)
 
-    def _set(self, bits: int, found: Found) -> None:
+    def _set(self, bits: Bits, found: Found) -> None:
         """Let the network run `found` at its layer; the layer's own best is no trade-off."""
         problem = found.search.problem
         if found.mapping == self.outcome.own(problem).mapping:
@@ -186,7 +186,7 @@ class _Selection:
             search = Search(problem, self.outcome.baselines.own)
             self.outcome.traded[bits, problem] = Found(search, found.mapping, found.cost)
 
-    def _limits(self, bits: int, problem: Problem) -> list[Found]:
+    def _limits(self, bits: Bits, problem: Problem) -> list[Found]:
         """What no mapping of the layer may be worse than: that of any reference, and of any wider words."""
         index = self.layers[bits].index(problem)
         limits = [row[index] for row in self.references(bits)]
@@ -194,18 +194,19 @@ class _Selection:
         limits += [self._recosted(self.current(other)[index].mapping, problem) for other in wider]
         return [one for one in limits if one]
 
-    def _limit(self, bits: int, problem: Problem) -> float:
+    def _limit(self, bits: Bits, problem: Problem) -> float:
         return min((self._value(one) for one in self._limits(bits, problem)), default=math.inf)
 
-    def _known(self, bits: int, problem: Problem, references: Sequence[Sequence[Found | None]]) -> list[Found]:
+    def _known(self, bits: Bits, problem: Problem, references: Sequence[Sequence[Found | None]]) -> list[Found]:
         """The known mappings of a layer."""
         index = self.layers[bits].index(problem)
-        known = [self.outcome.own(problem), *(row[index] for row in references if row[index])]
+        theirs = (row[index] for row in references)
+        known = [self.outcome.own(problem), *(one for one in theirs if one)]
         return [
             Found(Search(problem), one.mapping, one.cost) for one in [*known, *self.searched.get((bits, problem), [])]
         ]
 
-    def _allowed(self, bits: int, problem: Problem, references: Sequence[Sequence[Found | None]]) -> list[Found]:
+    def _allowed(self, bits: Bits, problem: Problem, references: Sequence[Sequence[Found | None]]) -> list[Found]:
         """The known mappings of a layer that no reference beats there."""
         limit = self._limit(bits, problem)
         return [one for one in self._known(bits, problem, references) if self._value(one) <= limit]

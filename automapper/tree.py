@@ -189,17 +189,11 @@ def least_inputs(f, child, crossing, chip, work):
 
 
 @jit
-def bound(f, assigned, hold, chip, work):
-    """A lower bound of (energy in pJ, cycles) of every mapping that splits the assigned dimensions as f does.
-
-    f [8, L + 2], 1 where not assigned.
-    """
-    device, bandwidth, sizes, bits = chip.device, chip.bandwidth, work.sizes[0], work.bits[0]
-    per_word, per_final, per_hop, rate = work.per_word[0], work.per_final[0], work.per_hop[0], work.mac_rate[0]
+def least_steps(f, assigned, chip, work):
+    """(cycles that the MACs take at least, PEs times lanes left for the dimensions not assigned, product of those of
+    them that are reduced)."""
+    device, sizes, rate = chip.device, work.sizes[0], work.mac_rate[0]
     levels = f.shape[1] - 2
-    first_pe = device[FIRST_PE]
-    multicast = device[MULTICAST] != 0
-    reduction = device[REDUCE_X] != 0 or device[REDUCE_Y] != 0
     steps = 1.0
     pes = 1.0
     lanes = 1.0
@@ -216,7 +210,22 @@ def bound(f, assigned, hold, chip, work):
             if d == C or d == R or d == S:  # noqa: SIM109, numba compiles this to less
                 rest_reduction *= sizes[d]
     room = max(1.0, float(device[X] * device[Y] // int(pes))) * max(1.0, float(device[LANE_COUNT] // int(lanes)))
-    cycles = math.ceil(steps * math.ceil(rest / room) * rate[1] / rate[0])
+    return math.ceil(steps * math.ceil(rest / room) * rate[1] / rate[0]), room, rest_reduction
+
+
+@jit
+def bound(f, assigned, hold, chip, work):
+    """A lower bound of (energy in pJ, cycles) of every mapping that splits the assigned dimensions as f does.
+
+    f [8, L + 2], 1 where not assigned.
+    """
+    device, bandwidth, sizes, bits = chip.device, chip.bandwidth, work.sizes[0], work.bits[0]
+    per_word, per_final, per_hop = work.per_word[0], work.per_final[0], work.per_hop[0]
+    levels = f.shape[1] - 2
+    first_pe = device[FIRST_PE]
+    multicast = device[MULTICAST] != 0
+    reduction = device[REDUCE_X] != 0 or device[REDUCE_Y] != 0
+    cycles, room, rest_reduction = least_steps(f, assigned, chip, work)
     macs, weights, outputs = float(work.macs[0]), float(work.words[0, W]), float(work.words[0, O])
     fan_w = product(f, levels, 1 << N | 1 << P | 1 << Q)
     fan_o = product(f, levels, 1 << C | 1 << R | 1 << S)

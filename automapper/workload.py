@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hw_model import Layer
-
-Bits = int | str  # a bit-width, or "w4a8": 4-bit weights, 8-bit activations
+from hw_model.widths import Bits
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Network:
     name: str
     layers: tuple[NetworkLayer, ...]
     bit_widths: tuple[int, ...]
-    accuracy: dict[int, float] = field(default_factory=dict)
+    accuracy: dict[Bits, float] = field(default_factory=dict)
     unmapped: tuple[Unmapped, ...] = ()
 
     @property

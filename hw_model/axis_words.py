@@ -38,12 +38,12 @@ class Tile(NamedTuple):
 
 
 class Loops(NamedTuple):
-    """dims [m]: 0 for a loop over outputs, 1 over taps; trips, steps [m]; count: how many there are, at most m."""
+    """dims [m]: 0 for a loop over outputs, 1 over taps; trips, steps [m]; depth: how many there are, at most m."""
 
     dims: np.ndarray
     trips: np.ndarray
     steps: np.ndarray
-    count: int
+    depth: int
 
 
 def uncounted(make, function, **options):
@@ -340,7 +340,7 @@ def axis_sums(axis, loops, tile, p, r, sharing, split, which, out, work):
     `kept`.
     """
     dp, dr = 0, 0
-    for k in range(loops.count, -1, -1):
+    for k in range(loops.depth, -1, -1):
         out[0, k] = kept(axis, loops, k, False, dp, dr, tile, p, r, sharing, split, which, work)
         if k == 0:
             break
@@ -361,7 +361,7 @@ def remembered(axis, loops, tile, sharing, table, work):
     keys, sums = work.memo_keys[table], work.memo_sums[table]
     rows = len(keys) - 1
     key = work.key
-    m = loops.count
+    m = loops.depth
     largest = max(axis[OUTPUTS], axis[TAPS])
     for i in range(m):
         largest = max(largest, loops.steps[i] * loops.trips[i])

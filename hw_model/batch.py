@@ -12,7 +12,8 @@ be [B, L + 2, 8], the last two for the loops of y and of x.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as MappingABC
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from hw_model.errors import InputError
 from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Mapping
 from hw_model.tables import device_table, problem_table, scratch, tensor_bits
-from hw_model.widths import Widths
+from hw_model.widths import BitsLike, Widths
 
 ROWS_PER_THREAD = 2048  # below this a second thread costs more than it saves
 REASONS = ("factor", "overflow", "spatial_x", "spatial_y", "lanes", "uncovered", "capacity", "bypass")
@@ -93,7 +94,7 @@ def evaluate_batch(
     factors: np.ndarray,
     orders: np.ndarray,
     device: Device | str,
-    bits: object,
+    bits: BitsLike | Sequence[BitsLike],
     *,
     bypass: np.ndarray | None = None,
     problem: np.ndarray | None = None,
@@ -186,7 +187,8 @@ def encode_batch(mappings: Sequence[Mapping | dict], device: Device | str) -> tu
             np.zeros((0, len(device.ordered_slots), 8), np.int8),
             np.zeros((0, len(device.levels)), np.uint8),
         )
-    return tuple(np.stack(column) for column in zip(*rows, strict=True))
+    factors, orders, bypass = zip(*rows, strict=True)
+    return np.stack(factors), np.stack(orders), np.stack(bypass)
 
 
 def decode(factors: np.ndarray, orders: np.ndarray, device: Device | str, bypass: np.ndarray | None = None) -> Mapping:
@@ -205,10 +207,9 @@ def decode(factors: np.ndarray, orders: np.ndarray, device: Device | str, bypass
     return Mapping(tuple(loops), tuple(past))
 
 
-def _problems(layers: Layer | Sequence[Layer], bits: object) -> list[tuple[Layer, object]]:
+def _problems(layers: Layer | Sequence[Layer], bits: BitsLike | Sequence[BitsLike]) -> list[tuple[Layer, BitsLike]]:
     layers = [layers] if isinstance(layers, Layer) else list(layers)
-    one = isinstance(bits, str | dict | Widths) or not hasattr(bits, "__len__")
-    widths = [bits] if one else list(bits)
+    widths = [bits] if isinstance(bits, str | MappingABC | Widths) or not isinstance(bits, Iterable) else list(bits)
     count = max(len(layers), len(widths))
     layers = layers * count if len(layers) == 1 else layers
     widths = widths * count if len(widths) == 1 else widths

@@ -15,7 +15,7 @@ from hw_model.evaluate import evaluate
 from hw_model.layer import Layer
 from hw_model.mapping import Mapping
 from hw_model.timeloop import import_mapping
-from hw_model.widths import widths_of
+from hw_model.widths import Bits, widths_of
 from hw_model.yaml_lines import read_json, read_text
 
 FIELDS = ("layer", "device", "bits", "mapping")
@@ -27,7 +27,7 @@ class Case:
 
     layer: Layer
     device: Device
-    bits: int | str | dict[str, int]
+    bits: Bits | dict[str, int]
     mapping: Mapping
 
     @classmethod

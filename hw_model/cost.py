@@ -171,8 +171,10 @@ def cost_from_arrays(layer: Layer, device: Device, bits: Widths, work: Scratch, 
     levels = {}
     for index, level in enumerate(device.levels):
         levels[level.name] = {
-            tensor: Traffic(*(int(n) for n in counters[index, column]), energy_pj=float(energy_pj[index, column]))
-            for column, tensor in enumerate(TENSORS)
+            tensor: Traffic(reads, fills, updates, drains, energy)
+            for tensor, (reads, fills, updates, drains), energy in zip(
+                TENSORS, counters[index].tolist(), energy_pj[index].tolist(), strict=True
+            )
         }
     noc = {
         "W": Traffic(fills=int(network[0]), energy_pj=float(energy_pj[n_levels, 0])),

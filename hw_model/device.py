@@ -152,8 +152,11 @@ class Device:
 
     def unlimited(self) -> Device:
         """This device with unlimited bandwidth everywhere (cycles are then those of the MACs alone)."""
-        free = {"read_bandwidth_bits_per_cycle": math.inf, "write_bandwidth_bits_per_cycle": math.inf}
-        return replace(self, levels=tuple(replace(level, **free) for level in self.levels))
+        free = (
+            replace(level, read_bandwidth_bits_per_cycle=math.inf, write_bandwidth_bits_per_cycle=math.inf)
+            for level in self.levels
+        )
+        return replace(self, levels=tuple(free))
 
 
 def device_names() -> list[str]:
@@ -216,7 +219,7 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
         mac=_mac(data["mac"], source, lines),
         psum_bits=int(data["psum_bits"]),
         output_bits=data.get("output_bits"),
-        axis_dims=tuple("".join(array.get(f"{axis}_dims", DIMS)) for axis in "xy"),
+        axis_dims=("".join(array.get("x_dims", DIMS)), "".join(array.get("y_dims", DIMS))),
         reduces=_reduces(array, network, source, lines),
         lanes_dims="".join(array.get("lanes_dims", DIMS)),
         input_sharing=data.get("input_sharing", "union"),
@@ -249,31 +252,28 @@ def _level(fields: Mapping, index: int, source: str, lines: Mapping) -> Level:
             raise wrong("size_bits", f"expected each of {', '.join(holds)} once, as in `holds`, got {', '.join(named)}")
     else:
         partitions = ((holds, int(size)),)
-    energies = {}
-    for kind in ("read_energy_pj_per_bit", "write_energy_pj_per_bit"):
+
+    def energies(kind: str) -> dict[str, float]:
         given = fields[kind]
-        if isinstance(given, Mapping):
-            missing = [tensor for tensor in holds if tensor not in given]
-            if missing:
-                raise wrong(kind, f"expected an energy for {', '.join(missing)} too")
-            energies[kind] = {tensor: float(given.get(tensor, 0.0)) for tensor in TENSORS}
-        else:
-            energies[kind] = dict.fromkeys(TENSORS, float(given))
+        if not isinstance(given, Mapping):
+            return dict.fromkeys(TENSORS, float(given))
+        if missing := [tensor for tensor in holds if tensor not in given]:
+            raise wrong(kind, f"expected an energy for {', '.join(missing)} too")
+        return {tensor: float(given.get(tensor, 0.0)) for tensor in TENSORS}
+
     may_bypass = holds if index else ()
     if "may_bypass" in fields:
         may_bypass = tuple(tensor for tensor in TENSORS if tensor in fields["may_bypass"])
-    bandwidths = {
-        f"{kind}_bandwidth_bits_per_cycle": float(fields.get(f"{kind}_bandwidth_bits_per_cycle") or math.inf)
-        for kind in ("read", "write")
-    }
     return Level(
         name=fields["name"],
         in_pe=fields.get("scope", "chip") == "pe",
         holds=holds,
         may_bypass=may_bypass,
         partitions=partitions,
-        **energies,
-        **bandwidths,
+        read_energy_pj_per_bit=energies("read_energy_pj_per_bit"),
+        write_energy_pj_per_bit=energies("write_energy_pj_per_bit"),
+        read_bandwidth_bits_per_cycle=float(fields.get("read_bandwidth_bits_per_cycle") or math.inf),
+        write_bandwidth_bits_per_cycle=float(fields.get("write_bandwidth_bits_per_cycle") or math.inf),
     )
 
 

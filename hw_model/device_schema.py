@@ -201,17 +201,17 @@ def _check_numbers(value: Any, path: Path, source: str, lines: Mapping[Path, int
 
 def _sentence(error: jsonschema.ValidationError, source: str, lines: Mapping[Path, int]) -> str:
     path = tuple(error.absolute_path)
-    value = error.instance
-    if error.validator == "additionalProperties" and isinstance(value, dict):
-        legal = list(error.schema.get("properties", {}))
-        key = next((k for k in value if k not in legal), None)
-        if legal:
-            return f"{place(source, (*path, key), lines)}: {unknown('field', key, legal)}"
+    value: Any = error.instance
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
+    legal = list(schema.get("properties", {}))
+    if error.validator == "additionalProperties" and isinstance(value, dict) and legal:
+        key = next(key for key in value if key not in legal)
+        return f"{place(source, (*path, key), lines)}: {unknown('field', key, legal)}"
     if error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in value)
-        expected = error.schema["properties"][missing].get("description", "")
+        missing = next(name for name in schema["required"] if name not in value)
+        expected = schema["properties"][missing].get("description", "")
         return f"{place(source, path, lines)}: missing field {missing!r}" + (f" ({expected})" if expected else "")
-    expected = error.schema.get("description", error.message[:120])
+    expected = schema.get("description", error.message[:120])
     hint = ""
     if isinstance(value, str) and _reads_as_number(value):
         hint = " (text to YAML; write numbers with a dot and a signed exponent: 1.0e+3)"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from numba import njit
 from numba.core.caching import FunctionCache
@@ -38,9 +39,9 @@ class DiskCache(FunctionCache):
                 super().save_overload(sig, data)
 
 
-def cached(function: Callable, *, sources: Iterable[str] = (), **options: object) -> Callable:
+def cached(function: Callable, *, sources: Iterable[str] = (), **options: Any) -> Callable:
     """`numba.njit(function, **options)` with a `DiskCache`; without one where numba finds no folder it can write."""
     dispatcher = njit(function, **options)
     with suppress(RuntimeError, AttributeError):  # the latter: NUMBA_DISABLE_JIT, plain functions
-        dispatcher._cache = DiskCache(dispatcher.py_func, sources)
+        dispatcher._cache = DiskCache(dispatcher.py_func, sources)  # type: ignore[attr-defined]  # numba's own affair
     return dispatcher

@@ -15,12 +15,12 @@ from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Loops, Mapping
 from hw_model.reasons import factor_products, invalid_reasons
 from hw_model.tables import device_table, keep_table, problem_table, scratch
-from hw_model.widths import Widths, widths_of
+from hw_model.widths import BitsLike, Widths, widths_of
 
 OVERFLOW = 1 << REASONS.index("overflow")
 
 
-def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: Device | str, bits: object) -> Cost:
+def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: Device | str, bits: BitsLike) -> Cost:
     """Cost of a layer at a bit-width (weights and activations), with its breakdown by level and tensor.
 
     Args:

@@ -27,7 +27,7 @@ class Mapping:
     bypass: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @classmethod
-    def from_dict(cls, data: MappingABC) -> Mapping:
+    def from_dict(cls, data: Mapping | MappingABC) -> Mapping:
         """From the JSON form. Raises InputError naming the slot, dimension or factor that is wrong."""
         if isinstance(data, Mapping):
             return data

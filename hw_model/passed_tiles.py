@@ -27,11 +27,11 @@ jit = jit_of(SOURCES)
 
 
 class Line(NamedTuple):
-    """count: PEs in use; wide: columns of the array; planes: how many PEs work on at once; tiles: numbers of tiles in
+    """pes: those in use; wide: columns of the array; planes: how many PEs work on at once; tiles: numbers of tiles in
     each; rows, columns: of the tile of a PE; far_rows, far_columns: how far apart tiles start, at most; per_row: how
     much the places of PEs differ whose tiles start a row apart."""
 
-    count: int
+    pes: int
     wide: int
     planes: int
     tiles: int
@@ -138,7 +138,7 @@ def line_up(level, chip, work, p, scratch):
         unit[d] *= n
         listed *= n
     if (fan[P] > 1 and fan[R] > 1) or (fan[Q] > 1 and fan[S] > 1):
-        for i in range(line.count):
+        for i in range(line.pes):
             rest, at_s = divmod(pes[GROUP, i], fan[S])
             rest, at_q = divmod(rest, fan[Q])
             rest, at_r = divmod(rest, fan[R])
@@ -158,12 +158,12 @@ def spared(ahead, line, pes):
     for number in range(line.planes * line.tiles):
         mark[number] = 0
     column = 0
-    for i in range(line.count):
+    for i in range(line.pes):
         has_neighbour = (
             (column > 0 and place[i] - place[i - 1] == ahead)
-            or (column < wide - 1 and i + 1 < line.count and place[i] - place[i + 1] == ahead)
+            or (column < wide - 1 and i + 1 < line.pes and place[i] - place[i + 1] == ahead)
             or (i >= wide and place[i] - place[i - wide] == ahead)
-            or (i + wide < line.count and place[i] - place[i + wide] == ahead)
+            or (i + wide < line.pes and place[i] - place[i + wide] == ahead)
         )
         mark[group[i]] |= IN_USE if has_neighbour else IN_USE | READS
         column = column + 1 if column < wide - 1 else 0

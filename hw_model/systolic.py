@@ -74,7 +74,7 @@ class Run(NamedTuple):
     program: str
     size: MappingABC[str, int]
     tile: MappingABC[str, float]
-    trips: MappingABC[str, int]
+    trips: dict[str, int]
     stride: tuple[int, int]
     weight_blocks: float
     steps: float

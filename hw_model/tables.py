@@ -16,7 +16,7 @@ from hw_model.energy import access_energy_pj, mac_energy_pj, mac_rate
 from hw_model.indices import QUEUES, TILES
 from hw_model.layer import DIMS, TENSORS, Layer
 from hw_model.mapping import Mapping
-from hw_model.widths import Widths, widths_of
+from hw_model.widths import BitsLike, Widths, widths_of
 
 ARRAY_SLOTS = ("spatial_x", "spatial_y", "lanes")
 FAR = 2**40  # beyond any position
@@ -119,7 +119,7 @@ def tensor_bits(tensors: Sequence[str]) -> int:
     return sum(TENSOR_BIT[tensor] for tensor in tensors)
 
 
-def word_bits(device: Device, bits: object) -> dict[str, int]:
+def word_bits(device: Device, bits: BitsLike) -> dict[str, int]:
     """Bits of a word of W, I, partial sum ("O") and finished output ("final") for a layer of these widths."""
     widths = widths_of(bits)
     final = device.output_bits or widths.O
@@ -167,7 +167,7 @@ def device_table(device: Device) -> DeviceTable:
     )
 
 
-def problem_table(problems: Sequence[tuple[Layer, object]], device: Device) -> ProblemTable:
+def problem_table(problems: Sequence[tuple[Layer, BitsLike]], device: Device) -> ProblemTable:
     """The arrays of (layer, widths) pairs on a device; widths: 8, "w4a8", .. (`widths_of`)."""
     return _problem_table(tuple((layer, widths_of(bits)) for layer, bits in problems), device)
 

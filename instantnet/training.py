@@ -64,13 +64,17 @@ def new_run(
     return run
 
 
-def announce(log: RunLog | SilentLog, C: NetworkSettings, run: Run, config_module: str, what: str) -> None:
-    """The head of a run's log: version, what it does, and its settings."""
+def announce(
+    log: RunLog | SilentLog, C: NetworkSettings, run: Run, config_module: str, what: str, data: DataSet
+) -> None:
+    """The head of a run's log: version, what it does, its settings, and what was done to image files."""
     C = C.replaced(resume=False, overwrite=False)
     log.line(version_line(run.processes.device))
     log.line(what)
     source = f"({config_module}{C.preset and ', preset ' + C.preset}, command line):"
     log.settings(C.to_dict(), C.preset, f"{source}\n{C}", versions(), resumed=run.earlier.get("config"))
+    for note in data.notes:
+        log.line(f"images: {note}")
     if run.loaded:
         log.line(f"resumed from {run.loaded}, at {run.start}")
 
@@ -112,7 +116,7 @@ def training_command(C: SearchSettings) -> str:
     words = ["--preset", presets] if presets else []
     following = from_command_line(NEXT, NEXT_PRESETS, words, "")
     handed_on = C.group(DataSettings) | C.group(ShapeSettings)
-    handed_on |= {"num_bits_list": C.num_bits_list, "quantize_ends": C.quantize_ends}
+    handed_on |= {"skip_broken": C.skip_broken, "num_bits_list": C.num_bits_list, "quantize_ends": C.quantize_ends}
     for name, value in handed_on.items():
         if value != getattr(following, name):
             words += [f"--{name}", as_text(value)]

@@ -22,9 +22,10 @@ from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, run_here,
 
 from instantnet import train, train_search
 from instantnet.engine import log as log_file
+from instantnet.engine.distributed import Processes
 from instantnet.engine.errors import Stopped, UserError
-from instantnet.engine.log import RunLog
-from instantnet.engine.resume import Position
+from instantnet.engine.log import RunLog, SilentLog
+from instantnet.engine.resume import Checkpoints, Position
 from instantnet.engine.stopping import StopRequest
 
 
@@ -224,6 +225,32 @@ def test_search_with_other_settings_resumes_too(tmp_path, monkeypatch, words):
     assert epochs(tmp_path / "stopped") == epochs(tmp_path / "whole")
     for name in ("arch.pt", "checkpoint.pt"):
         assert same_tensors(load(tmp_path / "stopped" / name), load(tmp_path / "whole" / name))
+
+
+def checkpoints(folder, every=0, keep=0):
+    return Checkpoints(
+        folder, lambda: {"model": {}}, SilentLog(), Processes(torch.device("cpu")), "command", every, keep
+    )
+
+
+@pytest.mark.parametrize("every", [1, 2, 4, 5])
+def test_steps_between_checkpoints_are_counted_over_epochs(tmp_path, every):
+    """Epochs of three steps: every second one is the 2nd of an epoch, then the 1st and the 3rd of the next."""
+    saved = []
+    with checkpoints(tmp_path, every) as kept:
+        for epoch, step in itertools.product(range(4), range(3)):
+            kept.after_step(epoch, step, steps=3)
+            if kept.saved == (epoch, step + 1):
+                saved.append(3 * epoch + step + 1)
+    assert saved == [total for total in range(1, 13) if total % every == 0]
+
+
+def test_fewer_older_checkpoints_than_may_be_kept_all_stay(tmp_path):
+    with checkpoints(tmp_path, keep=3) as kept:
+        for epoch in range(6):
+            kept.after_epoch(epoch)
+            older = {path.name for path in tmp_path.glob("checkpoint_*.pt")}
+            assert older == {Position(done).file_name() for done in range(max(0, epoch - 2), epoch + 1)}
 
 
 # --- SIGKILL

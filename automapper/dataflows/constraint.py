@@ -16,6 +16,7 @@ from automapper.dataflows.dataflow import Dataflow, Place
 from hw_model import DIMS, TENSORS, Device, Layer
 from hw_model.layer import RELEVANT, tile_words
 from hw_model.tables import word_bits
+from hw_model.widths import BitsLike
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def why_none(dataflow: Dataflow, device: Device) -> str:
     return ""
 
 
-def constraints(dataflow: Dataflow, layer: Layer, device: Device, bits: object) -> list[Constraint]:
+def constraints(dataflow: Dataflow, layer: Layer, device: Device, bits: BitsLike) -> list[Constraint]:
     """The sets of mappings that make up a dataflow for one layer on one device: one, or one per turn.
 
     Raises:
@@ -88,15 +89,15 @@ def constraints(dataflow: Dataflow, layer: Layer, device: Device, bits: object) 
         ways, rest = allowed.copy(), np.zeros(8, np.int64)
         outer, inner = np.zeros((2, len(device.levels)), np.int64)
         for level in range(chip):
-            slot = device.slots.index(device.level_names[level])
-            ways[slot] &= ~(over if level < turn else kept if level > turn else 0)
+            at = device.slots.index(device.level_names[level])
+            ways[at] &= ~(over if level < turn else kept if level > turn else 0)
         rest[[d for d in range(8) if over >> d & 1]] = device.slots.index(device.level_names[turn])
         outer[turn], inner[turn] = kept, over
         found.append(Constraint(ways, least, rest, outer, inner))
     return found
 
 
-def _too_small(name: str, tile: dict[str, int], layer: Layer, device: Device, bits: object) -> str:
+def _too_small(name: str, tile: dict[str, int], layer: Layer, device: Device, bits: BitsLike) -> str:
     """Why a tile does not fit an axis, the lanes, or the outermost memories in a PE; empty where it fits."""
     if name != "pe":
         units = {"x": device.array[0], "y": device.array[1], "lanes": device.lanes}[name]
@@ -111,7 +112,7 @@ def _too_small(name: str, tile: dict[str, int], layer: Layer, device: Device, bi
     return ""
 
 
-def _may_turn(turn: int, dataflow: Dataflow, least: np.ndarray, layer: Layer, device: Device, bits: object) -> bool:
+def _may_turn(turn: int, dataflow: Dataflow, least: np.ndarray, layer: Layer, device: Device, bits: BitsLike) -> bool:
     """Whether the memory at a turn has room for the dimensions `over` as a whole, which must lie inside."""
     level = device.levels[turn]
     tile = {dim: int(least[:, DIMS.index(dim)].prod()) for dim in DIMS}

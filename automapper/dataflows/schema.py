@@ -70,14 +70,16 @@ def check_dataflow(data: Any, source: str, lines: Mapping[Path, int]) -> None:
 
 
 def _sentence(error: jsonschema.ValidationError, source: str, lines: Mapping[Path, int]) -> str:
-    path, value = tuple(error.absolute_path), error.instance
+    path = tuple(error.absolute_path)
+    value: Any = error.instance
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
     if error.validator == "additionalProperties":
-        legal = list(error.schema["properties"])
+        legal = list(schema["properties"])
         key = next(key for key in value if key not in legal)
         return f"{place(source, (*path, key), lines)}: {unknown('field', key, legal)}"
     if error.validator == "required":
         return f"{place(source, path, lines)}: missing field 'name'"
-    expected = error.schema.get("description", error.message[:120])
+    expected = schema.get("description", error.message[:120])
     if error.validator == "enum" and path and isinstance(path[-1], int):
-        expected = f"one of {', '.join(error.validator_value)}"
+        expected = f"one of {', '.join(schema['enum'])}"
     return f"{place(source, path, lines)}: expected {expected}, got {shown(value)}"

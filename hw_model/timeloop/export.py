@@ -17,10 +17,10 @@ from hw_model.mapping import Mapping
 from hw_model.reasons import factor_products, invalid_reasons, level_tiles
 from hw_model.timeloop.architecture import architecture, energy_table, mapper_constraints
 from hw_model.timeloop.names import COEFFICIENTS, NO_SHARING, STEPS, buffers, data_spaces, unshared
-from hw_model.widths import widths_of
+from hw_model.widths import BitsLike, widths_of
 
 
-def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: object) -> dict[str, str]:
+def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: BitsLike) -> dict[str, str]:
     """Texts of Timeloop's inputs for this mapping: {"arch.yaml": .., "problem.yaml": .., "map.yaml": .., "ert.yaml":
     energies, "constraints.yaml": for its mapper}.
 

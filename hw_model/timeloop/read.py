@@ -75,8 +75,7 @@ def import_problem(text: str, source: str = "problem") -> Layer:
     """
     data, _ = read_yaml(text, source)
     given = data.get("problem") if isinstance(data, dict) else None
-    instance = given.get("instance") if isinstance(given, dict) else None
-    if not isinstance(instance, dict):
+    if not isinstance(given, dict) or not isinstance(instance := given.get("instance"), dict):
         raise InputError(f"{source}: expected 'problem:' with an 'instance:' of sizes")
     coefficients, defaults = _coefficients(given.get("shape"), "Stride" in instance)
     fields = {STEPS[dim]: defaults.get(name, 1) for dim, name in coefficients.items()}
@@ -175,7 +174,7 @@ def _add_spatial(loops: dict, fields: dict, level: Level, device: Device, where:
     if isinstance(split, bool) or not isinstance(split, int) or not 0 <= split <= len(DIMS):
         raise InputError(f"{where}: split: expected a number of dimensions, 0 to {len(DIMS)}, got {shown(split)}")
     alone = data_spaces(list(_tensors(fields.get(NO_SHARING, []), where)))
-    axes = (("spatial_x", order[:split]), ("spatial_y", order[split:]))
+    axes: tuple[tuple[str, list[str]], ...] = (("spatial_x", order[:split]), ("spatial_y", order[split:]))
     shares = unshared(device)
     if device.level_names.index(level.name) != device.first_pe_level - 1:
         if "lanes" not in device.slots and any(n > 1 for n in factors.values()):
@@ -204,7 +203,8 @@ def _folded(row: list[list], device: Device) -> tuple[list[list], list[list]]:
     free = all(dim in on_x_dims for dim, _ in row)
     if (free and math.prod(n for _, n in row) <= x) or math.prod(n for _, n in row) > x * y:
         return row, []
-    ways = {(1, 1): ()}  # (PEs along X, along Y) so far -> trips on X of each loop
+    # (PEs along X, along Y) so far -> trips on X of each loop
+    ways: dict[tuple[int, int], tuple[int, ...]] = {(1, 1): ()}
     for dim, n in row:
         divisors = [d for d in range(1, min(n, x) + 1) if n % d == 0]
         divisors = [d for d in divisors if (dim in on_x_dims or d == 1) and (dim in on_y_dims or d == n)]

@@ -4,14 +4,19 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class UserError(Exception):
     """Something the user gave cannot be used: a setting, a file, a data set.
 
-    The message is one line that names the thing, the value and what is legal.
+    The message is one line that names the thing, the value and what is legal. details: what does not fit into it, a
+    line each, for standard output.
     """
+
+    def __init__(self, message: str, details: Sequence[str] = ()):
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class Diverged(UserError):
@@ -52,6 +57,8 @@ def exit_status(main: Callable[[], int | None]) -> int:
 def print_error(error: BaseException) -> int:
     """Print what ended a process on standard error: one line, or a traceback for a bug. Returns its exit status."""
     if isinstance(error, UserError):
+        if error.details:
+            print(*error.details, sep="\n", flush=True)
         line, status = f"error: {' '.join(str(error).split())}", 2
     elif isinstance(error, Stopped):
         line, status = str(error), error.status

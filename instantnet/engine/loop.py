@@ -91,7 +91,10 @@ def accuracy(
     count, *others = total(torch.tensor(counts)).tolist()
     for bits, wrong in zip(bit_widths, others[len(bit_widths) :], strict=True):
         if wrong:
-            raise Diverged(f"the network's outputs at {bits} bit are NaN or infinite: its training has diverged")
+            raise Diverged(
+                f"the network's outputs at {bits} bit are NaN or infinite: its training has diverged, or its batches "
+                "held images so alike that batch norm divided by almost nothing"
+            )
     return {bits: 100 * right / max(count, 1) for bits, right in zip(bit_widths, others, strict=False)}
 
 

@@ -63,14 +63,17 @@ class Setting:
     name: str
     type: Any
     help: str
-    legal: Callable[[float], bool] | None
+    legal: Callable[[Any], bool] | None
+    """Which values; of a choice: which text beside the words to choose from."""
 
     def check(self, value: Any) -> Any:
         """`value` in its canonical type; `UserError` where it is not legal."""
         try:
             value = _convert(self, self.type, value)
             for element in value if isinstance(value, list) else [value]:
-                if self.legal is not None and element is not None and not self.legal(element):
+                if self.legal is None or get_origin(self.type) is Literal:  # checked with the type
+                    continue
+                if element is not None and not self.legal(element):
                     raise UserError(f"setting {self.name} = {value!r}: must be {self.legal}")
         except UserError:
             if released := translated(self.name, value):
@@ -241,8 +244,11 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
     if origin is Literal:
         if isinstance(value, str) and value.lower() in arguments:
             return value.lower()
+        if isinstance(value, str) and setting.legal is not None and setting.legal(value):
+            return value
         near = closest(value, arguments) if isinstance(value, str) else ""
-        raise UserError(f"setting {setting.name} = {value!r}{near or ':'} legal: {', '.join(arguments)}")
+        others = f", or {setting.legal}" if setting.legal else ""
+        raise UserError(f"setting {setting.name} = {value!r}{near or ':'} legal: {', '.join(arguments)}{others}")
     if origin is list:
         if isinstance(value, list | tuple):
             return [_convert(setting, arguments[0], element) for element in value]

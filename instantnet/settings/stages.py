@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from instantnet.engine.errors import UserError
+from instantnet.engine.user_code import names_a_function
 from instantnet.settings.schema import AtLeast, Between, Settings
 
 POSITIVE = Between(0, float("inf"), open=True)
@@ -25,6 +26,16 @@ class BitWidths:
             return 1 <= value <= 32
         match = re.fullmatch(r"w([0-9]{1,2})a([0-9]{1,2})", value)
         return match is not None and all(1 <= int(width) <= 32 for width in match.groups())
+
+
+class FileAndFunction:
+    """Legal: a function of the user's, in the form path/to/file.py:function."""
+
+    def __str__(self) -> str:
+        return "path/to/file.py:function"
+
+    def __call__(self, value: str) -> bool:
+        return names_a_function(value)
 
 
 class RunSettings(Settings):
@@ -75,12 +86,19 @@ class MachineSettings(Settings):
 class DataSettings(Settings):
     """Which images, and how they are augmented."""
 
-    dataset: Annotated[DATASETS, "data set"] = "cifar100"
+    dataset: Annotated[DATASETS, "data set, or path/to/file.py:function that returns two", FileAndFunction()] = (
+        "cifar100"
+    )
     dataset_path: Annotated[str, "folder that holds the data set"] = "data"
     image_height: Annotated[int, "pixels", AtLeast(1)] = 32
     image_width: Annotated[int, "pixels", AtLeast(1)] = 32
     crop_padding: Annotated[int, "random crops of images padded by this many pixels; 0 = none", AtLeast(0)] = 4
     flip: Annotated[bool, "random horizontal flips"] = True
+    val_portion: Annotated[
+        float,
+        "folder with train/ alone: share of each class that is for test; 0 = there must be test images",
+        Between(0, 1),
+    ] = 0.0
 
 
 class LoadingSettings(Settings):
@@ -92,6 +110,7 @@ class LoadingSettings(Settings):
     memory_limit_mb: Annotated[
         int, "image_folder: up to this many MiB decoded once and kept, else streamed", AtLeast(0)
     ] = 2048
+    skip_broken: Annotated[bool, "go on without image files that cannot be read, and list them"] = False
 
 
 class BatchSettings(Settings):

@@ -341,7 +341,7 @@ BAD = {
     "{files}/no_config.pt": "a checkpoint without config",
     "{files}/unknown_op.pt": "unknown operation 'k9_e9'",
     "{files}/other_length.pt": "2 layers",
-    "{weights} --device {files}/none.yaml": "none.yaml",
+    "{weights} --device {files}/none.yaml": "No such file or directory",
     "{weights} --device {files}/clock.yaml": "{files}/clock.yaml, line 7: clock_mhz: expected a number above 0",
     "{weights} --bits 4 --stages 1 --device {files}/tiny.yaml": "closest miss: rf: O needs",
     "{weights} --save {files}/text.pt": "cannot write there",
