@@ -129,7 +129,7 @@ def map_network(
     """
     widths = [bits] if isinstance(bits, int | str) else list(bits or ())
     if unknown := [name for name in settings if name in ("checkpoint", "network", "save", "device")]:
-        raise UserError(f"setting {unknown[0]}: not one of map_network's; an argument, or Report.write, says it")
+        raise UserError(f"setting {unknown[0]}: not a keyword of map_network; use its arguments or Report.write")
     given = {name: value for name, value in settings.items() if value is not None}  # None: the default
     C = MapSettings().replaced(
         checkpoint="", network=None, save="", device="", bits=widths, batch=batch, objective=objective,

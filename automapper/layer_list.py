@@ -31,7 +31,7 @@ def read_layers(path: str, batch: int) -> Network:
         try:
             layer = Layer.from_dict(fields)
             if "name" in fields and not layer.name.strip():
-                raise InputError("name: empty; leave it out, or say what the report shall call the layer")
+                raise InputError("name: empty; leave it out, or give the layer a name")
             layers.append(_named(layer, index, batch, first))
         except InputError as error:
             raise InputError(f"{place(path, (index,), lines)}: {error}") from None

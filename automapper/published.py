@@ -74,12 +74,12 @@ def why_missing(layers: Sequence[Layer], found: Sequence[Found | None], device: 
     """Why some of a network's layers have no published mapping at a bit-width; empty where all have one."""
     if not is_eyeriss(device):
         needs = f"needs Eyeriss' memories ({', '.join(LEVELS)}) and {ARRAY[0]} x {ARRAY[1]} PEs"
-        return f"{needs}, which {device.name} has not"
+        return f"{needs}, which {device.name} does not have"
     if all(found):
         return ""
     if not any(_alike(one.layer, layer) for one in ALEXNET for layer in layers):
         return (
-            "no layer has the filter and output size of one of AlexNet's, which the chip's mappings are published for"
+            "no layer has the filter and output size of one of AlexNet's, for which the chip's mappings are published"
         )
     missing = [layer for layer, one in zip(layers, found, strict=True) if one is None]
     fit = [layer for layer in missing if any(_alike(one.layer, layer) for one in ALEXNET)]

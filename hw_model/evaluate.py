@@ -69,7 +69,7 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: Widths) -> Cost:
     kernel().cost_batch(0, 1, row, device_table(device), problem, work, found)
     reason = int(found.reason[0])
     if reason == OVERFLOW:
-        raise InvalidMapping([f"overflow: the bandwidths of device {device.name} make for more than 2**53 cycles"])
+        raise InvalidMapping([f"overflow: the bandwidths of device {device.name} give more than 2**53 cycles"])
     if reason:
         raise AssertionError(f"compiled and worded validity disagree (reason {reason}): {layer} {mapping}")
     return cost_from_arrays(layer, device, bits, work, float(found.energy_pj[0]), int(found.cycles[0]))

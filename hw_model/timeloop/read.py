@@ -15,7 +15,7 @@ from hw_model.yaml_lines import read_yaml
 
 # Link transfers are not modelled here and are off by Timeloop's own switch; other fields change what it counts.
 FIELDS = ("target", "type", "factors", "permutation", "split", "keep", "bypass", NO_SHARING, "no_link_transfer")
-IMPERFECT = "an imperfect factor (another number of trips the last time) cannot be said here"
+IMPERFECT = "an imperfect factor (another number of trips the last time) is not supported"
 
 
 def import_mapping(text: str, device: Device, source: str = "mapping") -> Mapping:
@@ -51,7 +51,9 @@ def import_mapping(text: str, device: Device, source: str = "mapping") -> Mappin
         elif fields["type"] == "temporal":
             found = _loops(fields, where)
             if found and name not in (level.name, parts[-1][0]):
-                raise InputError(f"{where}: loops at {name}, outside the other buffers of {level.name}, cannot be said")
+                raise InputError(
+                    f"{where}: loops at {name}, outside the other buffers of {level.name}, are not supported"
+                )
             if found and loops[level.name]:
                 raise InputError(f"{where}: the temporal loops of {level.name} are given twice")
             loops[level.name] += found

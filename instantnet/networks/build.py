@@ -38,7 +38,7 @@ def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
         if name not in C.given and before != now:
             raise UserError(
                 f"{path} was searched with {name} = {as_text(before)}, this run has {as_text(now)}: name the --preset "
-                f"of the search, or mean it with --{name}"
+                f"of the search, or confirm with --{name}"
             )
 
 

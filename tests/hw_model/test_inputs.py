@@ -145,9 +145,7 @@ def test_largest_counters_are_exact():
         hw_model.evaluate(layer, {"dram": [["K", 2**27], ["C", 2**26 - 1], ["N", 3]]}, "simple256", 16)
     fields = yaml.safe_load(EYERISS)
     fields["levels"][0]["read_bandwidth_bits_per_cycle"] = 1e-12
-    with pytest.raises(
-        hw_model.InvalidMapping, match=r"bandwidths of device eyeriss make for more than 2\*\*53 cycles"
-    ):
+    with pytest.raises(hw_model.InvalidMapping, match=r"bandwidths of device eyeriss give more than 2\*\*53 cycles"):
         hw_model.evaluate(CASE["layer"], CASE["mapping"], fields, 16)
     strided = hw_model.Layer(P=2**20, stride=2**20)
     with pytest.raises(hw_model.InvalidMapping, match="overflow: dram: I would move"):
