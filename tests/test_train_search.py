@@ -381,7 +381,8 @@ def test_bad_input_is_one_line_and_overwrites_nothing(search_run, tmp_path, caps
     (tmp_path / "garbage.pt").write_bytes(b"garbage")
     here = {"tmp": tmp_path, "run": search_run.folder}
     before = contents(search_run.folder)
-    assert search(*TINY_SEARCH, "--save", search_run.folder, *[word.format(**here) for word in words]) == 2
+    given = [word.format(**here) for word in words] + ([] if "--resume" in words else ["--overwrite"])
+    assert search(*TINY_SEARCH, "--save", search_run.folder, *given) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1
     for part in parts:
