@@ -155,6 +155,16 @@ def test_an_error_in_the_file_is_one_line_with_its_line(own, code, words, num_wo
     refused("setting dataset", own, words, path=own, num_workers=num_workers)
 
 
+def test_a_worker_that_is_killed_is_one_line(own):
+    """As by the kernel, where memory runs out."""
+    own.write_text(
+        OWN.replace(
+            "        return Image", "        __import__('os').kill(__import__('os').getpid(), 9)\n        return Image"
+        )
+    )
+    refused("process that decodes images was killed", "num_workers", path=own, num_workers=1)
+
+
 def test_no_such_file(tmp_path):
     refused("no file", tmp_path / "nowhere.py", path=tmp_path / "nowhere.py")
 

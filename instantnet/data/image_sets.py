@@ -54,6 +54,10 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def to(self, device: torch.device) -> "MemoryImages":
+        """The same on `device`."""
+        return MemoryImages(self.images.to(device), self.labels.to(device))
+
     def read(self, requests: Iterable[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield uint8 images [B, 3, H, W] and labels [B] for every request, on the device."""
         for indices, _ in requests:
@@ -103,6 +107,8 @@ def open_image_sets(
     if val_portion and dataset not in ("image_folder", "imagenet"):
         raise UserError(f"setting val_portion = {val_portion:g}: {dataset} has test images; it is for train/ alone")
     notes: list[str] = []
+    train: ImageSet
+    test: ImageSet
     try:
         if dataset == "digits":
             train, test, class_names = _load_digits(size)
@@ -118,13 +124,11 @@ def open_image_sets(
             train, test, class_names = _random_images(random_images, size, num_classes or 10)
         else:
             folders = list_folders(dataset, path, num_classes, val_portion, HELP[dataset])
-            workers, views, class_names = (
-                Workers(num_workers, prefetch),
-                _views(dataset, size, flip),
-                folders.class_names,
-            )
+            (view, random_view), class_names = _views(dataset, size, flip), folders.class_names
+            workers = Workers(num_workers, prefetch)
             streamed = [
-                StreamedImages(*files, size, *views, workers, device) for files in (folders.train, folders.test)
+                StreamedImages(paths, labels, size, view, random_view, workers, device)
+                for paths, labels in (folders.train, folders.test)
             ]
             size_bytes = sum(map(len, streamed)) * 3 * size[0] * size[1]
             keep = dataset == "image_folder" and size_bytes <= memory_limit_bytes
@@ -134,8 +138,8 @@ def open_image_sets(
             train, test = kept if keep else streamed
     except OSError as error:
         raise UserError(f"cannot read {dataset} in {path}: {error}") from error
-    if isinstance(train, MemoryImages):
-        train, test = (MemoryImages(part.images.to(device), part.labels.to(device)) for part in (train, test))
+    if isinstance(train, MemoryImages) and isinstance(test, MemoryImages):
+        train, test = train.to(device), test.to(device)
     return ImageSets(train, test, class_names, notes)
 
 
@@ -246,7 +250,7 @@ def _views(dataset: str, size: Size, flip: bool):
     return view, v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(0.5 if flip else 0.0)])
 
 
-def _read_plain(streamed: StreamedImages, indices: Tensor) -> Iterator[Tensor]:
+def _read_plain(streamed: StreamedImages | OwnImages, indices: Tensor) -> Iterator[Tensor]:
     """Yield the images `indices` in order, uint8 [B, 3, H, W], in chunks of any size."""
     chunk = max(1, min(256, CHUNK_BYTES // (3 * streamed.size[0] * streamed.size[1])))
     return (images for images, _ in streamed.read((part, None) for part in indices.split(chunk)))

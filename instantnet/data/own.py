@@ -120,6 +120,6 @@ def _pixels(image: Any, size: Size) -> np.ndarray:
 def _number(label: Any) -> int:
     if isinstance(label, Tensor | np.ndarray) and label.size and not label.shape:
         label = label.item()
-    if not isinstance(label, numbers.Integral) or not 0 <= label < 1 << 31:
+    if not isinstance(label, numbers.Integral) or not 0 <= int(label) < 1 << 31:
         raise TypeError(f"a label is {label!r}, not a whole number from 0 on"[:200])
     return int(label)

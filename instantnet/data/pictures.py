@@ -7,9 +7,9 @@ decoded. H x W are pixels.
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def _converted(file: BinaryIO, quick: bool) -> tuple["Picture", Seen]:
     if picture.format != "MPO":  # a JPEG with previews of itself
         with suppress(Exception):
             kinds += [FRAMES] if getattr(picture, "is_animated", False) else []
-    stated_turn = picture.tag_v2.get(_ORIENTATION, 1) if picture.format == "TIFF" else 1  # PIL turns these itself
+    stated_turn = _tags(picture).get(_ORIENTATION, 1)  # PIL turns these itself
     depth, significant = _depth(picture, file)
     picture.load()
     turn, bad_exif = _orientation(picture)
@@ -121,6 +121,11 @@ def _converted(file: BinaryIO, quick: bool) -> tuple["Picture", Seen]:
     return _turned(picture, turn), Seen(tuple(kinds), brightest)
 
 
+def _tags(picture: "Picture") -> Mapping[int, Any]:
+    """Of a TIFF file."""
+    return getattr(picture, "tag_v2", {}) if picture.format == "TIFF" else {}
+
+
 def _bounded(picture: "Picture", quick: bool) -> list[str]:
     """Check the size that the header states; a large JPEG is told to be decoded at a fraction of it."""
     width, height = picture.size
@@ -130,7 +135,7 @@ def _bounded(picture: "Picture", quick: bool) -> list[str]:
     if not scalable or not (quick or pixels > MAX_PIXELS):
         return []
     factor = 8 if quick else next(f for f in (2, 4, 8) if pixels <= MAX_PIXELS * f * f)
-    picture.draft(None, (max(1, width // factor), max(1, height // factor)))  # type: ignore[arg-type]
+    picture.draft(None, (max(1, width // factor), max(1, height // factor)))
     return [LARGE] if pixels > MAX_PIXELS else []
 
 
@@ -139,7 +144,7 @@ def _depth(picture: "Picture", file: BinaryIO) -> tuple[int, int | None]:
     if picture.format == "PNG":
         return _png_depth(file)
     if picture.format == "TIFF":
-        return max(picture.tag_v2.get(_BITS_PER_SAMPLE, (1,))), None
+        return max(_tags(picture).get(_BITS_PER_SAMPLE, (1,))), None
     return (16 if picture.mode == "I" else 8), None  # PGM: PIL has scaled it from the file's own maximum to 65535
 
 
@@ -167,10 +172,10 @@ def _grey(picture: "Picture", depth: int, significant: int | None) -> tuple["Pic
     is_tiff = picture.format == "TIFF"
     low, high = 0.0, float(2**depth - 1)
     if picture.mode == "F" or (is_tiff and picture.mode == "I"):
-        if not is_tiff or not {_LOWEST, _HIGHEST} <= set(picture.tag_v2):
+        if not is_tiff or not {_LOWEST, _HIGHEST} <= set(_tags(picture)):
             kind = "floating-point numbers" if picture.mode == "F" else f"signed numbers, or of {depth} bits,"
             raise Unreadable(f"pixels are {kind} and the file does not state black and white: {RESCALE}")
-        low, high = (float(np.max(picture.tag_v2[tag])) for tag in (_LOWEST, _HIGHEST))
+        low, high = (float(np.max(_tags(picture)[tag])) for tag in (_LOWEST, _HIGHEST))
         if not high > low:
             raise Unreadable(f"the file states {low:g} as black and {high:g} as white: {RESCALE}")
     values = np.asarray(picture)
@@ -184,7 +189,7 @@ def _grey(picture: "Picture", depth: int, significant: int | None) -> tuple["Pic
     grey = np.empty(values.shape, dtype=np.uint8)
     for row, line in enumerate(values):  # line by line: floats of the whole would take eight times the memory
         grey[row] = np.clip(np.rint((line - low) * (255 / (high - low))), 0, 255)
-    if is_tiff and picture.tag_v2.get(_PHOTOMETRIC) == 0:  # white is zero; PIL turns only 8 bits round
+    if is_tiff and _tags(picture).get(_PHOTOMETRIC) == 0:  # white is zero; PIL turns only 8 bits round
         grey = 255 - grey
     if (clear := picture.info.get("transparency")) is not None:
         grey[values == clear] = 255
