@@ -1,12 +1,20 @@
 """`python train.py --eval_only`: the accuracy of a weights.pt per bit-width."""
 
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from instantnet.data import image_sets
 from instantnet.dataloader import DataSet, load_data
-from instantnet.engine.checkpoint import find, load_checkpoint, load_weights
+from instantnet.engine.checkpoint import find, load_weights
 from instantnet.engine.distributed import Processes
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, shown
 from instantnet.engine.log import per_bits
 from instantnet.engine.loop import accuracy
 from instantnet.engine.machine import tune_cpu, tune_gpu
+from instantnet.formats import ImageData, NetworkFile, read_weights
+from instantnet.inference import plain_view
 from instantnet.networks.build import build
 from instantnet.quantize import Precision
 from instantnet.settings.stages import TrainSettings
@@ -16,22 +24,22 @@ from instantnet.strategies import placed
 def evaluate(C: TrainSettings, processes: Processes) -> None:
     """Print the accuracy of a weights.pt per bit-width: its own settings, but for those named on the command line."""
     path = find(C.pretrain or C.save, "weights.pt")
-    needs = ["model", "arch", "bits", "config"]
-    checkpoint = processes.from_main(load_checkpoint, path, needs, "weights.pt of train.py")
+    file: NetworkFile = processes.from_main(read_weights, path)
+    assert file.settings is not None and file.weights is not None
     machine = {"dataset_path", "device", "num_workers", "prefetch", "memory_limit_mb", "batch_size", "max_steps"}
-    own = {name: value for name, value in checkpoint["config"].items() if name not in C.named | machine}
-    wanted = C.num_bits_list if "num_bits_list" in C.named else checkpoint["bits"]
+    own = {name: value for name, value in file.settings.to_dict().items() if name not in C.named | machine}
+    wanted = C.num_bits_list if "num_bits_list" in C.named else list(file.bits)
     C = C.replaced(**own)
-    missing = [bits for bits in wanted if bits not in checkpoint["bits"]]
+    missing = [bits for bits in wanted if bits not in file.bits]
     if missing:
-        raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
+        raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {list(file.bits)}")
     tune_cpu(C.num_threads, C.keep_memory)
     tune_gpu(C.tf32)
-    precision = Precision(**C.precision_arguments() | {"bit_widths": checkpoint["bits"]})
+    precision = Precision(**C.precision_arguments() | {"bit_widths": file.bits})
     with processes.in_turn():
-        data = load_data(**C.data_arguments(), device=processes.device)
-    model = build(checkpoint["arch"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
-    load_weights(model, checkpoint["model"], path)
+        data = images_for(C, file, processes.device)
+    model = build(file.arch, C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
+    load_weights(model, file.weights, path)
     model = placed(model, processes.device, C.channels_last)
     batches = data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
     result = accuracy(model, batches, wanted, C.max_steps, processes.total)
@@ -42,3 +50,49 @@ def evaluate(C: TrainSettings, processes: Processes) -> None:
 def tested(data: DataSet, C: TrainSettings) -> int:
     """Test images that an accuracy is over."""
     return min(len(data.test), 4 * C.batch_size * C.max_steps or len(data.test))
+
+
+def images_for(C: TrainSettings, file: NetworkFile, device: torch.device) -> DataSet:
+    """The test images of the settings, normalised as the weights' training images were, which need not be there.
+
+    A file of format 1 does not say how: then it is found out from the training images. Raises `UserError` where the
+    classes are other than the weights'.
+    """
+    known = file.data
+    if known is None:
+        return load_data(**C.data_arguments(), device=device)
+    if C.dataset in ("image_folder", "imagenet"):
+        data = _test_folder(C, known, device)
+    else:
+        data = load_data(**C.data_arguments(), device=device)
+    _check_classes(known.class_names, data.class_names, file.path)
+    data.mean, data.std = known.mean, known.std
+    return data
+
+
+def _test_folder(C: TrainSettings, known: ImageData, device: torch.device) -> DataSet:
+    """The images of val/ or test/, also in the place of those of train/."""
+    path = Path(C.dataset_path).expanduser()
+    folder = path / "val" if C.dataset == "imagenet" or (path / "val").is_dir() else path / "test"
+    classes = image_sets._class_folders(folder, image_sets.HELP[C.dataset])
+    if C.dataset == "imagenet" and len(known.class_names) < len(classes):
+        classes = [name for name in classes if name in set(known.class_names)]
+    size = C.image_height, C.image_width
+    view = partial(plain_view, dataset=C.dataset, size=size)
+    workers = image_sets.Workers(C.num_workers, C.prefetch)
+    test: image_sets.ImageSet = image_sets.StreamedImages(
+        *image_sets._image_files(folder, classes), size, view, None, workers, device
+    )
+    if C.dataset == "image_folder" and len(test) * 3 * size[0] * size[1] <= C.memory_limit_mb << 20:
+        test = image_sets._decode_all(test)
+    return DataSet(C.dataset, classes, known.mean, known.std, test, test, device, C.crop_padding, C.flip)
+
+
+def _check_classes(known: list[str], found: list[str], path: Path) -> None:
+    """`UserError` naming the first difference between the weights' classes and the images'."""
+    if known == found:
+        return
+    lost, new = [n for n in known if n not in set(found)], [n for n in found if n not in set(known)]
+    parts = [f"{shown(lost[0])} is missing" if lost else "", f"{shown(new[0])} is unknown to them" if new else ""]
+    what = " and ".join(filter(None, parts)) or "they are in another order"
+    raise UserError(f"the test images have other classes than {path} ({len(found)}, there {len(known)}): {what}")

@@ -27,18 +27,21 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, g
 from instantnet.engine.errors import UserError
 from instantnet.settings.released import translated, translation
 
+LONGEST = 4096  # entries of a list, letters of a text
+
 
 @dataclass(frozen=True)
 class AtLeast:
-    """Legal: value >= minimum (each element of a list)."""
+    """Legal: minimum <= value <= maximum (each element of a list)."""
 
     minimum: float
+    maximum: float = float("inf")
 
     def __str__(self) -> str:
-        return f"at least {self.minimum:g}"
+        return f"at least {self.minimum:g}" + (f" and at most {self.maximum:,}" if self.maximum < float("inf") else "")
 
     def __call__(self, value: float) -> bool:
-        return value >= self.minimum
+        return self.minimum <= value <= self.maximum
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Setting:
 
     def check(self, value: Any) -> Any:
         """`value` in its canonical type; `UserError` where it is not legal."""
+        if isinstance(value, str | list | tuple) and len(value) > LONGEST:
+            raise UserError(f"setting {self.name}: {len(value):,} entries or letters, at most {LONGEST:,}")
         try:
             value = _convert(self, self.type, value)
             for element in value if isinstance(value, list) else [value]:
