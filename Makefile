@@ -1,11 +1,14 @@
 # make demo    search, train and map a switchable-precision network on handwritten digits (minutes on two CPU cores)
-# make test    the test suite        make lint    the style checks        make bench    the benchmarks
+# make test    the test suite, in two processes (make test WORKERS=8)
+# make lint    the style checks        make bench    the benchmarks
 # make test-full    the test suite with every check whole, not a sample of it
 # Each creates .venv from requirements.txt when it is missing or older.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-full lint bench environment
 
@@ -25,10 +28,10 @@ demo: environment
 	@$(BIN)/python -m automapper ckpt/finetune/weights.pt --device eyeriss
 
 test: environment
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-full: environment
-	$(BIN)/python -m pytest -m "full or not full"
+	$(PYTEST) -m "full or not full"
 
 lint: environment
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
     min_alpha  L_val(Q_b(w), alpha) + lambda * L_eff(alpha)
 
-First order: the weights are taken as they are. Source: Fu et al., DAC 2021, equation 2, where b is the lowest
+First order: the weights are treated as constants. Source: Fu et al., DAC 2021, equation 2, where b is the lowest
 bit-width.
 """
 

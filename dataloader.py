@@ -30,8 +30,8 @@ class Batches:
     the number of images of one pass, over all processes; `drop_last` and a last training batch of one image make it
     smaller than that of the indices.
 
-    Every process has its share of each batch. Only a last training batch with fewer than two images for each, on which
-    batch norm could not train, is given to all of them as a whole.
+    Every process has its share of each batch. A last training batch with fewer than two images per process goes to all
+    of them as a whole, because batch norm could not train on less.
     """
 
     def __init__(self, data, image_set, indices, batch_size, shuffle, augment, drop_last, seed, rank, world_size):
@@ -57,7 +57,7 @@ class Batches:
         self.epoch = epoch
 
     def iterate_from(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches `step`, `step` + 1, ... of this epoch, bit-identical to those of the undisturbed pass."""
+        """Yield batches `step`, `step` + 1, ... of this epoch, bit-identical to those of an uninterrupted pass."""
         if not 0 <= step <= len(self):
             raise ValueError(f"step {step} is not in 0..{len(self)}")
         return self._iterate(self.epoch, step)
@@ -152,15 +152,15 @@ class DataSet:
     ) -> Batches:
         """Return the batches of `subset` ("train" or "test"), or of its images `indices`.
 
-        `shuffle` and `augment` are by default on for "train", off for "test". `batch_size` counts the images of all
-        `world_size` processes; the batch of process `rank` is its part of that batch, parts differing by one image at
-        most. (The last batch of a pass that is not for training may leave a process without an image: [0, 3, H, W].)
+        `shuffle` and `augment` default to on for "train" and off for "test". `batch_size` counts the images of all
+        `world_size` processes. Process `rank` gets its part of each batch; parts differ by one image at most. (The last
+        batch of a pass that is not for training may leave a process without an image: [0, 3, H, W].)
 
         A pass that shuffles or augments is for training. If its last batch would hold exactly one image, of a
         `batch_size` above 1, that image is dropped even without `drop_last`: batch norm cannot train on a single value
         per channel. With `shuffle` it is another image in every epoch. Other passes hold every image.
 
-        Raises UserError if there is not one batch, or less than two images per process in a batch for training.
+        Raises UserError if there is no full batch, or fewer than two images per process in a batch for training.
         """
         image_set = {"train": self.train, "test": self.test}[subset]
         count = len(image_set)
@@ -216,7 +216,7 @@ def load_data(
     * `random`: noise with noise for labels, `random_images` for training and for test: for smoke tests.
 
     Each worker decodes `prefetch` batches ahead of the step that needs them; for a GPU they wait in pinned memory and
-    are copied beside its work.
+    are copied while it computes.
 
     `num_classes` None: as many as the data set has (`random`: 10). Class folders are labelled in the sorted order of
     their names. Raises UserError: unknown data set, impossible number, missing or incomplete data, an unreadable image,
@@ -273,8 +273,10 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor | N
 
 
 def endless(batches: Batches, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """The alpha half in ever new order, from a step of an epoch on: it may be smaller than the weights' half. Images,
-    labels, and their weight among the processes'."""
+    """Images, labels and this process's weight of the alpha half, from a step of an epoch on, without end.
+
+    It is reshuffled whenever it is used up: it may be smaller than the weights' half.
+    """
     first_lap, position = divmod(first_step, len(batches))
     for lap in count(first_lap):
         batches.set_epoch(epoch * 1000 + lap)

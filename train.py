@@ -1,7 +1,7 @@
 """Stage 2, CDT: train the searched network from scratch, one set of weights for every bit-width -> weights.pt
 
-Every higher precision teaches every lower one in the same step. `--network` trains a network that the paper compares
-with instead. Settings: config_train.py. Next stage: automapper.
+Every higher precision teaches every lower one in the same step. `--network` trains one of the networks of the paper's
+comparison instead. Settings: config_train.py. Next stage: automapper.
 """
 
 import random
@@ -45,7 +45,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(C: TrainSettings, processes: Processes, command: str) -> None:
-    """Train, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
+    """Train, save and report. Every process does the same on its share of a batch.
+
+    command: the shell command that resumes this run.
+    """
     arch, source = processes.from_main(architecture, C)
     pretrained = processes.from_main(read_pretrained, C, arch, source) if C.pretrain else None
     C, data = prepared(C, processes, TRAINING_RUN, partial(new_parts, arch=arch, source=source))
@@ -119,7 +122,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
 
 
 def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches]:
-    """Training and test images in batches, of which this process gets its share."""
+    """Training and test images, in batches of this process's share."""
     train_batches = data.batches(
         "train",
         batch_size=C.batch_size,
@@ -176,8 +179,8 @@ def recalibrated(
 ) -> dict[int, float] | None:
     """Recalibrate every bit-width of `model` on `batches()`, its own statistics only; returns None.
 
-    As released (`C.recalibration` = all) each bit-width's recalibration undoes the others': then the model is left as
-    trained, and returned is what `measured([bits])` says of each bit-width after its own.
+    As released (`C.recalibration` = all), each bit-width's recalibration undoes the others'. The model then stays as
+    trained, and the result holds `measured([bits])` of each bit-width after its own recalibration.
     """
     if C.recalibration == "own":
         for bits in model.precision.bit_widths:

@@ -41,7 +41,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def search(C: SearchSettings, processes: Processes, command: str) -> None:
-    """Search, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
+    """Search, save and report. Every process does the same on its share of a batch.
+
+    command: the shell command that resumes this run.
+    """
     pretrained = processes.from_main(read_supernet, C.pretrain) if C.pretrain else None
     C, data = prepared(C, processes, SEARCH_RUN, new_parts)
     next_stage = training_command(C)  # now: a mistake in config_train.py should not wait for the end of the search
@@ -116,8 +119,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
 
 
 def batches_of(C: SearchSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches, Batches]:
-    """The training images that train the weights, those that train alpha, and what the supernet is validated on, in
-    batches of which this process gets its share."""
+    """(images for the weights, images for alpha, images for validation), in batches of this process's share."""
     halves = len(data.train), C.train_portion, derived_seed(C.seed, "split")
     for_weights, for_alpha = split_indices(*halves, shuffled=C.split == "random")
     batches: dict[str, Any] = {
@@ -185,7 +187,7 @@ def new_architect(
     in_training: Callable[..., torch.Tensor],
     mean: Callable[[torch.Tensor], torch.Tensor] = lambda gradient: gradient,
 ) -> Architect:
-    """What updates alpha. mean: of a tensor over the processes."""
+    """The optimiser of alpha for this supernet. mean: of a tensor over the processes."""
     return Architect(
         model=in_training,
         alpha=supernet.alpha,
@@ -215,7 +217,7 @@ def validate(
 ) -> dict[int, float]:
     """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
 
-    As released: fresh noise in every pass, and each bit-width's figure the mean over it and those before it.
+    As released: fresh noise in every pass, and for each bit-width the mean over it and those before it.
     """
     supernet.generator.manual_seed(derived_seed(C.seed, "validation", epoch))
     supernet.noise_per_forward = C.validation == "released"

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> None:
     C = from_command_line(*configuration(MapSettings), argv, __doc__)
-    check_engine(C.engine)  # mistakes first: networks take seconds to load
+    check_engine(C.engine)  # mistakes first, because networks take seconds to load
     parse_objective(C.objective, C.delay), parse_budget(C.budget)
     device = load_device(C.device)
     network = read_network(C)
@@ -107,7 +107,7 @@ class Bar(api.Progress):
 
 
 def proven(report: Mapping[str, Any]) -> str:
-    """What the exhaustive engine has shown, one line; of another engine "" ."""
+    """What the exhaustive engine has proven, as one line; "" for another engine."""
     covered, open_gaps, seen = 0, [], []
     for layer in (layer for row in report["bit_widths"] for layer in row["layers"] if "exhaustive" in layer):
         if (problem := (layer["dims"], layer["bits"])) in seen:
@@ -126,12 +126,12 @@ def proven(report: Mapping[str, Any]) -> str:
 
 
 def read_network(C: MapSettings) -> Network:
-    """What the settings `network` or `checkpoint` name."""
+    """The network that the settings `network` or `checkpoint` name."""
     if C.network is not None and "checkpoint" in C.given:
         raise UserError(f"settings checkpoint = {C.checkpoint!r} and network = {C.network!r}: give one of them")
     if C.network is not None and C.network.endswith(api.YAML):
         return api.read_network(C.network, C.batch)
-    from automapper import layers  # here: torch takes seconds to load, --help and mistakes need not wait
+    from automapper import layers  # imported here: torch takes seconds to load, and --help and mistakes need none of it
 
     return (
         layers.load_network(C.checkpoint, C.batch) if C.network is None else layers.load_torchvision(C.network, C.batch)
@@ -139,8 +139,8 @@ def read_network(C: MapSettings) -> Network:
 
 
 def with_network_setting(argv: Sequence[str]) -> list[str]:
-    """The words of the command line with `CHECKPOINT` turned into `--checkpoint CHECKPOINT`, or `LAYERS.yaml` into
-    `--network LAYERS.yaml`."""
+    """The words of the command line, with `CHECKPOINT` as `--checkpoint CHECKPOINT` and `LAYERS.yaml` as `--network
+    LAYERS.yaml`."""
     words = list(argv)
     position = 0
     free = []

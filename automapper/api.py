@@ -1,4 +1,4 @@
-"""AutoMapper from Python: `map_network` searches, the `Report` it returns prints, converts and writes what was found.
+"""AutoMapper from Python: `map_network` searches; the `Report` it returns prints, converts and writes the result.
 
 report = automapper.map_network("resnet18", "eyeriss", bits=[4, 8])
 print(report)
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PIPELINE_SHARE = 0.2  # of a search's mappings go to each size of a pipeline's stage
-BIT_WIDTHS = (4, 8, 12, 16, 32)  # where neither the caller nor the network names any: the paper's
+BIT_WIDTHS = (4, 8, 12, 16, 32)  # the paper's, where neither the caller nor the network names any
 YAML = (".yaml", ".yml")
 
 
@@ -50,7 +50,7 @@ class Report:
     """What a search found: `print(report)` shows the table, `to_dict()` is report.json, `write(folder)` all files."""
 
     def __init__(self, content: Mapping[str, Any], device: Device):
-        self._content = json.loads(json.dumps(content))  # as a reader of the file has it: keys as text
+        self._content = json.loads(json.dumps(content))  # as read back from the file: keys are text
         self._device = device
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Report:
         return summary(self._content)
 
     def write(self, folder: str | os.PathLike) -> None:
-        """Write report.json, report.html and mappings/ into `folder`, which is made where it does not exist.
+        """Write report.json, report.html and mappings/ into `folder`, which is created if needed.
 
         A result that is there already is replaced as a whole. Raises UserError where nothing can be written, or where
         another process has the folder.
@@ -79,7 +79,7 @@ class Report:
 
 
 class Progress:
-    """What a search reports while it runs. This one ignores it; a subclass shows it."""
+    """Progress of a search. This class ignores it; a subclass shows it."""
 
     def searched(self, share: float, edp_js: Mapping[int, float]) -> None:
         """share: of the budget used so far; edp_js: bit-width -> the best EDP of the network so far."""
@@ -118,14 +118,14 @@ def map_network(
             `example`.
         objective: "edp", "energy", "latency", or weights as in "energy=1,latency=2".
         budget: mappings per layer, bit-width and dataflow, or seconds in all as text: "30s".
-        progress: told how far the search is.
+        progress: its methods are called as the search runs.
         settings: any other setting of the command by its name, with its default: delay, engine, stages, goal,
-            baselines (names to show), dataflow (files of more of them), within (a name or a file that AutoMapper itself
-            has to keep to), fixed_at, workers, backend; see `python -m automapper --help`.
+            baselines (names to show), dataflow (files of more of them), within (a name or a file that constrains
+            AutoMapper itself), fixed_at, workers, backend; see `python -m automapper --help`.
 
     Raises:
         UserError: a setting that is not legal, a network that cannot be mapped, or no valid mapping of a layer.
-        hw_model.InputError: a device or a layer that is none.
+        hw_model.InputError: `device` is no device, or a layer no layer.
     """
     widths = [bits] if isinstance(bits, int | str) else list(bits or ())
     if unknown := [name for name in settings if name in ("checkpoint", "network", "save", "device")]:
@@ -145,7 +145,8 @@ def map_network(
 def read_network(
     network: str | os.PathLike | Sequence[Layer] | Network | nn.Module, batch: int = 1, example: Any = None
 ) -> Network:
-    """The layers of what `map_network` takes. Raises UserError or hw_model.InputError where it is nothing of that."""
+    """The layers of a `network` argument of `map_network`. Raises UserError or hw_model.InputError for anything
+    else."""
     if isinstance(network, _module_type()):
         if batch != 1:
             raise UserError(f"setting batch = {batch}: the batch of a module is that of its example input")
@@ -167,14 +168,14 @@ def read_network(
 
 
 def _module_type() -> Any:
-    """torch.nn.Module where torch is loaded, else (): then nothing can be one, and torch takes seconds to load."""
+    """torch.nn.Module if torch is loaded, else (): then nothing can be a module, and loading torch takes seconds."""
     return sys.modules["torch"].nn.Module if "torch" in sys.modules else ()
 
 
 def _read_named(name: str, batch: int) -> Network:
     if name.endswith(YAML):
         return read_layers(name, batch)
-    from automapper import layers  # here: torch takes seconds to load
+    from automapper import layers  # imported here: torch takes seconds to load
 
     if name.endswith(".pt") or os.sep in name or os.path.exists(name):
         return layers.load_network(name, batch)
@@ -182,7 +183,7 @@ def _read_named(name: str, batch: int) -> Network:
 
 
 def _source(given: Any, device: Device) -> Any:
-    """What the report names as the device, such that hw_model loads it: a name, a path, or a file's content."""
+    """The device in a form that hw_model loads again: a name, a path, or a file's content."""
     if not isinstance(given, Device):
         return given if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else os.fspath(given)
     try:
@@ -195,8 +196,9 @@ def _source(given: Any, device: Device) -> Any:
 
 
 def chosen_bits(bits: Sequence[Bits], network: Network) -> tuple[Bits, ...]:
-    """The bit-widths to map, by activations, then weights, lowest first: those asked for, else all of the network's,
-    else the paper's.
+    """The bit-widths to map: those asked for, else all of the network's, else the paper's.
+
+    They are sorted by activations, then weights, lowest first.
 
     Raises UserError where the network does not have one.
     """
@@ -209,14 +211,14 @@ def chosen_bits(bits: Sequence[Bits], network: Network) -> tuple[Bits, ...]:
 
 
 def run(network: Network, device: Device, settings: Mapping[str, Any], progress: Progress | None = None) -> Report:
-    """Map `network` as `settings` say, those of MapSettings by name; they become part of the report.
+    """Map `network` with `settings`, those of MapSettings by name; they become part of the report.
 
     Ctrl-C ends the search; the report then holds the best so far. Raises UserError as `map_network` does.
     """
     objective = parse_objective(settings["objective"], settings["delay"])
     budget = parse_budget(settings["budget"])
     engine, seed = settings["engine"], settings["seed"]
-    spreading = settings["workers"], settings["backend"]
+    parallel = settings["workers"], settings["backend"]
     bit_widths = chosen_bits(settings["bits"], network)
     problems = distinct_problems(network, bit_widths)
     baselines = _baselines(network, device, settings, bit_widths)
@@ -224,14 +226,14 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
 
     with interrupt_held_back() as early:
         pipelines = Pipelines(
-            network, bit_widths, device, objective, settings["stages"], seed, *spreading, engine == "random",
+            network, bit_widths, device, objective, settings["stages"], seed, *parallel, engine == "random",
             baselines.own,
         )  # fmt: skip
         load_compiled(device)
     watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
     try:
         outcome = run_search(
-            problems, device, objective, budget, seed, engine, *spreading, watch.after_round, progress.proved,
+            problems, device, objective, budget, seed, engine, *parallel, watch.after_round, progress.proved,
             bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at),
         )  # fmt: skip
     except NoMapping as error:
@@ -244,7 +246,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     add_published(outcome, problems, device, objective)
     add_fixed(outcome, network, bit_widths, device)
     with interrupt_held_back() as came:
-        trade_layers(network, bit_widths, outcome, device, objective, seed, *spreading, engine != "random")
+        trade_layers(network, bit_widths, outcome, device, objective, seed, *parallel, engine != "random")
     outcome.interrupted |= bool(came)
     statistics = {
         "engine": engine,
@@ -263,7 +265,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
 
 
 def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bit_widths: Sequence[int]) -> Baselines:
-    """The baselines that the settings ask for. Raises UserError where one cannot be had."""
+    """The baselines that the settings name. Raises UserError where one does not exist or does not fit."""
     chosen = chosen_baselines(
         settings["baselines"], settings["dataflow"], settings["within"], settings["fixed_at"], bit_widths
     )
@@ -274,7 +276,7 @@ def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bi
 
 
 class _Watch:
-    """Follows a search round by round: pipelines keep pace with it; convergence; the goal."""
+    """Follows a search round by round: advances the pipelines, records convergence, checks the goal."""
 
     def __init__(
         self,
@@ -315,7 +317,7 @@ class _Watch:
         )
 
     def _mean_layer(self, outcome: Outcome, bits: int) -> float:
-        """Geometric mean over the layers of what each minimises; it never rises, as the network's sums may."""
+        """Geometric mean over the layers of what each minimises. Unlike the network's sums it never rises."""
         costs = [found.cost for found in found_of(self.network, bits, outcome)]
         logs = [math.log(self.objective.value(cost.energy_j, cost.latency_s)) for cost in costs]
         return math.exp(sum(logs) / len(logs))

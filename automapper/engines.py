@@ -1,4 +1,4 @@
-"""Search engines by name: what the setting `engine` chooses from. CONTRIBUTING.md adds one."""
+"""Search engines by name: the choices of the setting `engine`. CONTRIBUTING.md shows how to add one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Engine(Protocol):
 ENGINES: dict[str, Callable[[Sequence[Search], Device, Objective, int], Engine]] = {
     "evolution": Evolution,
     "random": partial(Evolution, random=True),
-    "exhaustive": Evolution,  # and then a proof, by branch and bound, for as many layers as it can
+    "exhaustive": Evolution,  # followed by a proof, by branch and bound, for as many layers as possible
 }
 """Name -> engine(searches, device, objective, seed)."""
 

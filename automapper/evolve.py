@@ -5,8 +5,8 @@ from the rest by crossover and mutation, and ranks. A pool that no longer improv
 best is kept. The last part of the budget merges the bests of all starts into one pool, and ends with a local search.
 
 No search sees another one, with one exception: a search of the whole space takes over what the built-in dataflows
-found for the same layer at the same bit-width. So a result does not depend on what is searched beside it, as long as
-these are.
+found for the same layer at the same bit-width. So a result does not depend on other searches, as long as these are
+always run.
 
 Legend: T searches, M rows of a pool, f o b as in breed.
 """
@@ -30,15 +30,15 @@ PARENTS, CHILDREN = 48, 80  # of a pool of 128, the worst 80 are dropped each ge
 PATIENCE = 8  # generations without improvement before a pool restarts: many short starts beat few long ones
 KEPT = 64  # bests of earlier starts a search remembers
 EXPLORE = 0.8  # share of the budget before the bests are brought together
-TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before that is worth the pool it takes to cost
-LOCAL = 10.0  # of the mappings bred that local search may cost on top, at most: costing takes a tenth of breeding
-NICHE = 8  # parents at most that share what lies on the array and the lanes
+TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before merging is worth the cost of its pool
+LOCAL = 10.0  # neighbours that local search may cost, per mapping bred: costing takes a tenth of breeding
+NICHE = 8  # maximum number of parents with the same dimensions on array and lanes
 POLISHED = 24  # starts whose bests a local search begins from
-FLOOR, AT_ONCE = 512, 8  # mappings a search without a valid one may breed however small the budget, so many at once
+FLOOR, AT_ONCE = 512, 8  # a search without a valid mapping breeds up to FLOOR, whatever the budget; how many at once
 SAME = 1e-9  # scores (logarithms) closer than this are the same cost
-INVALID = 1e6  # score of any invalid mapping: worse than every valid one, plus how far it is from validity
+INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
 SETTLED = 0.5  # share of the mappings after which a search that has converged gains little
-CONVERGED = math.log1p(0.05)  # gaps of a search that has converged, at most: 5 %
+CONVERGED = math.log1p(0.05)  # largest gaps of a search that has converged: 5 %
 MIX = np.random.default_rng(0).integers(1 << 40, size=(2, 8))  # of layouts, to a number each
 EARLIER = np.tri(PARENTS + CHILDREN, k=-1, dtype=bool)
 
@@ -76,7 +76,7 @@ class Evolution:
         self.improved: list[list[tuple[int, float]]] = [[] for _ in self.searches]  # (mappings bred, best score)
         self.starts: list[list[float]] = [[] for _ in self.searches]  # scores of the starts that ended
         self.generation = np.zeros(T, int)
-        self.next_row = np.full(T, M)  # of a generation that is bred and not all costed yet; M: it is
+        self.next_row = np.full(T, M)  # rows of a generation that are bred and not yet costed; M: none
         self.bred = np.zeros(T, int)
         self.costed = np.zeros(T, int)  # neighbours, of the local search
         self.evaluated = 0  # by all searches together
@@ -85,12 +85,12 @@ class Evolution:
 
     @property
     def mappings(self) -> int:
-        """Bred by every search; those that had no valid one by then have bred more."""
+        """Mappings bred by every search; searches without a valid one have bred more."""
         return int(self.bred.min())
 
     def advance(self, mappings: int, share: float) -> Evolution:
-        """Search until every search has bred and costed `mappings`, no more; share: of the whole budget that is then
-        used up. Only a search without a valid mapping continues, up to FLOOR."""
+        """Search until every search has bred and costed exactly `mappings`. Only a search without a valid mapping
+        continues, up to FLOOR. share: of the whole budget that is then used."""
         self.running = True
         self._own_arrays()
         try:
@@ -123,7 +123,7 @@ class Evolution:
     def gaps(self, index: int) -> tuple[float, float]:
         """How far search `index` is from having converged, in logarithms of the objective: what the last half of its
         mappings gained; and how far the second best of its independent starts is from the result. Searches that it
-        takes over from count as starts once they have converged. Infinite where there is no such number."""
+        takes over from count as starts once they have converged. Infinite where a gap is unknown."""
         score, half = self.score[index], SETTLED * self.bred[index]
         if score >= INVALID:
             return math.inf, math.inf
@@ -137,12 +137,12 @@ class Evolution:
         return max(self.gaps(index)) <= CONVERGED
 
     def remember(self, index: int, row: Row) -> None:
-        """Let search `index` meet a known mapping when the bests are brought together."""
+        """Add a known mapping to search `index`; it joins the pool when the bests are merged."""
         self.kept[index].append((-np.inf, row))
 
     def step(self, which: np.ndarray | None = None, most: np.ndarray | None = None) -> None:
-        """One generation of some searches (all), or the part of it that `most` mappings bred in all leave; how it is
-        cut changes no result."""
+        """One generation of some searches (default: all), or as much of it as a total of `most` mappings allows. Where
+        it is cut does not change the result."""
         T, M = self.pool_score.shape
         which = np.arange(T) if which is None else which
         new = which[self.next_row[which] == M]
@@ -167,7 +167,8 @@ class Evolution:
         self._remember(complete)
 
     def bring_together(self, which: np.ndarray) -> None:
-        """Pools of the bests of a search's starts, and for the whole space of the built-in dataflows' searches."""
+        """Pools made of the bests of a search's starts; for the whole space also of the built-in dataflows'
+        searches."""
         self.together[which] = True
         for t in which:
             self._polish(t)
@@ -201,7 +202,7 @@ class Evolution:
         self.starts[t] = sorted([score for score, _ in ended])
 
     def take_over(self) -> None:
-        """Let every search of the whole space have what a built-in dataflow found, where that is better."""
+        """Give every search of the whole space a built-in dataflow's mapping where that is better."""
         pairs = [(t, s) for t in range(len(self.searches)) for s in self._known_to(t)]
         if not pairs:
             return
@@ -223,7 +224,7 @@ class Evolution:
         ]
 
     def _own_arrays(self) -> None:
-        """Copy what arrived from another process as read-only memory."""
+        """Copy arrays that arrived from another process as read-only memory."""
         self.pool = tuple(map(_writable, self.pool))
         self.space = type(self.space)(*map(_writable, self.space))
         for name, value in vars(self).items():
@@ -243,8 +244,8 @@ class Evolution:
                     self._note(t, score, row)
 
     def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
-        """(score, row) where no neighbour is better, or where search t has had its share of neighbours costed: first
-        those one step away, where none of these helps those two steps away."""
+        """(score, row) where no neighbour is better, or where search t has costed its share of neighbours. Neighbours
+        one step away come first; where none of them is better, those two steps away."""
         if self.random or self.stopped:
             return score, row
         steps = single_steps
@@ -273,14 +274,14 @@ class Evolution:
             return np.where(cost.valid, self.objective.score(cost.energy_pj, cost.cycles), INVALID + cost.violation)
 
     def _rank(self, which: np.ndarray) -> None:
-        """Sort pools, best first. Duplicates of a cost after the first move to the end; the newest counts as the first,
-        so that pools keep moving. Before them stand those beyond NICHE with the same dimensions on the array, so that
-        a pool does not settle on the first good one."""
+        """Stable sort by score. Duplicates of a cost after the first move to the end; the newest counts as the first,
+        so the pool keeps moving. Mappings beyond NICHE with the same dimensions on the array come just before them, so
+        the pool does not converge on the first good layout."""
         M = self.pool_score.shape[1]
         score = self.pool_score[which]
         order = M - 1 - np.argsort(score[:, ::-1], axis=1, kind="stable")
         score = np.take_along_axis(score, order, axis=1)
-        with np.errstate(invalid="ignore"):  # infinite scores, none the same
+        with np.errstate(invalid="ignore"):  # infinite scores: no duplicates
             again = np.diff(score, axis=1, prepend=-np.inf) <= SAME
         layout = np.take_along_axis(self._layout(which), order, axis=1)
         alike = ((layout[:, :, None] == layout[:, None, :]) & ~again[:, None, :] & EARLIER).sum(2)
@@ -291,7 +292,7 @@ class Evolution:
             array[which] = array[which[:, None], order]
 
     def _layout(self, which: np.ndarray) -> np.ndarray:
-        """[n, M] int64: a number for what lies on the PEs, whichever axis, and on the lanes, of every mapping."""
+        """[n, M] int64: for every mapping a number for the dimensions on the PEs, on either axis, and on the lanes."""
         f = self.pool[0][which].astype(np.int64)
         spatial = [self.device.slots.index(slot) for slot in ("spatial_x", "spatial_y")]
         number = f[:, :, spatial].prod(2) @ MIX[0]
@@ -300,12 +301,12 @@ class Evolution:
         return number
 
     def _note(self, t: int, score: float, row: Row) -> None:
-        """A better mapping of search t."""
+        """Record a better mapping of search t."""
         self.score[t], self.rows[t] = score, row
         self.improved[t].append((int(self.bred[t]), float(score)))
 
     def _remember_best(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Note bests; returns the row that is best in each pool and its score."""
+        """Record the bests; returns the best row of each pool and its score."""
         first = np.argmin(self.pool_score[which], axis=1)
         score = self.pool_score[which, first]
         for i in np.flatnonzero(score < self.score[which]):
@@ -313,7 +314,7 @@ class Evolution:
         return first, score
 
     def _remember(self, which: np.ndarray) -> None:
-        """Note which pools restart."""
+        """Mark the pools that restart."""
         which = which[~self.together[which]]
         if self.random or len(which) == 0:
             return
@@ -333,7 +334,7 @@ def _writable(array: np.ndarray) -> np.ndarray:
 
 
 def _seed(search: Search, seed: int) -> int:
-    """A seed of its own for every search, whatever else is searched beside it."""
+    """A seed for one search, independent of all other searches."""
     constraints = replace(search.definition, name="", description="")
     text = repr((seed, astuple(search.problem.layer), search.problem.bits, astuple(constraints)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

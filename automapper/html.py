@@ -1,4 +1,4 @@
-"""report.html: what report.json says, as one page to look at, alone and offline."""
+"""report.html: the content of report.json as one page that works offline."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def render(report: Mapping[str, Any], device: Device) -> str:
 
 @functools.cache
 def _template():
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # here: only this needs it
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # imported here: only this needs it
 
     environment = Environment(loader=PackageLoader("automapper", "."), autoescape=True, undefined=StrictUndefined)
     environment.filters["short"] = lambda value: f"{value:.3g}"
@@ -85,7 +85,8 @@ def _axis_label(report: Mapping[str, Any]) -> str:
 
 
 def convergence_plot(report: Mapping[str, Any]) -> str:
-    """What the layers minimise, the geometric mean in percent above its final value, against the mappings tried."""
+    """Convergence: the layers' objective, its geometric mean in percent above the final value, against mappings
+    tried."""
     history = report["search"]["convergence"]
     series = []
     for row in report["bit_widths"]:
@@ -122,7 +123,7 @@ def _layer(layer: Mapping[str, Any], device: Device) -> dict[str, Any]:
 
 
 def _mean_width(bits: int | str) -> float:
-    """Where a bit-width stands on an axis: the mean of weights and inputs."""
+    """The position of a bit-width on an axis: the mean of weights and inputs."""
     widths = widths_of(bits)
     return (widths.W + widths.I) / 2
 

@@ -1,7 +1,7 @@
-"""A checkpoint, a torchvision model or a module -> the layers that run. The one file of automapper that knows torch.
+"""A checkpoint, a torchvision model or a module -> the layers that run. The only file of automapper that uses torch.
 
 Shapes are measured, not computed: one input runs through the network, and every operation that torch dispatches is
-seen, whether a module or a function called it.
+recorded, whether a module or a function called it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load_network(path: str, batch: int) -> Network:
         batch: images per inference, the N of every layer.
 
     Raises:
-        UserError: no readable checkpoint, none with an architecture, or a layer that cannot be mapped.
+        UserError: no readable checkpoint, no architecture in it, or a layer that cannot be mapped.
     """
     file = _find(path)
     found = read_weights(file) if _holds_weights(file) else read_architecture(file, settings_needed=True)
@@ -75,11 +75,11 @@ def load_module(module: nn.Module, example: Any) -> Network:
     Args:
         example: its input, a tensor or a sequence of positional arguments.
 
-    Layers of this project run at the bit-width of their network, plain ones beside them at 32 bit; in a module without
-    such layers all run at the network's.
+    Switchable layers run at the bit-width of their network, plain ones among them at 32 bit. In a module without
+    switchable layers, all run at the network's.
 
     Raises:
-        UserError: no example, one that the module does not take, or a layer that cannot be mapped.
+        UserError: no example, one that the module cannot run on, or a layer that cannot be mapped.
     """
     name = type(module).__name__
     if example is None:
@@ -98,11 +98,11 @@ def load_module(module: nn.Module, example: Any) -> Network:
 
 
 def load_torchvision(name: str, batch: int) -> Network:
-    """The layers of a torchvision classification model with random weights, all at the network's bit-width.
+    """The layers of a torchvision classification model, all at the network's bit-width.
 
     Raises UserError on an unknown name, or naming a layer that cannot be mapped.
     """
-    from torchvision import models  # here: it costs start-up time, and only this needs it
+    from torchvision import models  # imported here: slow to start, and only this needs it
 
     names, others = models.list_models(module=models), models.list_models()
     if name not in names:
@@ -123,7 +123,7 @@ def load_torchvision(name: str, batch: int) -> Network:
 
 
 def build_torchvision(name: str) -> nn.Module:
-    """A torchvision model on the device "meta": shapes are enough, so it has no weights and computes nothing."""
+    """A torchvision model on the device "meta": without weights and computation, as shapes are enough."""
     from torchvision import models
 
     with _MetaWeights(), warnings.catch_warnings():
@@ -132,7 +132,7 @@ def build_torchvision(name: str) -> nn.Module:
 
 
 class _MetaWeights(TorchFunctionMode):
-    """Makes the tensors that weights are made of on "meta". Others keep their values: RegNet computes its widths with
+    """Creates weight tensors on "meta". Other tensors keep their values, because RegNet computes its widths with
     them."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -158,10 +158,10 @@ def capture(
 ) -> tuple[tuple[NetworkLayer, ...], tuple[Unmapped, ...]]:
     """Every convolution and matrix product that runs on `inputs`, in running order, and what else runs.
 
-    Layers are named by the module they run in. Of a module that runs several operations each gets their kind as a
-    suffix, `attention[linear]`, `attention[matmul]`, `attention[matmul 2]`; of a module that runs several times,
-    ` (run 2)`. Switchable layers run at the network's bit-width, all others at plain_bits (None: at the network's too).
-    The model is left as it was.
+    Layers are named by the module they run in. If a module runs several operations, each has its kind as a suffix:
+    `attention[linear]`, `attention[matmul]`, `attention[matmul 2]`. If a module runs again, ` (run 2)` follows.
+    Switchable layers run at the network's bit-width, all others at plain_bits (None: at the network's too). The model
+    is left as it was.
 
     Raises UserError naming a layer that cannot be mapped.
     """
@@ -206,12 +206,12 @@ class _Run:
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes every operation that torch dispatches below its modules and functions, where nothing can be hidden."""
+    """Records every operation at torch's dispatcher, below modules and functions, where nothing is hidden."""
 
     def __init__(self, model: nn.Module, batch: int, plain_bits: int | None):
         super().__init__()
         self.batch, self.plain_bits = batch, plain_bits
-        self.runs = [_Run(type(model).__name__, model, 1)]  # the calls that are on now, the innermost last
+        self.runs = [_Run(type(model).__name__, model, 1)]  # the current calls, the innermost last
         self.counts: Counter[str] = Counter()
         self.found: list[tuple[_Run, int, NetworkLayer]] = []  # with the position among the operations of the run
         self.others: Counter[tuple[str, str]] = Counter()
@@ -248,7 +248,7 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         namespace, _, name = func.name().partition(".")[0].partition("::")
         if name not in HANDLED:
-            with self:  # in inference mode operations that are made of others come whole
+            with self:  # in inference mode composite operations are not split up
                 output = func.decompose(*args, **kwargs)
             if output is not NotImplemented:
                 return output
@@ -295,8 +295,8 @@ class _Recorder(TorchDispatchMode):
             return self._add(run, "conv", transposed_convolution(x.shape, w.shape, groups), w in self.tracked)
         axes = x.dim() - 2
         x_shape, padding = list(x.shape), [*padding] * (axes if len(padding) == 1 else 1)
-        # padding="same" with an even filter pads one side by an operation of its own; any other padding that is one
-        # makes rows of the input that are there to be read
+        # padding="same" with an even filter pads one side by a separate operation; any other separate padding
+        # makes rows of the input that are read
         if getattr(run.module, "padding", None) == "same" and x in self.padded:
             shape, around = self.padded[x]
             x_shape = list(shape)
@@ -334,7 +334,7 @@ class _Recorder(TorchDispatchMode):
     def _other(self, run: _Run, name: str, values: Any) -> None:
         operations = max((tensor.numel() for tensor in _tensors(values)), default=0)
         layer = next((one for one in reversed(self.runs) if isinstance(one.module, SWITCHABLE)), None)
-        if layer is not None:  # a dozen of torch's operations quantize an input; it is one, of each element
+        if layer is not None:  # torch quantizes an input by a dozen operations; they count as one per element
             self.others[layer.name, "quantize"] += max(0, operations - layer.quantized)
             layer.quantized = max(layer.quantized, operations)
             return

@@ -11,7 +11,7 @@ from instantnet.engine.errors import UserError
 
 NAMED = {"edp": (1.0, 1.0), "energy": (1.0, 0.0), "latency": (0.0, 1.0)}
 TIE = 1e-9
-"""Weight of the factor an objective leaves out: of two mappings equally fast, the one with less energy wins."""
+"""Weight of a factor that the objective leaves out: of two equally fast mappings the one with less energy wins."""
 
 
 @dataclass(frozen=True)

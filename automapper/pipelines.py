@@ -1,8 +1,8 @@
 """Pipeline or multi-cycle: the best split of a network into stages, and of the array and buffers among them.
 
 A stage is a run of consecutive layers with some columns of the array, and with that share of buffers and bandwidth
-(hw_model.partition). Stages work at once on different inputs: an input takes the sum of the stages, results come at the
-pace of the slowest.
+(hw_model.partition). Stages work at once on different inputs: the latency of an input is the sum of the stages, the
+interval that of the slowest.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 from automapper.dataflows import Dataflow, Unfit
 from automapper.evolve import Evolution
 from automapper.objective import Objective
+from automapper.parallel import run_parallel
 from automapper.search import Found
 from automapper.space import Search
-from automapper.spread import spread
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InputError, InvalidMapping, NetworkCost, evaluate, partition, pipeline
 from hw_model.widths import in_words, is_wider, width_order
@@ -39,8 +39,8 @@ class Pipeline:
 
 
 class Pipelines:
-    """The searches of every layer, bit-width and size of a part of the array; `advance` goes on, `best` can be asked
-    at any time.
+    """The searches of every layer, bit-width and size of a part of the array. `advance` continues them, `best` can be
+    read at any time.
 
     max_stages: of a pipeline; 1 searches none. random: as the engine of that name. own: the dataflow that AutoMapper is
     constrained to, as `Search.dataflow`.
@@ -62,7 +62,7 @@ class Pipelines:
         self.network, self.device, self.objective, self.max_stages = network, device, objective, max_stages
         self.bit_widths = tuple(bit_widths)
         self.workers, self.backend = workers, backend
-        self.why_none = ""  # why no pipeline can be, where that is known without a search
+        self.why_none = ""  # why there can be no pipeline, where known without a search
         self.parts: dict[int, Device] = {}
         if max_stages < 2:
             self.why_none = "--stages 1 asks for multi-cycle only"
@@ -88,7 +88,7 @@ class Pipelines:
         """Search on until `mappings` are bred for every layer, bit-width and part; share: of the budget used then."""
         work = [(unit, mappings, share) for _, unit in self.units]
         try:
-            units = spread(Evolution.advance, work, self.workers, self.backend)
+            units = run_parallel(Evolution.advance, work, self.workers, self.backend)
         except KeyboardInterrupt:
             for _, unit in self.units:
                 unit.stopped = True
@@ -138,7 +138,7 @@ class Pipelines:
         return best_split(rows, self.device.array[0], self.max_stages, self.objective)
 
     def why_not(self, bits: int) -> str:
-        """Why `best` is None: that no pipeline can be, or which layer fits on no part of the device."""
+        """Why `best` is None: no pipeline is possible, or a layer fits on no part of the device."""
         if self.why_none:
             return self.why_none
         for item in self.network.layers:
@@ -208,8 +208,8 @@ def best_split(rows: dict[int, list[Found]], width: int, max_stages: int, object
 
 
 def _parts(device: Device) -> tuple[dict[int, Device], str]:
-    """A part of the device for each number of columns, and why there is none; parts whose buffers would be empty are
-    left out."""
+    """(part of the device for each number of columns, reason if there is none). Parts with empty buffers are left
+    out."""
     columns = device.array[0]
     widths = sorted({columns * a // b for a, b in SHARES} - {0, columns})
     parts, why = {}, f"the array's {columns} column{'s'[: columns > 1]} cannot be split"

@@ -42,8 +42,8 @@ def build_report(
     `objective_value` is what was minimised, with the delay that counts. `multi_cycle` and `pipeline` (the best one
     found) are the two it was chosen from. `layers` and `baselines` are always multi-cycle: one layer after another on
     the whole array. Each layer's `dims`, `bits` and `mapping` with the device are a case of `python -m hw_model`, which
-    gives the same numbers. They are the layer's own best; where the network runs another mapping for the sake of its
-    sums, that is in `in_network` (see trade). A baseline that only some layers have runs AutoMapper's mappings at the
+    gives the same numbers. They are the layer's own best; where the network runs another mapping, that is in
+    `in_network` (see trade). A baseline that only some layers have runs AutoMapper's mappings at the
     others; `covered` has the sums and gains over its own layers, on both sides, and `baseline_notes` the reason. A
     baseline has gains, `*_improvement_percent`, only where it is `converged`: its searches and AutoMapper's are.
     """
@@ -130,7 +130,7 @@ def _baseline(
 
 
 def _why_missing(outcome: Outcome, name: str, missing: Sequence[Layer], device: Device, bits: int) -> str:
-    """Why some layers have no mapping in a dataflow, or in a fixed one; empty where all have."""
+    """Why some layers have no mapping in a dataflow, or no fixed one; empty where all have."""
     if not missing:
         return ""
     kept = outcome.baselines.kept(name)
@@ -195,8 +195,8 @@ def _mapped(found: Found, objective: Objective) -> dict[str, Any]:
 
 
 def _proof(optimum: Optimum, best: Found, objective: Objective) -> dict[str, Any]:
-    """What shows how good a layer's mapping is. `bound`: no mapping is below the lower value; the gap is the share by
-    which the best one found could be improved at most, 0 where the walk came to its end (`complete`)."""
+    """The proof for a layer's mapping. `bound`: no mapping is below the lower value; the gap is the largest share by
+    which the best one found could still improve, 0 where the walk ended (`complete`)."""
     value = objective.value(best.cost.energy_j, best.cost.latency_s)
     gap = 0.0 if optimum.complete else -math.expm1(optimum.lower - optimum.score)
     what = "edp_js" if objective.name == "edp" else "objective_value"

@@ -1,4 +1,4 @@
-"""What a run calls its result at one bit-width: multi-cycle or the best pipeline, whichever the objective prefers."""
+"""The result of a run at one bit-width: multi-cycle or the best pipeline, whichever has the lower objective."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Result:
 
 
 def found_of(network: Network, bits: int, outcome: Outcome, baseline: str = "") -> list[Found | None]:
-    """What was found for every layer, in running order; None where a layer has no mapping in this baseline."""
+    """The mapping of every layer, in running order; None where a layer has none in this baseline."""
     if not baseline:
         return [outcome.best(problem_of(item, bits), bits) for item in network.layers]
     return [outcome.baseline(item, bits, baseline) for item in network.layers]

@@ -1,4 +1,4 @@
-"""All layers, bit-widths and dataflows of a network, searched together in rounds and spread over workers."""
+"""All layers, bit-widths and dataflows of a network, searched together in rounds, in parallel."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from automapper.evolve import CONVERGED, Evolution
 from automapper.exhaustive import Optimum, find_optimum
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import Objective, parse_objective
+from automapper.parallel import run_parallel
 from automapper.space import Search
-from automapper.spread import spread
 from automapper.workload import NetworkLayer, Problem, problem_of
 from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate
 
@@ -48,7 +48,7 @@ class Outcome:
     found: the best of every search; a dataflow that admits no mapping is left out. It depends on the search alone.
     mappings: evaluated in all; per_search: bred by each search; seconds: of searching. interrupted: by Ctrl-C;
     goal_met: ended by `after_round`. optima: of the exhaustive engine. traded: (bit-width of the network, problem) ->
-    another mapping that the network runs for the sake of its sums (see trade).
+    another mapping that the network runs for a lower total (see trade).
     """
 
     baselines: Baselines = field(default_factory=Baselines)
@@ -62,7 +62,7 @@ class Outcome:
     traded: dict[tuple[int, Problem], Found] = field(default_factory=dict)
 
     def own(self, problem: Problem) -> Found | None:
-        """AutoMapper's best mapping of a layer, whatever network it is in."""
+        """AutoMapper's best mapping of a layer, independent of the network."""
         return self.found.get(Search(problem, self.baselines.own))
 
     def best(self, problem: Problem, bits: int) -> Found | None:
@@ -70,9 +70,9 @@ class Outcome:
         return self.traded.get((bits, problem)) or self.own(problem)
 
     def baseline(self, item: NetworkLayer, bits: int, name: str) -> Found | None:
-        """What a baseline has for a layer while its network runs at `bits`."""
+        """A baseline's mapping of a layer while its network runs at `bits`."""
         kept = self.baselines.kept(name)
-        if kept and item.own_bits is not None:  # always at this width: nothing to cost anew
+        if kept and item.own_bits is not None:  # always at this width, so its cost is known
             return self.found.get(Search(problem_of(item, bits), kept))
         return self.found.get(Search(problem_of(item, bits), self.baselines.dataflows.get(name, name)))
 
@@ -107,10 +107,10 @@ def run_search(
             branch and bound over what its result does not rule out, so that the outcome is the optimum.
         workers: shapes searched at once, 0 = as many as there are cores. The result does not depend on it, unless the
             budget is in seconds.
-        backend: see `spread`.
-        after_round: told the outcome so far and the share of the budget used; True ends the search.
-        after_proof: told how many problems of all the exhaustive engine has done.
-        interrupted: by Ctrl-C before it began; the first pools are the outcome then.
+        backend: see `run_parallel`.
+        after_round: called with the outcome so far and the share of the budget used; True ends the search.
+        after_proof: called with the number of problems that the exhaustive engine has done, and of all.
+        interrupted: by Ctrl-C before the start; the first pools are then the outcome.
         fixed: further problems, at another bit-width, that are searched inside the dataflows of the NAME_fixed.
 
     Ctrl-C ends the search too; the outcome is then the best so far.
@@ -159,7 +159,7 @@ def run_search(
     for problem in problems:
         if not outcome.own(problem):
             _raise_no_mapping(Search(problem, baselines.own), units, device)
-        _settle(outcome, problem, objective)
+        _adopt_better_of_built_in(outcome, problem, objective)
     return outcome
 
 
@@ -177,7 +177,7 @@ def _searches(
 
 
 def load_compiled(device: Device) -> None:
-    """Load the compiled code, or compile it, once per machine: neither is time of a search."""
+    """Load the compiled code, or compile it once per machine, before the time of the search begins."""
     Evolution([Search(Problem(Layer(), 8))], device, parse_objective("edp"), 0).advance(1, 1.0).best(0)
 
 
@@ -197,7 +197,7 @@ def _next_round(budget: Budget, done: int, seconds: float) -> tuple[int, float]:
 
 
 def _advance(units: list[Engine], target: int, share: float, workers: int, backend: str) -> list[Engine]:
-    return spread(_advanced, [(unit, target, share) for unit in units], workers, backend)
+    return run_parallel(_advanced, [(unit, target, share) for unit in units], workers, backend)
 
 
 def _advanced(unit: Engine, target: int, share: float) -> Engine:
@@ -223,8 +223,8 @@ def _collect(outcome: Outcome, units: Iterable[Engine], begin: float) -> None:
             outcome.found[search] = Found(search, mapping, cost, gaps)
 
 
-def _settle(outcome: Outcome, problem: Problem, objective: Objective) -> None:
-    """Let a layer have what a built-in dataflow found that is better by a rounding error, which scores do not show."""
+def _adopt_better_of_built_in(outcome: Outcome, problem: Problem, objective: Objective) -> None:
+    """Give a layer a built-in dataflow's mapping that is better by a rounding error, which scores do not show."""
     best = outcome.found.get(Search(problem))
     if best is None or problem in outcome.optima:
         return
@@ -256,7 +256,9 @@ def _find_optima(
     at_once = workers or os.cpu_count() or 1
     for begin in range(0, len(work), at_once):
         part = work[begin : begin + at_once]
-        for (problem, device, _, _), optimum in zip(part, spread(find_optimum, part, workers, backend), strict=True):
+        for (problem, device, _, _), optimum in zip(
+            part, run_parallel(find_optimum, part, workers, backend), strict=True
+        ):
             outcome.optima[problem] = optimum
             outcome.mappings += optimum.evaluated
             if optimum.mapping:

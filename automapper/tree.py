@@ -1,11 +1,11 @@
 """Compiled half of the exhaustive engine: a walk over all splits of all dimensions that skips what cannot win.
 
-The tree assigns one dimension after the other. A node is left when its tiles no longer fit, when the array has no room,
-or when a lower bound of its cost is above the best mapping known.
+The tree assigns one dimension after another. A node is abandoned when its tiles do not fit, when the array has no room,
+or when a lower bound of its cost is above the best known mapping.
 
 Legend: L levels, 8 dimensions N G K C P Q R S. A split of a dimension is a row of L + 2 factors: one per level,
-outermost first, then PEs, then lanes. Cost depends on how many PEs share a dimension, not on which axis they lie, so
-that x and y are one factor here; whether factors fit on two axes is followed along (`reach`).
+outermost first, then PEs, then lanes. Cost depends on how many PEs share a dimension, not on their axis, so x and y are
+one factor here. `reach` tracks whether the factors fit on two axes.
 """
 
 import math
@@ -78,8 +78,8 @@ def fits(f, hold, chip, work):
 
 @jit
 def again(f, child, relevant):
-    """How often at least a whole tensor is brought to level `child` anew: loops outside the innermost level that has a
-    loop over one of its dimensions, over the other dimensions."""
+    """A lower bound on how often a whole tensor is moved to level `child`: the product of the loops over other
+    dimensions, outside the innermost level that has a loop over one of the tensor's dimensions."""
     times = 1.0
     started = False
     for level in range(child - 1, -1, -1):
@@ -288,8 +288,8 @@ def bound(f, assigned, hold, chip, work):
 
 
 @jit
-def spread(reach, into, factor):
-    """into [x + 1]: the widths along x that `factor` more PEs can make of the widths in reach."""
+def widen(reach, into, factor):
+    """Set into [x + 1]: the widths along x that `factor` times as many PEs can have, from the widths in reach."""
     into[:] = False
     for part in range(1, factor + 1):
         if factor % part == 0:
@@ -312,7 +312,7 @@ class Tree(NamedTuple):
 
     dims [depth]: dimensions in the order they are assigned; table, start: the splits of dims[k] are rows
     start[k]..start[k + 1] - 1; weights [2]: of log energy and log cycles in the score; hold [L]: tensor bits;
-    f [8, L + 2], pes, lanes [depth + 1], reach [depth + 1, x + 1]: the way down, changed as it goes.
+    f [8, L + 2], pes, lanes [depth + 1], reach [depth + 1, x + 1]: the current path, changed in place.
     """
 
     dims: np.ndarray
@@ -328,7 +328,7 @@ class Tree(NamedTuple):
 
 @jit
 def alive(d, row, k, assigned, best, tree, chip, work):
-    """Whether a mapping that beats `best` can have the split `row` of dimension d; the way down gets it."""
+    """Whether a mapping that beats `best` can have the split `row` of dimension d, which joins the current path."""
     f, pes, lanes = tree.f, tree.pes, tree.lanes
     levels = f.shape[1] - 2
     f[d] = row
@@ -336,7 +336,7 @@ def alive(d, row, k, assigned, best, tree, chip, work):
     lanes[k + 1] = lanes[k] * row[levels + 1]
     if pes[k + 1] > chip.device[X] * chip.device[Y] or lanes[k + 1] > chip.device[LANE_COUNT]:
         return False
-    spread(tree.reach[k], tree.reach[k + 1], row[levels])
+    widen(tree.reach[k], tree.reach[k + 1], row[levels])
     if not room_on_array(tree.reach[k + 1], pes[k + 1], chip.device[Y]):
         return False
     if not fits(f, tree.hold, chip, work):
@@ -357,10 +357,10 @@ def assigned_at_start(work):
 
 @jit
 def walk(index, best, leaves, node_limit, tree, chip, work):
-    """Go on with the walk and write what may beat the score `best` into leaves [n, 8, L + 2].
+    """Continue the walk; write splits that may beat the score `best` into leaves [n, 8, L + 2].
 
-    index [depth]: where the walk stands, changed in place; -1 everywhere at its start. Returns (leaves written, nodes
-    visited, whether the walk is over).
+    index [depth]: the position of the walk, changed in place; -1 everywhere at its start. Returns (leaves written,
+    nodes visited, whether the walk is over).
     """
     dims, table, start, f = tree.dims, tree.table, tree.start, tree.f
     depth = len(dims)
@@ -368,7 +368,7 @@ def walk(index, best, leaves, node_limit, tree, chip, work):
     f[:] = 1
     assigned = assigned_at_start(work)
     k = 0
-    while k < depth and index[k] >= 0:  # take up the way to where it stopped
+    while k < depth and index[k] >= 0:  # restore the path to where it stopped
         row = table[start[k] + index[k]]
         f[dims[k]] = row
         tree.pes[k + 1] = tree.pes[k] * row[levels]

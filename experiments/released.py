@@ -33,14 +33,17 @@ BY_ORDER = {  # rows that go by the images' own order -> settings that mix the i
     "split by index": {"split": "random"},
 }
 REMARKS = {
-    "cifar_cpu": "The released code reads CIFAR's own files, in which the classes are mixed, in a fixed order "
-    "and splits them by index. Folders of images come one class after another, so that in that order nearly every "
-    "batch would be of one class. So the two points that go by the order are left out here, of the whole preset "
-    "too. What the preset loses in the mean, the sum over bit-widths loses by itself (more than six points). The "
-    "clipping never acts without the sum: its row repeats the default's to the last digit.",
-    "digits": "What `--preset released` loses in the mean of the final training, the sum loses once nothing "
-    "clips it: its gradient is N times that of the mean, here at a learning rate of 0.1, four times the released "
-    "one. The clipping never acts without the sum: its row repeats the default's to the last digit.",
+    "cifar_cpu": "The released code reads CIFAR's own files, in which the classes are mixed, in a "
+    "fixed order and splits them by index. In folders of images one class follows "
+    "another, so in that order nearly every batch would be of one class. The two points "
+    "that depend on the order are therefore left out here, of the whole preset too. The "
+    "preset's loss in the mean is that of the sum over bit-widths (more than six "
+    "points). The clipping never acts without the sum: its row repeats the default's to "
+    "the last digit.",
+    "digits": "In the mean of the final training, the loss of `--preset released` is that of the sum "
+    "when nothing clips it. The sum's gradient is N times that of the mean, here at a "
+    "learning rate of 0.1, four times the released one. The clipping never acts without the "
+    "sum: its row repeats the default's to the last digit.",
 }
 DEFAULT, ALL = "default", "all of them (`--preset released`)"
 ALL_OF_SEARCH = "`--preset released`, with the default's epochs"  # which the scale sets

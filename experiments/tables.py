@@ -9,17 +9,17 @@ from experiments.store import Store
 
 PerSeed = Mapping[int, Sequence[float]]  # bit-width -> accuracy in % of every seed
 HOW = (
-    "mean ± sample standard deviation over the seeds, the highest mean of a column in bold. A difference is in bold "
-    "where the 95 % interval of the difference of two means (Welch 1947), given behind it, excludes zero; one in 20 "
-    "does so by chance. The verdict below a table is worked out from its numbers: every row against the first, at the "
-    "lowest bit-width and in the mean over the bit-widths, all of them together at 5 % (Holm 1979). The spread is that "
-    "of the training's seeds; claims 1, 3, 5 and 8 train one searched network"
+    "* **Cells** are the mean ± sample standard deviation over the seeds. The highest mean of a column is in bold.\n"
+    "* **Differences** are followed by their 95 % interval (Welch 1947), and in bold where it excludes zero; one in 20 "
+    "does so by chance.\n"
+    "* **Verdicts** are computed from the table: every row against the first, at the lowest bit-width and in the mean "
+    "over the bit-widths, all tests together at 5 % (Holm 1979). *Undecided*: none of them is significant.\n"
+    "* **Seeds** are those of the training; claims 1, 3, 5 and 8 train one searched network."
 )
 
 
 class Results:
-    """What is stored of the runs of one scale; notes which runs were asked for and are there, and which of them
-    diverged (name -> when)."""
+    """The stored runs of one scale. It records which runs were asked for, and which diverged (name -> when)."""
 
     def __init__(self, store: Store):
         self.store = store

@@ -32,7 +32,7 @@ class Case:
 
     @classmethod
     def from_dict(cls, data: Any, folder: str = "") -> Case:
-        """From a case's JSON; paths (of a device, of a Timeloop mapping) are taken relative to `folder` if not found.
+        """From a case's JSON. Paths that do not exist are relative to `folder`.
 
         Raises:
             InputError: a field is missing, unknown or wrong.
@@ -65,7 +65,7 @@ class Case:
 
 
 def _beside(device: Any, folder: str) -> Any:
-    """A path of a device that is not found from the working directory but from the folder of the case, as that."""
+    """The device; a path that exists only in the case's folder becomes a path to there."""
     if not isinstance(device, str) or device in device_names() or os.path.isfile(device):
         return device
     beside = os.path.join(folder, device)

@@ -165,7 +165,7 @@ _NUMBERS = tuple(f.name for f in fields(Cost) if f.name not in ("levels", "noc")
 
 
 def cost_from_arrays(layer: Layer, device: Device, bits: Widths, work: Scratch, total_pj: float, cycles: int) -> Cost:
-    """A Cost from what the kernel wrote."""
+    """The Cost in the kernel's arrays."""
     n_levels = len(device.levels)
     counters, network, energy_pj = work.counters, work.network, work.energy
     levels = {}

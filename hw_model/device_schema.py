@@ -1,4 +1,4 @@
-"""What a device file must contain; the text of each `description` is what an error says was expected."""
+"""The schema of a device file; error messages quote the `description` of what was expected."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ _VALIDATOR = jsonschema.Draft202012Validator(DEVICE)
 
 
 def check_device(data: Any, source: str, lines: Mapping[Path, int]) -> None:
-    """Raise InputError for the first (topmost) thing in `data` that is not as DEVICE says: line, field, expectation."""
+    """Raise InputError for the first (topmost) violation of DEVICE in `data`: line, field, expectation."""
     if isinstance(data, dict) and "levels" not in data:
         raise InputError(f"{source}: missing field 'levels', a device without memories (expected the DRAM first)")
     _check_numbers(data, (), source, lines)

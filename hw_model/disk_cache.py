@@ -1,5 +1,6 @@
-"""Machine code kept on disk between processes, wherever that works: for all compiled code of the project, here because
-this package imports nothing of it."""
+"""Machine code kept on disk between processes, where possible, for all compiled code of the project.
+
+It is here because this package imports nothing else of the project."""
 
 import hashlib
 from collections.abc import Callable, Iterable
@@ -11,8 +12,8 @@ from numba.core.caching import FunctionCache
 
 
 class DiskCache(FunctionCache):
-    """numba's cache, which never stops a program: what cannot be read is compiled anew and takes the place of the
-    damaged file; what cannot be written is not kept.
+    """numba's cache, made safe: a file that cannot be read is compiled again and replaced; one that cannot be written
+    is not kept.
 
     sources: files whose functions are inlined; numba itself notices changes only in the function's own file.
     """
@@ -25,7 +26,7 @@ class DiskCache(FunctionCache):
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # unpickling a damaged file raises whatever it comes upon
+        except Exception:  # unpickling a damaged file can raise anything
             return None
 
     def save_overload(self, sig, data):

@@ -1,7 +1,8 @@
-"""How energy and rate scale with the bit-width, the size of a memory and the process: the one place with the laws.
+"""Scaling laws of energy and rate with the bit-width, the size of a memory and the process, all in one place.
 
-Measured (published) points are the constants below, each with its source; everything else on a device is one of them
-scaled by a law of this file. docs/hardware.md shows the plots and says which numbers of a device are which.
+The constants below are measured (published) points, each with its source. Every other energy of a device is one of
+them, scaled by a law of this file. docs/hardware.md shows the plots, and which numbers of a device are measured or
+scaled.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def next_power_of_two(bits: int) -> int:
 
 
 def operand_bits(mac: Mac, bits: int) -> int:
-    """Width at which an operand of `bits` really runs: `fused` arrays are built of power-of-two granules."""
+    """Width at which an operand of `bits` runs: `fused` arrays consist of power-of-two granules."""
     if mac.rate == "fixed":
         return bits
     return max(mac.granule_bits, next_power_of_two(bits))

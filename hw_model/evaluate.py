@@ -1,4 +1,4 @@
-"""What one layer costs on a device with one mapping."""
+"""The cost of one layer on a device with one mapping."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: D
         layer: a Layer, or its sizes as a dictionary.
         mapping: a Mapping, or its JSON form.
         device: a Device, or what `load_device` takes.
-        bits: 1 to 32, where 32 stands for full width; or widths per tensor: "w4a8", {"W": 4, "I": 8, "O": 16}.
+        bits: 1 to 32, where 32 means full width; or widths per tensor: "w4a8", {"W": 4, "I": 8, "O": 16}.
 
     Raises:
         InvalidMapping: the mapping does not run this layer on this device; `.reasons` says why.

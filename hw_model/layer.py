@@ -12,7 +12,7 @@ from hw_model.errors import InputError, shown, unknown
 
 DIMS = ("N", "G", "K", "C", "P", "Q", "R", "S")
 TENSORS = ("W", "I", "O")
-RELEVANT = {"W": "GKCRS", "I": "NGCPQRS", "O": "NGKPQ"}  # dimensions that move a tensor's tile
+RELEVANT = {"W": "GKCRS", "I": "NGCPQRS", "O": "NGKPQ"}  # dimensions that each tensor depends on
 STEPS = ("stride_h", "stride_w", "dilation_h", "dilation_w")
 INPUT = ("H", "W", "pad_top", "pad_left")
 COUNT_LIMIT = 2**53  # largest integer a JSON reader keeps exactly; nothing here counts beyond it
@@ -26,10 +26,10 @@ class Layer:
     N batch, G groups, K output channels per group, C input channels per group, P x Q output rows and columns,
     R x S filter rows and columns. Depth-wise: G = channels, K = C = 1. Linear: P = Q = R = S = 1.
 
-    Output row p and filter row r need input row p*stride_h + r*dilation_h - pad_top, which is real where it is at least
-    0 and below H; all others are zeros that the PE makes. Columns likewise, with stride_w, dilation_w, pad_left and W.
-    H and W are, when left out, as many as the outputs need. `stride` and `dilation` set both directions. input_zeros is
-    the share of inputs that are zero, which devices with zero gating skip.
+    Output row p and filter row r need input row p*stride_h + r*dilation_h - pad_top. It is real from 0 to H - 1; others
+    are zeros that the PE makes. The same holds for columns, with stride_w, dilation_w, pad_left and W. H and W default
+    to as many as the outputs need. `stride` and `dilation` set both directions. input_zeros is the share of inputs that
+    are zero, which devices with zero gating skip.
 
     Raises:
         InputError: a size is not an integer from 1 (paddings: 0) to 2**31 - 1, `stride` contradicts `stride_h` or
@@ -162,8 +162,7 @@ class Layer:
         return cls(**fields)
 
     def to_dict(self) -> dict:
-        """The sizes and the stride, with the name if there is one, and whatever is not the default; `from_dict` reads
-        it back."""
+        """The sizes and the stride, and other fields that differ from their defaults; `from_dict` reads it back."""
         fields: dict = {"name": self.name} if self.name else {}
         fields |= dict(zip(DIMS, self.sizes, strict=True))
         for step in ("stride", "dilation"):

@@ -1,4 +1,4 @@
-"""A mapping as the nested loops people draw, with the tiles each level holds."""
+"""A mapping as nested for-loops, with the tiles that each level holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hw_model.tables import word_bits
 def loop_nest(layer: Layer, mapping: Mapping, device: Device, bits: object) -> str:
     """The nested for-loops, outermost first, with each level's tile per tensor in words and its share of the capacity.
 
-    A dimension with several loops has one index each, k2 the outermost, k0 the innermost, and k is what they amount to.
+    A dimension with several loops has one index each, k2 the outermost, k0 the innermost; k is composed of them.
 
     Raises:
         InputError: the mapping names a level that the device does not have.

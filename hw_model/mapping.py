@@ -1,4 +1,4 @@
-"""A mapping: which loops run where, in which order, and which tensors pass a level by."""
+"""A mapping: the loops of each level in order, and the tensors that bypass a level."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Mapping:
         return dict(self.loops).get(slot, ())
 
     def bypassed(self, level: str) -> tuple[str, ...]:
-        """Tensors that the mapping sends past this level."""
+        """Tensors that bypass this level."""
         return dict(self.bypass).get(level, ())
 
     def on(self, device: Device) -> Mapping:

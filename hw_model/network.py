@@ -1,6 +1,6 @@
 """Networks: layers one after another on the whole array, or as a pipeline of stages on parts of it.
 
-A cost here is made of the costs of layers (`evaluate`); which mapping and which mode is best is for a mapper to find.
+The cost of a network is made of the costs of its layers (`evaluate`). A mapper finds the best mappings and mode.
 """
 
 from __future__ import annotations

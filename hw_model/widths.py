@@ -1,4 +1,4 @@
-"""How wide words are: one bit-width for all tensors, or one each."""
+"""Widths of words: one bit-width for all tensors, or one each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPECTED = 'an integer from 1 to 32, "w4a8", or an object {"W": 4, "I": 8, "O": 
 
 
 class Widths(NamedTuple):
-    """Bits of a word of weights, inputs and finished outputs, 1 to 32 each; 32 stands for full width."""
+    """Bits of a word of weights, inputs and finished outputs, 1 to 32 each; 32 means full width."""
 
     W: int
     I: int

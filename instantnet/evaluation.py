@@ -22,7 +22,7 @@ from instantnet.strategies import placed
 
 
 def evaluate(C: TrainSettings, processes: Processes) -> None:
-    """Print the accuracy of a weights.pt per bit-width: its own settings, but for those named on the command line."""
+    """Print the accuracy of a weights.pt per bit-width, with its own settings except those on the command line."""
     path = find(C.pretrain or C.save, "weights.pt")
     file: NetworkFile = processes.from_main(read_weights, path)
     assert file.settings is not None and file.weights is not None
@@ -48,7 +48,7 @@ def evaluate(C: TrainSettings, processes: Processes) -> None:
 
 
 def tested(data: DataSet, C: TrainSettings) -> int:
-    """Test images that an accuracy is over."""
+    """The number of test images behind an accuracy."""
     return min(len(data.test), 4 * C.batch_size * C.max_steps or len(data.test))
 
 

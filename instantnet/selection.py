@@ -16,14 +16,14 @@ from instantnet.settings.stages import SearchSettings
 
 
 class Best:
-    """The architecture that is kept: inside the FLOPs window the most accurate supernet's, or the last one's."""
+    """The architecture that is kept: the most accurate one inside the FLOPs window, or the last one."""
 
     def __init__(self, C: SearchSettings, header: Callable[[Sequence[str]], dict[str, Any]] = lambda ops: {}):
         self.C, self.header = C, header  # header: what an arch.pt of these operations begins with
         self.found: dict | None = None  # what arch.pt holds
 
     def consider(self, supernet: Supernet, flops: int, accuracies: dict[int, float], epoch: int, run: Run) -> None:
-        """The architecture of an epoch that was validated; where it is the better one, arch.pt is written."""
+        """Compare the architecture of a validated epoch with the best so far; write arch.pt if it is better."""
         candidate = {
             "ops": supernet.derived_ops(),
             "alpha": supernet.alpha.detach().cpu().clone(),
@@ -37,8 +37,7 @@ class Best:
             self._save(run)
 
     def save_again(self, run: Run) -> None:
-        """arch.pt as the checkpoint that `run` goes on from has it; `UserError` where it has none and no epoch is
-        left."""
+        """Write arch.pt from the checkpoint that `run` resumes; `UserError` if it has none and no epoch is left."""
         if self.found is None and run.start.epoch >= self.C.nepochs:
             raise UserError(f"{run.loaded} has no architecture yet: resume with nepochs above {run.start.epoch}")
         if self.found is not None:
@@ -82,7 +81,7 @@ def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
 
 
 def report(best: dict | None, C: SearchSettings, log: RunLog | SilentLog) -> None:
-    """What was found."""
+    """Log the architecture that was found."""
     assert best is not None  # the last epoch is always validated
     accuracies = per_bits(best["accuracy"], ".2f")
     log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")

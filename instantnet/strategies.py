@@ -20,17 +20,17 @@ def placed(model: Model, device: torch.device, channels_last: bool) -> Model:
 def compiled(model: SwitchableNetwork, wanted: bool, backend: str = "inductor") -> Callable[..., Tensor]:
     """`model`, a `SwitchableNetwork`, as called in training, by torch.compile: one graph per region and bit-width.
 
-    Compiled in place, so that names of weights stay. The first pass at a bit-width that records its ranges runs as it
-    is (it reads from the device whether there are any), and so does whatever calls `model` itself: validation and
-    recalibration. Not wanted: `model`.
+    It compiles in place, so names of weights stay. The first pass at a bit-width that records ranges runs uncompiled,
+    because it reads from the device whether there are any. So does every call of `model` itself, as in validation and
+    recalibration. Returns `model` where not wanted.
     """
     if not wanted:
         return model
     regions = model.regions()
     for region in regions:
         region.compile(backend=backend, dynamic=False)
-    # A graph for each bit-width, and where it differs for frozen weights, frozen statistics and a last smaller batch;
-    # regions of one class count together. Beyond the limit torch runs the rest as it is, without an error.
+    # One graph per bit-width, and others for frozen weights, frozen statistics and a smaller last batch. Regions of one
+    # class count together. Beyond the limit torch silently runs the rest uncompiled.
     graphs = 8 * len(model.precision.bit_widths) * len(regions)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, graphs)
     torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, graphs)
@@ -48,8 +48,8 @@ def compiled(model: SwitchableNetwork, wanted: bool, backend: str = "inductor") 
 
 
 def autocasted(model: Callable[..., Tensor], mixed_precision: str, device: torch.device) -> Callable[..., Tensor]:
-    """`model` as called in training: under `bfloat16` its convolutions and matrix products run in that format (8
-    significant bits), master weights, quantizers, statistics and the logits it returns stay float32. `none`: itself."""
+    """`model` as called in training. Under `bfloat16` its convolutions and matrix products run in that format (8
+    significant bits); master weights, quantizers, statistics and logits stay float32. `none`: `model` itself."""
     if mixed_precision == "none":
         return model
 

@@ -17,7 +17,7 @@ from instantnet.engine.distributed import Processes
 from instantnet.engine.errors import UserError
 from instantnet.engine.log import RunLog, SilentLog
 from instantnet.engine.machine import tune_cpu, tune_gpu, versions
-from instantnet.engine.resume import goes_on, load_newest
+from instantnet.engine.resume import load_newest, resumes_after_failure
 from instantnet.engine.run import Run, Stateful
 from instantnet.engine.version import version_line
 from instantnet.formats import WRITTEN_BY, check_bits, run_settings
@@ -38,7 +38,7 @@ def prepared(
     """
     tune_cpu(C.num_threads, C.keep_memory)
     tune_gpu(C.tf32)
-    if processes.from_main(goes_on, C.save):
+    if processes.from_main(resumes_after_failure, C.save):
         C = C.replaced(resume=True)
     with torch.device("meta"):  # a network that cannot be is known before data is read
         parts_of(C.replaced(num_classes=C.num_classes or 1))
@@ -126,8 +126,10 @@ def make_optimizer(parameters: list[nn.Parameter], C: NetworkSettings) -> torch.
 
 
 def learning_rate(C: NetworkSettings, epoch: int, done: float = 0.0) -> float:
-    """The learning rate in an epoch (from 0) of which the share `done` is behind the step: the schedule's of the epoch,
-    in the first warmup_epochs times a ramp from 0 to 1 that rises with every step (Goyal et al. 2017).
+    """The learning rate in an epoch (from 0), after the share `done` of its steps.
+
+    It follows the schedule by epoch. In the first warmup_epochs it is multiplied by a ramp from 0 to 1 that rises with
+    every step (Goyal et al. 2017).
 
     cosine: from lr to learning_rate_min over the epochs. linear: lr until decay_epoch, then to zero at nepochs.
     exponential: times lr_decay per epoch. multistep: times gamma at each milestone.
@@ -147,7 +149,7 @@ def _scheduled(C: NetworkSettings, epoch: int) -> float:
 
 
 def training_command(C: SearchSettings) -> str:
-    """The command of stage 2 for what this search found: its presets, and whatever else shapes data and network."""
+    """The command of stage 2 for this search: its presets, and every other setting that shapes data and network."""
     NEXT, NEXT_PRESETS = configuration(TrainSettings)
     presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
     words = ["--preset", presets] if presets else []

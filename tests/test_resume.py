@@ -1,5 +1,6 @@
 """Stopping and going on, both stages: whatever ends a run and wherever, resumed it gives what it would have given."""
 
+import itertools
 import json
 import os
 import random
@@ -126,7 +127,7 @@ def test_a_signal_saves_and_prints_the_command_that_continues(
     assert not (folder / "weights.pt").exists()
     out, err = capfd.readouterr()
     assert "finishing the step" in err and f"stopped by {number.name}" in err and "Traceback" not in err
-    (command,) = [line.removeprefix("go on: ") for line in out.splitlines() if line.startswith("go on: ")]
+    (command,) = [line.removeprefix("to resume: ") for line in out.splitlines() if line.startswith("to resume: ")]
     python, *words = shlex.split(command)
     assert shutil.which(python) is not None
     assert words == [stage.script, *stage.words, "--save", str(folder), "--resume"]
@@ -228,17 +229,13 @@ def test_search_with_other_settings_resumes_too(tmp_path, monkeypatch, words):
 # --- SIGKILL
 
 
-def killed_run(stage, words, seconds=None, patch=None) -> int | None:
-    """The stage in a forked process, which SIGALRM ends after `seconds`; its status, None where it was killed."""
+def killed_run(stage, words, patch=lambda: None) -> int | None:
+    """The stage in a forked process in which `patch` was called; its status, None where it was killed."""
     pid = os.fork()
     if not pid:
         status = 70
         try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process as SIGKILL would: nothing of it runs on
-            if patch:
-                patch()
-            if seconds:
-                signal.setitimer(signal.ITIMER_REAL, seconds)
+            patch()
             status = stage.main(*words)
         finally:
             os._exit(status)
@@ -246,18 +243,32 @@ def killed_run(stage, words, seconds=None, patch=None) -> int | None:
     return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
+def count_calls(killed_at=None) -> itertools.count:
+    """Count every call of a function, and every return, in this thread; the one numbered `killed_at` kills."""
+    events = itertools.count(1)
+
+    def event(frame, kind, argument):
+        if next(events) == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(event)
+    return events
+
+
 def test_killed_at_random_moments(stage, tmp_path):
     """`tests/kill_and_resume.py` does it at full size."""
     words = ["--save", tmp_path, "--checkpoint_every", 1]
-    begin = time.perf_counter()
-    assert killed_run(stage, words) == 0
-    seconds = time.perf_counter() - begin
-    shutil.rmtree(tmp_path)
+    for _ in range(2):  # the first run imports and loads
+        calls = count_calls()
+        assert stage.main(*words) == 0
+        sys.setprofile(None)
+        shutil.rmtree(tmp_path)
+    moments = next(calls)
     rng, kills, status = random.Random(7), 0, None
     while status is None:
         resume = ["--resume"] if (tmp_path / "checkpoint.pt").exists() else []
-        limit = rng.uniform(0, 0.7 * seconds) if kills < 5 else None
-        status = killed_run(stage, [*words, *resume], limit)
+        moment = rng.randrange(int(0.7 * moments)) if kills < 5 else None
+        status = killed_run(stage, [*words, *resume], patch=lambda at=moment: count_calls(at))
         kills += status is None
     assert status == 0 and kills >= 2
     assert_as_undisturbed(stage, tmp_path)

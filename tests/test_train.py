@@ -345,15 +345,9 @@ def wrong_arch(folder, **change):
         (["--load_path", "{tmp}/odd.pt"], ["{tmp}/odd.pt"]),
         (["--load_path", "{tmp}/future.pt"], ["{tmp}/future.pt", "format 99"]),
         (["--num_layer_list", "1,2"], ["arch.pt", "2 layers", "needs 3"]),
-        (
-            ["--overwrite", "--dataset", "image_folder", "--dataset_path", "{tmp}/nowhere"],
-            ["{tmp}/nowhere", "--preset digits"],
-        ),
-        (["--overwrite", "--dataset", "image_folder", "--dataset_path", "{tmp}/empty"], ["{tmp}/empty/train", "class"]),
-        (
-            ["--overwrite", "--dataset", "imagenet", "--dataset_path", "{tmp}/nowhere"],
-            ["{tmp}/nowhere", "--preset digits"],
-        ),
+        (["--dataset", "image_folder", "--dataset_path", "{tmp}/nowhere"], ["{tmp}/nowhere", "--preset digits"]),
+        (["--dataset", "image_folder", "--dataset_path", "{tmp}/empty"], ["{tmp}/empty/train", "class"]),
+        (["--dataset", "imagenet", "--dataset_path", "{tmp}/nowhere"], ["{tmp}/nowhere", "--preset digits"]),
         (["--pretrain", "{tmp}/nowhere.pt"], ["{tmp}/nowhere.pt"]),
         (["--pretrain", "{run}/weights.pt", "--num_channel_list", "4,8"], ["weights of another architecture"]),
         (["--resume", "--num_bits_list", "4,8"], ["checkpoint.pt", "[4, 8, 32]", "num_bits_list has [4, 8]"]),

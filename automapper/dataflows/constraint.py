@@ -1,9 +1,9 @@
 """A dataflow on one layer and device, as the arrays that the search works with.
 
-"A stays over B, whatever the level" is a union of sets that are plain to search. Of all loops outside the PEs, those
-over B run inside those over the dimensions of A. So there is a level, the *turn*, at which the order changes from one
-to the other: B does not loop further outside, A does not loop further inside, and at the turn A runs outside B. There
-is one such set for each level outside the PEs.
+"A stays over B" is a union of sets that are simple to search. Among the loops outside the PEs, those over B run inside
+those over the dimensions of A. So at some level, the *turn*, the order changes from one to the other: B does not loop
+further outside, A does not loop further inside, and at the turn A runs outside B. There is one such set for each level
+outside the PEs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Constraint:
 
 
 class Unfit(Exception):
-    """A dimension that a dataflow wants somewhere as a whole does not fit there."""
+    """A `whole` dimension of a dataflow does not fit where it must lie."""
 
 
 def why_none(dataflow: Dataflow, device: Device) -> str:
@@ -47,7 +47,7 @@ def constraints(dataflow: Dataflow, layer: Layer, device: Device, bits: object) 
     """The sets of mappings that make up a dataflow for one layer on one device: one, or one per turn.
 
     Raises:
-        Unfit: see there; only where the dataflow does not say `where_it_fits`.
+        Unfit: see its docstring; only without `where_it_fits`.
     """
     chip = device.first_pe_level
     axes = {"spatial_x": dataflow.x, "spatial_y": dataflow.y, "lanes": dataflow.lanes}
@@ -97,7 +97,7 @@ def constraints(dataflow: Dataflow, layer: Layer, device: Device, bits: object) 
 
 
 def _too_small(name: str, tile: dict[str, int], layer: Layer, device: Device, bits: object) -> str:
-    """Why a tile does not fit an axis, the lanes, or the outermost memories in a PE; empty where it does."""
+    """Why a tile does not fit an axis, the lanes, or the outermost memories in a PE; empty where it fits."""
     if name != "pe":
         units = {"x": device.array[0], "y": device.array[1], "lanes": device.lanes}[name]
         needed = int(np.prod(list(tile.values())))
@@ -112,7 +112,7 @@ def _too_small(name: str, tile: dict[str, int], layer: Layer, device: Device, bi
 
 
 def _may_turn(turn: int, dataflow: Dataflow, least: np.ndarray, layer: Layer, device: Device, bits: object) -> bool:
-    """Whether the memory at a turn has room for what must lie inside: the dimensions `over` as a whole."""
+    """Whether the memory at a turn has room for the dimensions `over` as a whole, which must lie inside."""
     level = device.levels[turn]
     tile = {dim: int(least[:, DIMS.index(dim)].prod()) for dim in DIMS}
     tile |= {dim: getattr(layer, dim) for dim in dataflow.over}

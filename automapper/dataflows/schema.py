@@ -1,4 +1,4 @@
-"""What a dataflow file must contain; the text of each `description` is what an error says was expected."""
+"""The schema of a dataflow file; error messages quote the `description` of what was expected."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _VALIDATOR = jsonschema.Draft202012Validator(DATAFLOW)
 
 
 def check_dataflow(data: Any, source: str, lines: Mapping[Path, int]) -> None:
-    """Raise InputError for the topmost thing in `data` that is not as DATAFLOW says: line, field, expectation."""
+    """Raise InputError for the topmost violation of DATAFLOW in `data`: line, field, expectation."""
     errors = list(_VALIDATOR.iter_errors(data))
     if errors:
         first = min(errors, key=lambda error: (lines.get(tuple(error.absolute_path), 0), str(error.validator)))

@@ -22,14 +22,14 @@ from hw_model.widths import widths_of
 
 def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: object) -> dict[str, str]:
     """Texts of Timeloop's inputs for this mapping: {"arch.yaml": .., "problem.yaml": .., "map.yaml": .., "ert.yaml":
-    energies, "constraints.yaml": what its own mapper has to keep to}.
+    energies, "constraints.yaml": for its mapper}.
 
     The problem has the sizes the mapping covers: Timeloop charges padding. Where a dimension lies on both axes of the
     array, which Timeloop cannot say, the array becomes one row of as many PEs: no count depends on it. Comments at the
     top of each file say both, and why a mapping is invalid here.
 
     Raises:
-        InputError: Timeloop cannot say it: a dimension twice in one level.
+        InputError: its format cannot express the mapping: a dimension twice in one level.
     """
     mapping = Mapping.from_dict(mapping).on(device)
     widths = widths_of(bits)
@@ -58,7 +58,7 @@ def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: object
 
 
 def write_timeloop(folder: str | Path, texts: dict[str, str]) -> None:
-    """Write the texts of `export_timeloop` into a folder, made if need be. Raises InputError when that fails."""
+    """Write the texts of `export_timeloop` into a folder, created if needed. Raises InputError when that fails."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():

@@ -22,7 +22,7 @@ def import_mapping(text: str, device: Device, source: str = "mapping") -> Mappin
     """Our mapping from the text of a Timeloop mapping file for this device.
 
     Targets are levels of the device (in any case: "DRAM", "dram") or the buffers of `export_timeloop`. Spatial loops
-    that are all on X and do not fit there, or may not lie there, are spread over both axes, where they fit.
+    that are all on X and do not fit there, or may not lie there, are folded over both axes, where they fit.
 
     Raises:
         InputError: a target, type, factor or permutation that is not understood; a tensor kept where the level does
@@ -60,7 +60,7 @@ def import_mapping(text: str, device: Device, source: str = "mapping") -> Mappin
         else:
             raise unknown(f"type in {where}", fields["type"], ("temporal", "spatial", "datatype"))
     if not loops["spatial_y"]:
-        loops["spatial_x"], loops["spatial_y"] = _spread(loops["spatial_x"], device)
+        loops["spatial_x"], loops["spatial_y"] = _folded(loops["spatial_x"], device)
     bypass = {l.name: [t for t in l.holds if t not in kept[l.name]] for l in device.levels if l.name in kept}
     return Mapping.from_dict({**loops, "bypass": {name: past for name, past in bypass.items() if past}}).on(device)
 
@@ -191,7 +191,7 @@ def _add_spatial(loops: dict, fields: dict, level: Level, device: Device, where:
             loops[slot] += [[dim, factors[dim]] for dim in given if factors.get(dim, 1) > 1]
 
 
-def _spread(row: list[list], device: Device) -> tuple[list[list], list[list]]:
+def _folded(row: list[list], device: Device) -> tuple[list[list], list[list]]:
     """Loops of one row of PEs as loops of X and of Y; all on X where they may lie and fit there, or nowhere.
 
     No count depends on the axis, among those that may carry a dimension, so the first way found is as good as any; it

@@ -1,7 +1,7 @@
-"""Where the images of a data set are, and how one reads them: training and test set, class names, statistics.
+"""Reading data sets: training and test images, class names, statistics.
 
 A set that fits is held as uint8 on the compute device (`MemoryImages`); a larger one is decoded file by file in worker
-processes (`StreamedImages`). Both answer `read`. What a user can mend (no such folder, a damaged file) is a UserError
+processes (`StreamedImages`). Both have `read`. What a user can fix (no such folder, a damaged file) is a UserError
 that says how.
 
 Shapes: n images of a set, B of a batch, H x W pixels. Images are RGB: grey ones are replicated, alpha is dropped.
@@ -29,9 +29,9 @@ from instantnet.engine.machine import derived_seed
 DATA_SETS = ("cifar10", "cifar100", "digits", "image_folder", "imagenet", "random")
 FIXED_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-STATISTICS_SAMPLE = 10_000  # images of a streamed folder whose statistics stand for the whole
+STATISTICS_SAMPLE = 10_000  # images of a streamed folder that its statistics are measured on
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as published with the reference models
-CHUNK_BYTES = 4 << 20  # what a decoding worker hands over at a time: small, as containers have little shared memory
+CHUNK_BYTES = 4 << 20  # what a decoding worker passes on at a time: small, because containers have little shared memory
 FOLDERS_HELP = "it needs train/<class>/ and val/<class>/ with image files"
 CIFAR_HELP = "unpack the python version from https://www.cs.toronto.edu/~kriz/cifar.html there"
 HELP = {  # how to get the data
@@ -74,7 +74,7 @@ class MemoryImages:
 class StreamedImages(torch.utils.data.Dataset):
     """Image files, decoded when a batch asks for them, by `workers` (0 of them: in this process).
 
-    `view` makes an RGB picture of `size` (H, W) out of a PIL picture. `random_view`, unless None, replaces it in
+    `view` turns a PIL picture into an RGB picture of `size` (H, W). `random_view`, unless None, replaces it in
     augmented batches; it draws from torch's CPU generator, seeded per image, so that it does not matter which worker
     runs it.
     """
@@ -92,7 +92,7 @@ class StreamedImages(torch.utils.data.Dataset):
 
     def __getitems__(self, items: list[tuple[int, int | None]]) -> tuple[Tensor, Tensor] | UserError:
         """Decode a batch of (index, seed). An error is returned: raised in a worker, it would arrive as a traceback."""
-        if not items:  # the share of a process in a last batch smaller than the number of processes
+        if not items:  # the last batch may be smaller than the number of processes
             return torch.empty(0, 3, *self.size, dtype=torch.uint8), self.labels[:0]
         try:
             pixels = np.stack([self._decode(os.fsdecode(self.paths[index]), seed) for index, seed in items])
@@ -106,7 +106,7 @@ class StreamedImages(torch.utils.data.Dataset):
         try:
             with Image.open(path) as file:
                 picture = _rgb(file)
-        except Exception as error:  # the decoders raise a dozen kinds for a damaged file
+        except Exception as error:  # decoders raise a dozen kinds of error for a damaged file
             raise UserError(f"cannot read the image {path}: {error}") from error
         if seed is None or self.random_view is None:
             return np.asarray(self.view(picture))
@@ -130,7 +130,7 @@ class StreamedImages(torch.utils.data.Dataset):
             collate_fn=_as_is,
             worker_init_fn=_leave_signals_to_parent,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else it takes the base seed of the workers from the global generator
+            generator=torch.Generator(),  # otherwise it draws the workers' base seed from the global generator
         )
         with _signals_held_back():
             batches = iter(loader)  # starts the workers
@@ -141,7 +141,7 @@ class StreamedImages(torch.utils.data.Dataset):
 
 
 def _rgb(picture):
-    """An RGB picture of 8 bits out of any PIL picture; PIL itself would cut grey values of 16 bits off at 255."""
+    """An RGB picture of 8 bits from any PIL picture; PIL itself would clip grey values of 16 bits at 255."""
     if picture.mode.startswith("I") or picture.mode == "F":
         from PIL import Image
 
@@ -167,7 +167,8 @@ def _signals_held_back() -> Iterator[None]:
 
 
 def _leave_signals_to_parent(_worker: int) -> None:
-    """What stops a run is often sent to its whole process group: the parent finishes its step, with its workers."""
+    """Ignore the signals that stop a run. They often go to the whole process group, but the parent needs its workers to
+    finish its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         threading.Thread(target=_end_at_sigterm_of, args=(os.getppid(),), daemon=True).start()
@@ -230,8 +231,8 @@ def open_image_sets(
 def statistics(dataset: str, train: ImageSet) -> tuple[Channels, Channels]:
     """Return mean and population standard deviation per channel, of pixels scaled to 0..1.
 
-    ImageNet's are the published ones. Else they come from the histogram of the training images; of a streamed set,
-    from that of `STATISTICS_SAMPLE` images, always the same ones.
+    ImageNet's are the published ones. Others come from the histogram of the training images, or, for a streamed set,
+    of `STATISTICS_SAMPLE` images, always the same ones.
     """
     if dataset == "imagenet":
         return IMAGENET_STATISTICS

@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights, kept beside the network that trains."""
+"""Exponential moving average of a network's weights, kept in addition to the network that trains."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Errors a user can mend: reported as one line, exit status 2, no traceback. And the end that a signal asked for."""
+"""Errors that a user can fix: one line, exit status 2, no traceback. And the end of a run by a signal."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 class Diverged(UserError):
-    """A loss, a weight or a logit became NaN or infinite. `what` and when, without what can be done about it."""
+    """A loss, a weight or a logit became NaN or infinite. `what`: what became so and when, without the advice."""
 
     def __init__(self, what: str, advice: str = ""):
         super().__init__(f"{what}; {advice}" if advice else what)
@@ -28,7 +28,7 @@ class Diverged(UserError):
 
 class Stopped(KeyboardInterrupt):
     """A signal ended the run. `status`: 128 + the signal's number, as in a shell. together: all processes of the run
-    end by it, after the same step."""
+    end after the same step."""
 
     def __init__(self, number: int, together: bool = False):
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -61,8 +61,8 @@ def exit_status(main: Callable[[], int | None]) -> int:
     """Run a script's `main` and turn a `UserError`, or a failure of the system, into one line on standard error and
     status 2.
 
-    Ctrl-C ends with 130, the shell's convention for SIGINT, SIGTERM with 143, and a reader of the output that has gone,
-    as `| head` does, with 141 and no word.
+    Ctrl-C gives 130, the shell's convention for SIGINT; SIGTERM gives 143. If the reader of the output has gone,
+    as with `| head`, the status is 141, without a message.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that is not of UTF-8, a name that is not
@@ -75,13 +75,13 @@ def exit_status(main: Callable[[], int | None]) -> int:
         _discard_output()
         return 128 + signal.SIGPIPE
     except (UserError, KeyboardInterrupt) as error:
-        return tell(error)
+        return print_error(error)
     except Exception as error:
         if user_error(error) is None:
             raise
         if isinstance(error, OSError):
             _discard_output()
-        return tell(error)
+        return print_error(error)
 
 
 def _discard_output() -> None:
@@ -108,7 +108,7 @@ def user_error(error: BaseException) -> UserError | None:
     return None
 
 
-def tell(error: BaseException) -> int:
+def print_error(error: BaseException) -> int:
     """Print what ended a process on standard error (a line, or of a bug the traceback); returns its exit status."""
     known = user_error(error)
     if known is not None:

@@ -1,8 +1,8 @@
 """How several processes end when one fails: each machine shows the line of the first failure, and no traceback of the
 connections that it broke.
 
-The first failure is written into the key-value store that the processes met at. Processes that wait for a dead one end
-by torchrun's agent, by gloo's broken connection, or by the time-out of the exchange.
+The first failure is written into the key-value store that connects the processes. Processes that wait for a dead one
+are ended by torchrun's agent, by gloo's broken connection, or by the time-out of the exchange.
 """
 
 import json
@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from instantnet.engine.errors import UserError, one_line, tell, user_error
+from instantnet.engine.errors import UserError, one_line, print_error, user_error
 
-WAIT_S = 4.0  # for the word of the process whose end broke the connection
-STAY_S = 2.0  # the process that holds the store stays so long, for the others to read it
+WAIT_S = 4.0  # for the message of the process whose end broke the connection
+STAY_S = 2.0  # the process that holds the store waits this long, so that the others can read it
 STORE_LOST = "process 0 of this run is gone: no connection to it any more"
 NO_WORD = "another process of this run has ended without a word (killed, or out of memory?)"
 NO_ANSWER = "another process of this run did not answer in time"
@@ -31,18 +31,18 @@ class Failures:
         self._host = socket.gethostname()
 
     def end(self, error: BaseException) -> NoReturn:
-        """Tell the others, and the user, that this process ends by `error`; raises `SystemExit`.
+        """Report to the other processes and the user that this process ends by `error`; raises `SystemExit`.
 
         Where another process failed first, its failure is shown.
         """
         try:
             first = self._first(error)
-        except RuntimeError:  # the store is gone, with the process that held it
-            raise SystemExit(tell(UserError(STORE_LOST) if connection_lost(error) else error)) from None
+        except RuntimeError:  # the process that held the store is gone
+            raise SystemExit(print_error(UserError(STORE_LOST) if connection_lost(error) else error)) from None
         if first["rank"] != self._rank:
-            status = self._tell(first)
+            status = self._show(first)
         else:
-            status = tell(UserError(first["line"]) if connection_lost(error) else error)
+            status = print_error(UserError(first["line"]) if connection_lost(error) else error)
         if dist.is_initialized() and dist.get_backend() == "gloo":
             dist.destroy_process_group()  # breaks the connections that the others wait on
         if self._rank == 0:
@@ -61,7 +61,7 @@ class Failures:
         mine = {"rank": self._rank, "host": self._host, "line": " ".join(line.split())[:2000], "status": status}
         return json.loads(self._store.compare_set("failure", "", json.dumps(mine)))
 
-    def _tell(self, failure: dict[str, Any]) -> int:
+    def _show(self, failure: dict[str, Any]) -> int:
         """Show another process's failure, unless its own line is on the same terminal; returns the exit status."""
         host = failure["host"]
         if self._shares_terminal and (host == self._host or not self._first_here):

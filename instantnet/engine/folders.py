@@ -1,4 +1,4 @@
-"""A folder that a run writes into: whether it can is known before the work begins, and one process has it at a time."""
+"""A folder that a run writes into: checked before the work begins, and owned by one process at a time."""
 
 import fcntl
 import json
@@ -18,7 +18,7 @@ _held: set[int] = set()
 
 
 def writable_folder(path: Path | str, named: str) -> Path:
-    """The folder, made if it is not there. named: the option or setting it comes from, for the message.
+    """The folder, created if needed. named: the option or setting it comes from, for the message.
 
     Raises UserError where nothing can be written in it.
     """

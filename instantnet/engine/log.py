@@ -1,4 +1,4 @@
-"""What a run tells: lines on the terminal and in logs.txt, one object per epoch in metrics.jsonl, TensorBoard events,
+"""What a run reports: lines on the terminal and in logs.txt, one object per epoch in metrics.jsonl, TensorBoard events,
 and a progress bar over all steps."""
 
 import json
@@ -18,9 +18,9 @@ EVENTS = "events.out.tfevents."
 
 
 class RunLog:
-    """Writes into `folder`: anew, or on from where a checkpoint left off.
+    """Writes into `folder`, from the start or from a checkpoint on.
 
-    resumed: the checkpoint's `sizes()`. What was logged after it is cut off, as it will be logged again. Raises
+    resumed: the checkpoint's `sizes()`. Later entries are cut off, because they will be logged again. Raises
     `UserError` where the folder cannot be written, now or later. Close it, or use it in a `with`.
     """
 
@@ -44,7 +44,7 @@ class RunLog:
             self.line(f"note: {text}")
 
     def sizes(self) -> dict[str, int]:
-        """How many bytes of each file are written so far, and on the disk: a checkpoint may count on them."""
+        """Bytes of each file written so far and synced to disk, so that a checkpoint may rely on them."""
         with self._writing():
             for path in self._files():
                 descriptor = os.open(path, os.O_RDONLY)
@@ -55,7 +55,7 @@ class RunLog:
             return {path.name: path.stat().st_size for path in self._files()}
 
     def result(self, content: Mapping[str, Any]) -> None:
-        """What the run arrived at: result.json."""
+        """Write the result of the run: result.json."""
         self._json("result.json", content)
 
     def settings(
@@ -66,10 +66,10 @@ class RunLog:
         versions: Mapping[str, str],
         resumed: Mapping[str, Any] | None = None,
     ) -> None:
-        """The resolved settings and the versions: printed, and settings.json in the folder.
+        """Print the resolved settings and the versions, and write them to settings.json.
 
-        shown: the settings as a person reads them, and where they come from. resumed: those of the run that is
-        continued; what differs now is named.
+        shown: the settings as text, and where they come from. resumed: those of the run that is continued; differences
+        are named.
         """
         self.line(f"settings {shown}\nversions: {', '.join(f'{k} {v}' for k, v in versions.items())}")
         for name, value in values.items():
@@ -78,17 +78,17 @@ class RunLog:
         self._json("settings.json", {"preset": preset, "settings": dict(values), "versions": dict(versions)})
 
     def line(self, text: str = "") -> None:
-        """One line (or block) for a person."""
+        """Print and log one line (or block)."""
         tqdm.write(text)
         stamp = time.strftime("%m-%d %H:%M:%S")
         with self._writing():
             self._lines.writelines(f"{stamp}  {part}\n" for part in text.splitlines() or [""])
 
     def epoch(self, epoch: int, metrics: Mapping[str, Any], nepochs: int, also: str = "") -> None:
-        """A line for a person, one object of metrics.jsonl, and the same as TensorBoard scalars.
+        """Print a line, and write an object of metrics.jsonl and the same as TensorBoard scalars.
 
-        metrics: numbers, or dictionaries of numbers per bit-width; "loss" and "images_per_s" among them. also: what the
-        line says of the epoch beside loss and accuracy.
+        metrics: numbers, or dictionaries of numbers per bit-width; "loss" and "images_per_s" among them. also: text
+        for the line besides loss and accuracy.
         """
         from tensorboardX.summary import scalar
 
@@ -107,7 +107,7 @@ class RunLog:
 
     def close(self) -> None:
         for file in (self._lines, self._metrics, self._events):
-            with suppress(OSError):  # everything was flushed as it came: a full disk has been told of
+            with suppress(OSError):  # everything was flushed at once: a full disk has been reported
                 file.close()
 
     def __enter__(self) -> "RunLog":
@@ -122,7 +122,7 @@ class RunLog:
         return [path for path in paths if path.is_file()]
 
     def _event(self, **content: Any) -> None:
-        # Not by tensorboardX's SummaryWriter: it writes in a thread, where an error is lost and no size is final.
+        # Not tensorboardX's SummaryWriter: it writes in a thread, where errors are lost and no size is final.
         from tensorboardX.proto.event_pb2 import Event
 
         self._events.write(Event(wall_time=time.time(), **content).SerializeToString())
@@ -143,9 +143,9 @@ class RunLog:
 
 
 def _cut(path: Path, size: int) -> str:
-    """Cut `path` to `size` bytes at most; of text, whole lines only. Event files without a byte go.
+    """Cut `path` to `size` bytes at most; of text, whole lines only. Empty event files are removed.
 
-    Returns what to say where the file is shorter than that, else nothing.
+    Returns a sentence where the file is shorter than that, else nothing.
     """
     refuse_link(path)
     wanted, present = size, path.stat().st_size
@@ -161,7 +161,7 @@ def _cut(path: Path, size: int) -> str:
 
 
 class SilentLog:
-    """What the other processes have in place of the main one's `RunLog`."""
+    """The `RunLog` of all processes but the main one: it does nothing."""
 
     def sizes(self) -> dict[str, int]:
         return {}
@@ -178,8 +178,8 @@ class SilentLog:
 
 
 class Progress:
-    """A bar over `total_images` of a whole run: loss per bit-width, images/s, time left. Silent off a terminal, or not
-    `shown`."""
+    """A bar over `total_images` of a whole run: loss per bit-width, images/s, time left. Silent off a terminal and
+    where not `shown`."""
 
     def __init__(self, total_images: int, done_images: int = 0, shown: bool = True):
         self._bar = tqdm(
@@ -194,11 +194,11 @@ class Progress:
         )
 
     def losses(self, losses: Mapping[int, float]) -> None:
-        """Of the newest step, per bit-width."""
+        """Set the losses shown: those of the newest step, per bit-width."""
         self._bar.set_postfix_str("loss " + per_bits(losses, ".2f"), refresh=False)
 
     def step(self, images: int, epoch: int, nepochs: int) -> None:
-        """A step on so many images is done."""
+        """Advance by one step of `images` images."""
         self._bar.set_description_str(f"epoch {epoch + 1}/{nepochs}", refresh=False)
         self._bar.update(images)
 

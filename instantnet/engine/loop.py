@@ -14,7 +14,7 @@ from instantnet.engine.errors import Diverged
 
 
 def updater(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], grad_clip: float) -> Callable[[], None]:
-    """update(): clip the accumulated gradients to norm `grad_clip` (0 = not), one optimizer step, clear them."""
+    """A function that clips the accumulated gradients to norm `grad_clip` (0 = not), steps, and clears them."""
 
     def update() -> None:
         if grad_clip:
@@ -27,7 +27,7 @@ def updater(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], gr
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within it passes compute no gradient of `parameters`, and keep nothing that only those would need."""
+    """In this context passes compute no gradient of `parameters`, and keep nothing that only they would need."""
     parameters = list(parameters)
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -50,8 +50,8 @@ def finite_losses(losses: dict[int, Tensor], epoch: int, step: int, last_good: s
 
 
 def finite_weights(weights: dict[str, Tensor], when: str, last_good: str) -> None:
-    """`Diverged` where a weight or a running statistic is NaN or infinite: a last step, or a recalibration, can do
-    that with no loss to show it. when: as in "by the end of epoch 3"."""
+    """`Diverged` where a weight or a running statistic is NaN or infinite: the last step or a recalibration can cause
+    that without a loss to show it. when: as in "by the end of epoch 3"."""
     if not all_finite(weights):
         raise Diverged(f"weights or running statistics became NaN or infinite {when}", _advice(last_good))
 
@@ -70,7 +70,7 @@ def accuracy(
 ) -> dict[int, float]:
     """Bit-width -> percent of images whose largest logit is their label's; the model is in evaluation meanwhile.
 
-    batches yields (images [B, C, H, W], labels [B]); max_steps: only the first so many, 0 = all. total: sums counts
+    batches yields (images [B, C, H, W], labels [B]); max_steps: only the first of them, 0 = all. total: sums counts
     over the processes, where each has a share of every batch. Raises `Diverged` where a logit is NaN or infinite.
     """
     model.eval()
@@ -80,7 +80,7 @@ def accuracy(
     count = 0
     for images, labels in islice(batches, max_steps or None):
         if not len(labels):
-            continue  # all of a small last batch is with other processes
+            continue  # the whole of a small last batch is on other processes
         count += len(labels)
         for bits in bit_widths:
             logits = model(images, num_bits=bits)
@@ -118,7 +118,7 @@ class Mean:
         return {key: [self.sums[key], self.counts[key]] for key in self.sums}
 
     def load_state_dict(self, state: dict[int, list[float]]) -> None:
-        """Go on from a `state_dict()`. Raises ValueError where it is not one."""
+        """Restore a `state_dict()`. Raises ValueError where it is not one."""
         try:
             if not all(type(number) in (int, float) for pair in state.values() for number in pair):
                 raise TypeError("not numbers")

@@ -30,11 +30,11 @@ def select_device(name: str) -> torch.device:
 
 
 def tune_cpu(threads: int, keep_memory: bool) -> None:
-    """Let torch compute on so many CPU threads (0 = as many as it likes), and keep freed memory for the next pass.
+    """Set torch's number of CPU threads (0 = torch's default), and keep freed memory for the next pass.
 
-    keep_memory: networks free and allocate large activations in every pass, and the page faults of handing that memory
-    back and forth cost as much as a third of the arithmetic. glibc is told not to return it (mallopt: no mmap for large
-    blocks, no trimming), and its heap is given huge pages; with another C library it does nothing.
+    keep_memory: networks free and allocate large activations in every pass, and the page faults of returning that
+    memory cost as much as a third of the arithmetic. So glibc keeps it (mallopt: no mmap for large blocks, no
+    trimming), and its heap gets huge pages. With another C library this does nothing.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -49,12 +49,12 @@ def tune_cpu(threads: int, keep_memory: bool) -> None:
 
 
 def _advise_huge_pages(libc: ctypes.CDLL, size: int) -> None:
-    """Let the heap's next `size` bytes be of huge pages: with 4 KiB ones a supernet's step spends a tenth of its time
-    in looking up addresses. Only addresses are reserved, no memory, and nothing happens where the kernel refuses."""
+    """Use huge pages for the heap's next `size` bytes: with pages of 4 KiB a supernet's step spends a tenth of its time
+    on address translation. This reserves addresses, no memory. Nothing happens where the kernel refuses."""
     MADV_HUGEPAGE, huge_page = 14, 2 << 20
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
-    block = libc.malloc(size)  # untouched, then free again: from now on the heap ends behind it
+    block = libc.malloc(size)  # untouched, then freed: from now on the heap ends behind it
     if block is None:
         return
     first, end = -(-block // huge_page) * huge_page, (block + size) // huge_page * huge_page
@@ -63,15 +63,15 @@ def _advise_huge_pages(libc: ctypes.CDLL, size: int) -> None:
 
 
 def tune_gpu(tf32: bool) -> None:
-    """Let a GPU's convolutions and matrix products run in TF32 (11 significant bits) or in float32 proper. Said for
-    both: torch's own default is TF32 for convolutions only."""
+    """Run a GPU's convolutions and matrix products in TF32 (11 significant bits) or in float32. Both are set, because
+    torch's default is TF32 for convolutions only."""
     precision = "tf32" if tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed out of e.g. (seed, "gumbel", epoch, step): the randomness of a step needs no state of its own."""
+    """A 63-bit seed from e.g. (seed, "gumbel", epoch, step), so that the randomness of a step needs no stored state."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -84,7 +84,7 @@ def seed_everything(seed: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on beside the settings."""
+    """The versions that a result depends on, besides the settings."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,5 +1,4 @@
-"""How a run stops and goes on: `checkpoint.pt` written every so many steps, older ones kept or pruned, and where to
-resume."""
+"""How a run stops and resumes: when `checkpoint.pt` is written, which older ones are kept, and where to resume."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +16,13 @@ Item = TypeVar("Item")
 
 
 class Position(NamedTuple):
-    """`step` steps of `epoch` (from 0) are done, and everything before that epoch."""
+    """All epochs before `epoch` (from 0) are done, and `step` steps of it."""
 
     epoch: int = 0
     step: int = 0
 
     def __str__(self) -> str:
-        """As people count, from 1: what was done last."""
+        """What was done last, counted from 1."""
         if self.step:
             return f"epoch {self.epoch + 1}, step {self.step}"
         return f"epoch {self.epoch}" if self.epoch else "the start"
@@ -42,10 +41,10 @@ def load_newest(
     steps: int | None = None,
     check: Callable[[dict[str, Any]], None] = lambda content: None,
 ) -> dict[str, Any]:
-    """The content of the checkpoint `path`, written by a run, and told to go on from.
+    """The content of the checkpoint `path`, from which this run resumes.
 
     steps: of an epoch of this run, None while unknown; check: raises `UserError` where the content does not fit this
-    run. Raises `UserError` where there is none to go on from, naming others there are.
+    run. Raises `UserError` where it cannot be used; the message names older checkpoints.
     """
     try:
         content = load_checkpoint(path, [*needs, "epoch", "step", "log_sizes", "config"], what)
@@ -64,8 +63,8 @@ def load_newest(
     return content
 
 
-def goes_on(folder: str) -> bool:
-    """Whether torchrun started this run again after a failure, and checkpoint.pt in `folder` is its own."""
+def resumes_after_failure(folder: str) -> bool:
+    """Whether torchrun restarted this run after a failure, and checkpoint.pt in `folder` is of the same run."""
     if not was_restarted():
         return False
     try:
@@ -84,13 +83,12 @@ def _older(folder: Path) -> list[Path]:
 
 
 class Checkpoints:
-    """Keeps `checkpoint.pt` of a run, from its start to its end: a context in which SIGINT and SIGTERM end the run
-    where it can go on later.
+    """Keeps `checkpoint.pt` of a run: a context in which SIGINT and SIGTERM end the run at a point where it can resume.
 
-    state: returns what a checkpoint holds beside the position, at any step. every: steps between two of them, 0 = only
-    at the end of an epoch; keep: how many older ones stay. loaded: the path of the checkpoint that the run goes on
-    from, at position `start`. command: what continues the run, printed when it is stopped. Of several processes the
-    main one writes, and a signal to one of them stops all after the same step.
+    state: returns the content of a checkpoint except the position, at any step. every: steps between two checkpoints,
+    0 = only at the end of an epoch; keep: how many older ones stay. loaded: the path of the checkpoint that the run
+    resumes, at position `start`. command: resumes the run; it is printed when the run is stopped. Of several processes
+    the main one writes, and a signal to any of them stops all after the same step.
     """
 
     def __init__(
@@ -122,7 +120,7 @@ class Checkpoints:
         self._stop.__exit__(*error)
 
     def first_step(self, epoch: int) -> int:
-        """The step at which `epoch` goes on."""
+        """The first step of `epoch` that is left."""
         return self.position.step if epoch == self.position.epoch else 0
 
     def after_step(self, epoch: int, step: int, steps: int) -> None:
@@ -139,7 +137,7 @@ class Checkpoints:
         self._stop_if_asked()
 
     def unless_stopped(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """`batches`, until a signal comes: for what is done again after a resume, as a validation."""
+        """`batches`, until a signal comes: for work that is repeated after a resume, such as a validation."""
         for batch in batches:
             self._stop_if_asked()
             yield batch
@@ -169,5 +167,5 @@ class Checkpoints:
         if self.saved != self.position:
             self._save()
         self.log.line(f"\nstopped by {signal.Signals(number).name}; {self.path} is at {self.position}")
-        self.log.line(f"go on: {self.command}")
+        self.log.line(f"to resume: {self.command}")
         raise Stopped(number, together=True)

@@ -2,7 +2,7 @@
 
 parts = {"model": model, "optimizer": optimizer, "loss": loss}
 run = Run("ckpt/finetune", parts, config, processes, command)
-run.load("ckpt/finetune/checkpoint.pt", "checkpoint.pt of train.py", steps)       # only to go on from it
+run.load("ckpt/finetune/checkpoint.pt", "checkpoint.pt of train.py", steps)       # only to resume
 with run.recorded(batches, steps, nepochs) as log:
     for epoch in run.epochs():
         for step, (images, labels) in run.steps(epoch):
@@ -35,7 +35,7 @@ class Stateful(Protocol):
         """Plain data and tensors."""
 
     def load_state_dict(self, state: Any) -> Any:
-        """Go on from a `state_dict()`. Raises ValueError or TypeError where it is not one."""
+        """Restore a `state_dict()`. Raises ValueError or TypeError where it is not one."""
 
 
 class Attribute:
@@ -54,7 +54,7 @@ class Attribute:
 
 
 class Run:
-    """One run of a training loop; of several processes each has one, and only the main one's writes.
+    """One run of a training loop. Each process has one, and only that of the main process writes.
 
     parts: name -> what a checkpoint holds under that name; config: settings, stored beside them, and header, what the
     file begins with. command: what continues the run, printed when it is stopped. every, keep: as `Checkpoints` has
@@ -89,7 +89,7 @@ class Run:
             restore(part, self.earlier[name], name, path)
 
     def state(self) -> dict[str, Any]:
-        """What checkpoint.pt holds beside the position."""
+        """The content of checkpoint.pt except the position."""
         for part in self.parts.values():
             if isinstance(part, nn.Module):
                 self.processes.average_statistics(part)
@@ -98,8 +98,7 @@ class Run:
 
     @contextmanager
     def recorded(self, batches: Any, steps: int, nepochs: int) -> Iterator[RunLog | SilentLog]:
-        """The run's log, while the run is under way. batches: of training, as dataloader.Batches; steps: of an
-        epoch."""
+        """The context of the run; gives its log. batches: of training, as dataloader.Batches; steps: of an epoch."""
         self.batches, self.steps_per_epoch, self.nepochs = batches, steps, nepochs
         self.images_per_epoch = min(steps * batches.batch_size, batches.num_images)
         total = nepochs * self.images_per_epoch
@@ -120,15 +119,15 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The epochs that are left, counted from 0. After each one, checks the weights and saves."""
-        gc.freeze()  # what is built stays: collections in the loop need not walk thousands of modules
+        gc.freeze()  # garbage collection in the loop then skips thousands of modules that stay anyway
         for epoch in range(self.start.epoch, self.nepochs):
             self._begin = time.perf_counter()
             yield epoch
             self.checkpoints.after_epoch(epoch)
 
     def steps(self, epoch: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-        """(step, batch) of what is left of an epoch. After each one, shows progress and saves where it is due; after
-        the last, checks that every weight is finite."""
+        """(step, batch) for the rest of an epoch. After each one, shows progress and saves where due; after the last,
+        checks that every weight is finite."""
         first = self.checkpoints.first_step(epoch)
         self.batches.set_epoch(epoch)
         batches = islice(self.batches.iterate_from(first), self.steps_per_epoch - first)
@@ -141,16 +140,16 @@ class Run:
         self.images_per_s = images / (time.perf_counter() - self._begin)
 
     def epoch_again(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of an epoch, until a signal comes: for what is measured on them."""
+        """The training batches of an epoch, until a signal comes: for measurements on them."""
         self.batches.set_epoch(epoch)
         return self.unless_stopped(islice(self.batches, self.steps_per_epoch))
 
     def first_step(self, epoch: int) -> int:
-        """The step at which `epoch` goes on."""
+        """The first step of `epoch` that is left."""
         return self.checkpoints.first_step(epoch)
 
     def unless_stopped(self, batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batches`, until a signal comes: for what is done again after a resume, as a validation."""
+        """`batches`, until a signal comes: for work that is repeated after a resume, such as a validation."""
         return self.checkpoints.unless_stopped(batches)
 
     @property

@@ -1,1 +1,1 @@
-"""The networks that the paper compares with, at switchable precision, and the choice among all of stage 2."""
+"""The networks of the paper's comparison, at switchable precision, and the choice of stage 2 among all networks."""

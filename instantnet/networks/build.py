@@ -29,7 +29,7 @@ def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precisio
 
 
 def build(arch: dict, settings: dict, precision: Precision, source: object) -> SwitchableNetwork:
-    """The network of an architecture that comes from `source`; `UserError` where they do not fit."""
+    """The network of an architecture; `UserError` naming `source` where settings and architecture do not fit."""
     try:
         return build_network(arch, settings, precision)
     except (ValueError, TypeError, KeyError) as error:

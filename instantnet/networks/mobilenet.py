@@ -1,5 +1,5 @@
 """MobileNetV2: Sandler et al. 2018 (arXiv 1801.04381), table 2; on images of up to 64 pixels the first two strides are
-1, the form in use for CIFAR."""
+1, as usual for CIFAR."""
 
 from torch import Tensor, nn
 

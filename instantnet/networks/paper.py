@@ -1,4 +1,4 @@
-"""What the networks that the paper compares with have in common: stem, blocks, header, classifier.
+"""The common frame of the networks of the paper's comparison: stem, blocks, header, classifier.
 
 As in `operations`: stem, header and classifier run at 32 bit unless quantize_ends; FLOPs = multiply-accumulates of the
 convolutions + 4 per element of every batch norm's output, for one image, the classifier left out.
@@ -17,7 +17,7 @@ from instantnet.quantize import Precision, SwitchableLinear, SwitchableNetwork
 
 @dataclass(frozen=True)
 class Form:
-    """What a network of the paper is built for; field names are those of the settings.
+    """The sizes of a network of the paper; field names are those of the settings.
 
     width_mult: factor on every layer's channels (the classifier's input included).
     """
@@ -30,7 +30,7 @@ class Form:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], **replace: Any) -> Self:
-        """Out of a dictionary of settings: `C.to_dict()` or a checkpoint's `config`. KeyError where one is missing."""
+        """From a dictionary of settings: `C.to_dict()` or a checkpoint's `config`. KeyError where one is missing."""
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__} | replace)
 
 

@@ -1,4 +1,4 @@
-"""The config module of a stage: the one in the current folder, else the one that comes with InstantNet."""
+"""The config module of a stage: the one in the current folder, else the packaged one."""
 
 import importlib
 import traceback
@@ -22,7 +22,7 @@ MODULE_OF: dict[type[Settings], str] = {
 def configuration(kind: type[Stage]) -> tuple[Stage, dict[str, dict[str, Any]]]:
     """(C, presets) of a stage: the presets of the stage, and those of a PRESETS in its config module.
 
-    Raises UserError, one line, where the file cannot be used.
+    Raises UserError where the file cannot be used.
     """
     name = MODULE_OF[kind]
     own = Path.cwd() / f"{name}.py"

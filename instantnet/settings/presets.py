@@ -1,4 +1,4 @@
-"""Named recipes: `--preset NAME[,NAME]` sets these before what the command line names, in the order given."""
+"""Named recipes: `--preset NAME[,NAME]` applies these in order, before the settings on the command line."""
 
 from typing import Any
 
@@ -26,20 +26,20 @@ _DIGITS = {  # 8x8 handwritten digits, minutes on two cores
     "image_width": 8,
     "crop_padding": 1,
     "flip": False,
-    "num_threads": 1,  # tensors this small run no faster on two, and far slower on a busy machine
+    "num_threads": 1,  # tensors this small are no faster on two threads, and far slower on a busy machine
     "num_workers": 0,
     "num_layer_list": [1, 2, 2],
     "num_channel_list": [16, 24, 32],
     "stride_list": [2, 1, 2],
     "header_channel": 128,
 }
-_RELEASED = {  # what the authors' public code does at every point where it differs from the paper
+_RELEASED = {  # what the authors' public code does wherever it differs from the paper
     "range_scope": "shared",
     "range_momentum": 0.9,
     "loss_reduction": "sum",
     "grad_clip": 0.0,
 }
-_SMOKE = {  # after another preset: a step on random images, to see that it runs
+_SMOKE = {  # after another preset: one step on random images, to see that it runs
     "dataset": "random",
     "batch_size": 2,
     "num_workers": 0,

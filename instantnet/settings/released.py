@@ -1,4 +1,4 @@
-"""Names and values of the authors' released configuration that are called otherwise here, or are not settings here.
+"""Names and values of the authors' released configuration that have another name here, or are no settings here.
 
 Source: config_search.py and config_train.py of github.com/GATECH-EIC/InstantNet; docs/settings.md has the same table.
 """

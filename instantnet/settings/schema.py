@@ -61,7 +61,7 @@ class Between:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is legal for one name."""
+    """One setting: its name, its type, and what is legal."""
 
     name: str
     type: Any
@@ -85,7 +85,7 @@ class Setting:
         return value
 
     def parse(self, text: str) -> Any:
-        """The value that `text` on the command line stands for."""
+        """The value of `text` on the command line."""
         return self.check(_parse(self, self.type, text))
 
 
@@ -115,12 +115,12 @@ class Settings:
             caller = sys._getframe(1)
             if caller.f_code.co_name != "<module>":
                 raise
-            # A line of a config module: say which.
+            # the line of a config module, named in the message
             raise UserError(f"{Path(caller.f_code.co_filename).name}, line {caller.f_lineno}: {error}") from error
 
     @classmethod
     def legal_settings(cls) -> dict[str, Setting]:
-        """Name -> what is legal, base classes' settings first, in the order in which they are written."""
+        """Name -> setting, base classes' first, in the order of the source."""
         if "_legal" not in cls.__dict__:
             cls._legal = {}
             for base in cls.__bases__:
@@ -133,7 +133,7 @@ class Settings:
         return cls._legal
 
     def group(self, kind: type["Settings"]) -> dict[str, Any]:
-        """The settings of one of the classes that this one is made of, with their values."""
+        """The settings, with values, of one of the base classes."""
         return {name: value for name, value in self.to_dict().items() if name in kind.legal_settings()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -295,5 +295,5 @@ def _type_name(kind: Any) -> str:
 
 
 def as_text(value: Any) -> str:
-    """`value` as the command line takes it."""
+    """`value` in the form of the command line."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

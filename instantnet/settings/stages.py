@@ -41,7 +41,7 @@ class BitWidths:
 
 
 class RunSettings(Settings):
-    """Where a run writes, what it goes on from, how long it is."""
+    """Where a run writes, what it resumes, how long it is."""
 
     seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", Between(0, MAX_SEED)] = 12345
     save: Annotated[str, "folder of this run's outputs"] = "ckpt/search"
@@ -59,7 +59,7 @@ class RunSettings(Settings):
 
 
 class MachineSettings(Settings):
-    """What a run computes on, and with what."""
+    """Devices, threads, number formats and kernels."""
 
     device: Annotated[str, "auto, cpu, cuda or cuda:N"] = "auto"
     sync_bn: Annotated[bool, "several processes: BN statistics and activation ranges over all their images"] = False
@@ -86,7 +86,7 @@ class MachineSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Which images, and what is done to them."""
+    """Which images, and how they are augmented."""
 
     dataset: Annotated[DATASETS, "data set"] = "cifar100"
     dataset_path: Annotated[str, "folder that holds the data set"] = "data"
@@ -110,7 +110,7 @@ class LoadingSettings(Settings):
 
 
 class BatchSettings(Settings):
-    """How the training images come."""
+    """How training images are batched."""
 
     batch_size: Annotated[int, "images per step, of all processes together", AtLeast(1, 2**20)] = 64
     shuffle: Annotated[bool, "new random order of the training images every epoch"] = True
@@ -181,7 +181,7 @@ class CascadeSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """How the weights descend."""
+    """How the weights are optimised."""
 
     opt: Annotated[Literal["sgd", "adam"], "optimiser of the weights"] = "sgd"
     lr: Annotated[float, "learning rate at the first epoch", POSITIVE] = 0.025
@@ -230,7 +230,7 @@ class NetworkSettings(
             "bit_widths": self.num_bits_list,
             "range_scope": self.range_scope,
             "range_momentum": self.range_momentum,
-            "fused": self.fused_quantizer and not self.compile,  # torch.compile makes kernels of its own
+            "fused": self.fused_quantizer and not self.compile,  # torch.compile makes its own kernels
             "compiled": self.compiled_layers and not self.compile,
         }
 
@@ -246,7 +246,7 @@ class NetworkSettings(
         if len(self.num_bits_list) > MOST_BIT_WIDTHS:
             raise UserError(f"setting num_bits_list: {len(self.num_bits_list)} bit-widths, at most {MOST_BIT_WIDTHS}")
         if len(set(self.num_bits_list)) < len(self.num_bits_list):
-            raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width stands twice")
+            raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width is named twice")
         for name in ("num_channel_list", "stride_list"):
             if len(getattr(self, name)) != len(self.num_layer_list):
                 raise UserError(

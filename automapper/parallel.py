@@ -1,4 +1,4 @@
-"""Work spread over cores, processes or machines by joblib; the order of the results is that of the work."""
+"""Work in parallel on cores, processes or machines, by joblib; results come in the order of the work."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from instantnet.engine.errors import UserError
 
-PACKAGES = {"dask": "distributed", "ray": "ray"}  # that a backend needs beside joblib
+PACKAGES = {"dask": "distributed", "ray": "ray"}  # that a backend needs besides joblib
 
 
-def spread(function: Callable, work: Sequence[tuple], workers: int, backend: str) -> list[Any]:
-    """[function(*arguments) for arguments in work], so many at once.
+def run_parallel(function: Callable, work: Sequence[tuple], workers: int, backend: str) -> list[Any]:
+    """[function(*arguments) for arguments in work], `workers` at a time.
 
     Args:
-        workers: 0 = as many as the backend has.
+        workers: 0 = all that the backend has.
         backend: "threading", "loky" (processes), "dask" (the scheduler of dask's settings, DASK_SCHEDULER_ADDRESS, or a
             local cluster), "ray" (the cluster of RAY_ADDRESS, or a local one).
 
@@ -23,7 +23,7 @@ def spread(function: Callable, work: Sequence[tuple], workers: int, backend: str
     """
     if workers == 1 or len(work) < 2:
         return [function(*arguments) for arguments in work]
-    from joblib import Parallel, delayed, parallel_config  # here: a single worker needs none of it
+    from joblib import Parallel, delayed, parallel_config  # imported here: a single worker needs none of it
 
     jobs = [delayed(function)(*arguments) for arguments in work]
     try:
