@@ -127,9 +127,9 @@ def read_weights(path: Path | str) -> NetworkFile:
 
 
 def read_architecture(path: Path | str, settings_needed: bool = False) -> NetworkFile:
-    """An arch.pt, or that of a folder, likewise."""
+    """An arch.pt, or that of a folder, likewise. settings_needed: it must say those of its search."""
     path = find(path, "arch.pt")
-    return _network_file(path, ARCHITECTURE, ["ops", *(["config"] if settings_needed else [])])
+    return _network_file(path, ARCHITECTURE, ["config"] if settings_needed else ["ops"])
 
 
 def read_supernet(path: Path | str) -> dict[str, torch.Tensor]:
@@ -213,7 +213,7 @@ def _settings(content: Mapping[str, Any], kind: str) -> NetworkSettings:
     """The settings of a file, each of them legal, and legal together."""
     config = content["config"]
     network = content.get("network", {})
-    shape = network.get("settings", {}) if isinstance(network, dict) else None
+    shape = network.get("settings") if isinstance(network, dict) and network else {}
     if not isinstance(shape, dict):
         raise ValueError("its network has no settings")
     odd = [key for key in [*config, *shape] if not isinstance(key, str)]
@@ -225,10 +225,8 @@ def _settings(content: Mapping[str, Any], kind: str) -> NetworkSettings:
         raise ValueError(f"its config has no {missing[0]}")
     stage = SearchSettings if kind == SEARCH_RUN or "weight_bits" in config else TrainSettings
     C = stage()
-    values = {**config, **shape}
-    for name, value in values.items():
-        if C.legal_settings().get(name) is None or getattr(C, name) != value:
-            setattr(C, name, value)
+    for name, value in [*config.items(), *shape.items()]:
+        setattr(C, name, value)
     C.check()
     if C.num_classes is None:
         raise ValueError("its number of classes is missing")

@@ -41,6 +41,7 @@ def shown(value: object, limit: int = 80) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # integers beyond Python's digit limit, self-containing lists
         text = f"<{type(value).__name__}>"
+    text = " ".join(text.split())  # a tensor's has lines
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, shown
 from instantnet.settings.released import translated, translation
 
 LONGEST = 4096  # entries of a list, letters of a text
@@ -76,11 +76,11 @@ class Setting:
             value = _convert(self, self.type, value)
             for element in value if isinstance(value, list) else [value]:
                 if self.legal is not None and element is not None and not self.legal(element):
-                    raise UserError(f"setting {self.name} = {value!r}: must be {self.legal}")
+                    raise UserError(f"setting {self.name} = {shown(value, 200)}: must be {self.legal}")
         except UserError:
             if released := translated(self.name, value):
                 legal = self.legal or _type_name(self.type)
-                raise UserError(f"setting {self.name} = {value!r}{released}; must be {legal}") from None
+                raise UserError(f"setting {self.name} = {shown(value, 200)}{released}; must be {legal}") from None
             raise
         return value
 
@@ -247,7 +247,7 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
         if isinstance(value, str) and value.lower() in arguments:
             return value.lower()
         near = closest(value, arguments) if isinstance(value, str) else ""
-        raise UserError(f"setting {setting.name} = {value!r}{near or ':'} legal: {', '.join(arguments)}")
+        raise UserError(f"setting {setting.name} = {shown(value, 200)}{near or ':'} legal: {', '.join(arguments)}")
     if origin is list:
         if isinstance(value, list | tuple):
             return [_convert(setting, arguments[0], element) for element in value]
@@ -258,7 +258,7 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
         kind in (str, bool) and isinstance(value, kind)
     ):
         return value
-    raise UserError(f"setting {setting.name} = {value!r}: must be {_type_name(setting.type)}")
+    raise UserError(f"setting {setting.name} = {shown(value, 200)}: must be {_type_name(setting.type)}")
 
 
 def _parse(setting: Setting, kind: Any, text: str) -> Any:
