@@ -8,22 +8,26 @@ import random
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
 
 from instantnet.dataloader import Batches, DataSet
 from instantnet.distill import Cascade
 from instantnet.engine.average import averaged_model
-from instantnet.engine.checkpoint import find, load_checkpoint, load_weights, save_checkpoint
+from instantnet.engine.checkpoint import check_weights, load_weights, save_checkpoint
 from instantnet.engine.commands import resume_command, stage_command
 from instantnet.engine.distributed import Processes, joined
-from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.errors import exit_status
 from instantnet.engine.log import per_bits
 from instantnet.engine.loop import Mean, accuracy, finite_losses, finite_weights, updater
 from instantnet.engine.machine import derived_seed, seed_everything
-from instantnet.engine.run import Stateful
 from instantnet.engine.synchronised import across_processes
 from instantnet.evaluation import evaluate, tested
+from instantnet.formats import TRAINING_RUN, WEIGHTS, NetworkFile, architecture, check_bits, header, read_weights
 from instantnet.model_infer import profile
-from instantnet.networks.build import architecture, build
+from instantnet.networks.build import build
 from instantnet.quantize import Precision, SwitchableNetwork, recalibrate
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
@@ -46,25 +50,23 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     command: the shell command that resumes this run.
     """
     arch, source = processes.from_main(architecture, C)
-    C, data = prepared(C, processes)
+    pretrained = processes.from_main(read_pretrained, C, arch, source) if C.pretrain else None
+    C, data = prepared(C, processes, TRAINING_RUN, partial(new_parts, arch=arch, source=source))
     train_batches, test_batches = batches_of(C, data, processes)
     steps = min(len(train_batches), C.max_steps or len(train_batches))
 
-    model = new_network(C, arch, source, processes)
+    model = new_network(C, arch, source, processes, pretrained)
     precision, parameters = model.precision, list(model.parameters())
     in_training = autocasted(compiled(model, C.compile), C.mixed_precision, processes.device)
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
     last_backward = processes.gradient_exchange(parameters)
     cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
-    average = averaged_model(model, C.ema) if C.ema else None
+    parts = parts_of(C, model, optimizer)
+    loss, average = parts["loss"], parts.get("average")
     # The network that is validated and saved.
-    result_of: SwitchableNetwork = average.module if average else model  # type: ignore[assignment]
-    loss = Mean()
-    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "loss": loss}
-    if average:
-        parts["average"] = average
-    run = new_run(C, parts, processes, command, "train.py", steps)
+    result_of: SwitchableNetwork = average.module if average else model
+    run = new_run(C, parts, processes, command, header(TRAINING_RUN, arch, C, data), steps)
 
     def measured(bit_widths: Sequence[int]) -> dict[int, float]:
         processes.average_statistics(result_of)
@@ -105,10 +107,9 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         processes.average_statistics(result_of)
         finite_weights(result_of.state_dict(), "in the recalibration", run.last_good)
         final = measured(precision.bit_widths)
-        content = {
+        content = header(WEIGHTS, arch, C, data) | {
             "model": result_of.state_dict(),
             "arch": {**arch, "flops": flops},
-            "bits": list(precision.bit_widths),
             "accuracy": final,
             "config": run.config,
         }
@@ -134,23 +135,39 @@ def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[B
     return train_batches, data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
 
 
-def new_network(C: TrainSettings, arch: dict, source: object, processes: Processes) -> SwitchableNetwork:
-    """The network of `arch` on its device, with random weights or those of `C.pretrain`.
+def parts_of(C: TrainSettings, model: SwitchableNetwork, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What a run resumes: name -> `Stateful`."""
+    parts = {"model": model, "optimizer": optimizer, "loss": Mean()}
+    return parts | {"average": averaged_model(model, C.ema)} if C.ema else parts
 
-    source: where `arch` comes from, for messages.
-    """
+
+def new_parts(C: TrainSettings, arch: dict, source: object) -> dict[str, Any]:
+    """The parts of a run that has not begun."""
+    model = build(arch, C.to_dict(), Precision(**C.precision_arguments()), source)
+    return parts_of(C, model, make_optimizer(list(model.parameters()), C))
+
+
+def read_pretrained(C: TrainSettings, arch: dict, source: object) -> NetworkFile:
+    """The weights.pt of `C.pretrain`. Raises `UserError` where it is of another network, or other bit-widths."""
+    file = read_weights(str(C.pretrain))
+    check_bits(file.bits, C, file.path)
+    assert file.settings is not None
+    with torch.device("meta"):
+        parts = new_parts(C.replaced(num_classes=file.settings.num_classes), arch, source)
+    check_weights(parts["model"], file.weights, file.path)
+    return file
+
+
+def new_network(
+    C: TrainSettings, arch: dict, source: object, processes: Processes, pretrained: NetworkFile | None
+) -> SwitchableNetwork:
+    """The network of `arch`, which comes from `source`, with random weights or those `pretrained`, on its device."""
     seed_everything(C.seed)
     precision = Precision(**C.precision_arguments())
     precision.across = across_processes(C.sync_bn, processes)
     model = placed(build(arch, C.to_dict(), precision, source), processes.device, C.channels_last)
-    if C.pretrain:
-        path = find(C.pretrain, "weights.pt")
-        content = processes.from_main(load_checkpoint, path, ["model", "bits"], "weights.pt of train.py")
-        if content["bits"] != list(precision.bit_widths):
-            raise UserError(
-                f"{path} has the bit-widths {content['bits']}, num_bits_list has {list(precision.bit_widths)}"
-            )
-        load_weights(model, content["model"], path)
+    if pretrained is not None and pretrained.weights is not None:
+        load_weights(model, pretrained.weights, pretrained.path)
     return model
 
 

@@ -14,14 +14,15 @@ import torch
 from instantnet.architect import Architect, next_flops_weight
 from instantnet.dataloader import Batches, DataSet, endless, split_indices
 from instantnet.distill import Cascade
-from instantnet.engine.checkpoint import find, load_checkpoint, load_weights
+from instantnet.engine.checkpoint import load_weights
 from instantnet.engine.commands import resume_command
 from instantnet.engine.distributed import Processes, joined
 from instantnet.engine.errors import exit_status
 from instantnet.engine.loop import Mean, accuracy, finite_losses, frozen, updater
 from instantnet.engine.machine import derived_seed, seed_everything
-from instantnet.engine.run import Attribute, Stateful
+from instantnet.engine.run import Attribute
 from instantnet.engine.synchronised import across_processes
+from instantnet.formats import ARCHITECTURE, SEARCH_RUN, header, read_supernet
 from instantnet.model_search import Supernet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision
@@ -44,33 +45,25 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
 
     command: the shell command that resumes this run.
     """
-    C, data = prepared(C, processes)
-    next_stage = training_command(
-        C
-    )  # early: a mistake in config_train.py should not show only at the end of the search
+    pretrained = processes.from_main(read_supernet, C.pretrain) if C.pretrain else None
+    C, data = prepared(C, processes, SEARCH_RUN, new_parts)
+    next_stage = training_command(C)  # now: a mistake in config_train.py should not wait for the end of the search
     weight_batches, alpha_batches, held_out = batches_of(C, data, processes)
     steps = min(len(weight_batches), C.max_steps or len(weight_batches))
 
-    supernet = new_supernet(C, processes)
+    supernet = new_supernet(C, processes, pretrained)
     precision, weights = supernet.precision, supernet.weight_parameters()
     in_training = autocasted(compiled(supernet, C.compile), C.mixed_precision, processes.device)
     optimizer = make_optimizer(weights, C)
     update = updater(optimizer, weights, C.grad_clip)
-    architect = new_architect(C, supernet, in_training, processes)
+    architect = new_architect(C, supernet, in_training, processes.mean)
     bit_widths = bit_widths_named(C.weight_bits, precision)
     last_backward = processes.gradient_exchange(weights)
     cascade = Cascade(bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
-    best, loss, alpha_loss = Best(C), Mean(), Mean()
-    parts: dict[str, Stateful] = {
-        "model": supernet,
-        "optimizer": optimizer,
-        "arch_optimizer": architect.optimizer,
-        "flops_weight": Attribute(architect, "flops_weight"),
-        "best": best,
-        "loss": loss,
-        "alpha_loss": alpha_loss,
-    }
-    run = new_run(C, parts, processes, command, "train_search.py", steps)
+    parts = parts_of(C, supernet, optimizer, architect)
+    best, loss, alpha_loss = parts["best"], parts["loss"], parts["alpha_loss"]
+    best.header = lambda ops: header(ARCHITECTURE, {"ops": ops}, C, data)
+    run = new_run(C, parts, processes, command, header(SEARCH_RUN, {"network": "supernet"}, C, data), steps)
 
     with run.recorded(weight_batches, steps, C.nepochs) as log:
         best.save_again(run)
@@ -150,25 +143,53 @@ def batches_of(C: SearchSettings, data: DataSet, processes: Processes) -> tuple[
     return weight_batches, alpha_batches, data.batches(subset, indices, **as_they_are)
 
 
-def new_supernet(C: SearchSettings, processes: Processes) -> Supernet:
-    """A supernet with random weights, or those of `C.pretrain`, on its device."""
-    seed_everything(C.seed)
+def parts_of(
+    C: SearchSettings, supernet: Supernet, optimizer: torch.optim.Optimizer, architect: Architect
+) -> dict[str, Any]:
+    """What a run resumes: name -> `Stateful`."""
+    return {
+        "model": supernet,
+        "optimizer": optimizer,
+        "arch_optimizer": architect.optimizer,
+        "flops_weight": Attribute(architect, "flops_weight"),
+        "best": Best(C),
+        "loss": Mean(),
+        "alpha_loss": Mean(),
+    }
+
+
+def new_parts(C: SearchSettings) -> dict[str, Any]:
+    """The parts of a run that has not begun."""
+    supernet = build_supernet(C)
+    optimizer = make_optimizer(supernet.weight_parameters(), C)
+    return parts_of(C, supernet, optimizer, new_architect(C, supernet, supernet))
+
+
+def build_supernet(C: SearchSettings) -> Supernet:
+    """A supernet with random weights."""
     precision = Precision(**C.precision_arguments())
-    precision.across = across_processes(C.sync_bn, processes)
-    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
+    return Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
+
+
+def new_supernet(C: SearchSettings, processes: Processes, pretrained: dict[str, Any] | None) -> Supernet:
+    """A supernet with random weights, or those `pretrained`, on its device."""
+    seed_everything(C.seed)
+    supernet = build_supernet(C)
+    supernet.precision.across = across_processes(C.sync_bn, processes)
     supernet = placed(supernet, processes.device, C.channels_last)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"
-    if C.pretrain:
-        path = find(C.pretrain, "checkpoint.pt")
-        content = processes.from_main(load_checkpoint, path, ["model"], "checkpoint.pt of train_search.py")
-        load_weights(supernet, content["model"], path)
+    if pretrained is not None:
+        load_weights(supernet, pretrained, str(C.pretrain))
     return supernet
 
 
 def new_architect(
-    C: SearchSettings, supernet: Supernet, in_training: Callable[..., torch.Tensor], processes: Processes
+    C: SearchSettings,
+    supernet: Supernet,
+    in_training: Callable[..., torch.Tensor],
+    mean: Callable[[torch.Tensor], torch.Tensor] = lambda gradient: gradient,
 ) -> Architect:
-    """The optimiser of alpha for this supernet."""
+    """The optimiser of alpha for this supernet. mean: of a tensor over the processes."""
     return Architect(
         model=in_training,
         alpha=supernet.alpha,
@@ -178,7 +199,7 @@ def new_architect(
         betas=C.betas,
         flops_weight=C.flops_weight,
         alpha_step=C.alpha_step,
-        mean=processes.mean,
+        mean=mean,
     )
 
 

@@ -24,15 +24,11 @@ from automapper.shapes import NoLayer, convolution, linear, product, renamed, tr
 from automapper.torch_operations import ATTENTION, CREATES, HANDLED, KINDS, MOVES, PRODUCTS, REFUSED
 from automapper.workload import Network, NetworkLayer, Unmapped
 from hw_model import InputError, Layer
-from hw_model.widths import Bits
-from instantnet.engine.checkpoint import load_checkpoint, load_weights
+from instantnet.engine.checkpoint import load_checkpoint
 from instantnet.engine.errors import UserError
-from instantnet.networks.build import build_network
-from instantnet.networks.paper import Form
-from instantnet.operations import Geometry
-from instantnet.quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
+from instantnet.formats import read_architecture, read_weights
+from instantnet.quantize import FLOAT_BITS, SwitchableConv2d, SwitchableLinear
 from instantnet.settings.schema import closest
-from instantnet.settings.stages import TrainSettings
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
 SWITCHABLE = (SwitchableConv2d, SwitchableLinear)
@@ -50,41 +46,27 @@ def load_network(path: str, batch: int) -> Network:
         UserError: no readable checkpoint, no architecture in it, or a layer that cannot be mapped.
     """
     file = _find(path)
+    found = read_weights(file) if _holds_weights(file) else read_architecture(file, settings_needed=True)
+    assert found.settings is not None
+    C = found.settings
+    try:
+        with torch.device("meta"):  # shapes are enough: nothing is computed
+            layers, unmapped = capture(found.build(), torch.zeros(batch, 3, C.image_height, C.image_width))
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{file}: its network cannot be rebuilt ({error}); expected {EXPECTED}") from error
+    # A search's accuracies are those of its supernet, not of the network that is mapped.
+    return Network(str(file), layers, found.bits, found.accuracy if found.weights is not None else {}, unmapped)
+
+
+def _holds_weights(file: Path) -> bool:
+    """Whether a checkpoint is a weights.pt. Raises UserError where it is no checkpoint with an architecture."""
     content = load_checkpoint(file, [], EXPECTED)
     arch = content.get("arch", content)
     has_network = isinstance(arch, dict) and ("ops" in arch or "network" in arch)
     if not has_network or "config" not in content:
         missing = "config" if has_network else "architecture"
         raise UserError(f"{file}: a checkpoint without {missing}, so no layers to map; expected {EXPECTED}")
-    try:
-        config = content["config"]
-        bits = content.get("bits", config["num_bits_list"])
-        shape = Geometry if arch.get("network", "derived") == "derived" else Form
-        _check_config(config | {"num_bits_list": bits}, list(shape.__dataclass_fields__))
-        precision = Precision(bits)
-        model = build_network(arch, config, precision)
-        if "model" in content:
-            load_weights(model, content["model"], file)
-        image = torch.zeros(batch, 3, config["image_height"], config["image_width"])
-        layers, unmapped = capture(model, image)
-        # A search's accuracies are those of its supernet, not of the network that is mapped.
-        measured = content.get("accuracy", {}) if "model" in content else {}
-        accuracy: dict[Bits, float] = {int(b): float(value) for b, value in measured.items()}
-        if not all(0 <= value <= 100 for value in accuracy.values()):
-            raise ValueError("an accuracy is not between 0 and 100 %")
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{file}: its network cannot be rebuilt ({error}); expected {EXPECTED}") from error
-    return Network(str(file), layers, precision.bit_widths, accuracy, unmapped)
-
-
-def _check_config(config: dict[str, Any], shape: list[str]) -> None:
-    """Raise UserError where a setting that shapes the network, named in `shape`, is not legal."""
-    legal = TrainSettings.legal_settings()
-    for name in [*shape, "num_bits_list"]:
-        legal[name].check(config[name])
-    bits = config["num_bits_list"]
-    if not bits or len(set(bits)) < len(bits):
-        raise ValueError(f"its bit-widths are {bits}")
+    return "model" in content
 
 
 def load_module(module: nn.Module, example: Any) -> Network:
@@ -271,6 +253,8 @@ class _Recorder(TorchDispatchMode):
             if output is not NotImplemented:
                 return output
         run = self.runs[-1]
+        if name == "_local_scalar_dense" and args[0].is_meta and args[0].dtype == torch.bool:
+            return True  # a flag, as whether a range is initialised: without values, as after training
         if namespace == "quantized" or name in REFUSED:
             raise _unmappable(run, f"runs {namespace}::{name}")
         output = func(*args, **kwargs)

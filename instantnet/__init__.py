@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _clone.find_top_level_modules()
 
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {"load": "instantnet.inference"}
 """Public name -> the module that holds it."""
 
 

@@ -1,20 +1,25 @@
 """Which epoch's architecture a search keeps, and how it is reported."""
 
+from collections.abc import Callable, Sequence
 from itertools import islice
+from typing import Any
+
+from torch import Tensor
 
 from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.engine.log import RunLog, SilentLog, per_bits
 from instantnet.engine.run import Run
 from instantnet.model_search import Supernet
+from instantnet.operations import OPERATIONS
 from instantnet.settings.stages import SearchSettings
 
 
 class Best:
     """The architecture that is kept: the most accurate one inside the FLOPs window, or the last one."""
 
-    def __init__(self, C: SearchSettings):
-        self.C = C
+    def __init__(self, C: SearchSettings, header: Callable[[Sequence[str]], dict[str, Any]] = lambda ops: {}):
+        self.C, self.header = C, header  # header: what an arch.pt of these operations begins with
         self.found: dict | None = None  # what arch.pt holds
 
     def consider(self, supernet: Supernet, flops: int, accuracies: dict[int, float], epoch: int, run: Run) -> None:
@@ -40,15 +45,32 @@ class Best:
 
     def _save(self, run: Run) -> None:
         if run.processes.is_main and self.found is not None:
-            save_checkpoint(run.folder / "arch.pt", self.found)
+            save_checkpoint(run.folder / "arch.pt", self.header(self.found["ops"]) | self.found)
 
     def state_dict(self) -> dict | None:
         return self.found
 
     def load_state_dict(self, state: dict | None) -> None:
-        if not isinstance(state, dict | None):
-            raise TypeError("not an architecture")
+        if state is not None:
+            _check_found(state, self.C)
         self.found = state
+
+
+def _check_found(state: Any, C: SearchSettings) -> None:
+    """ValueError or TypeError where `state` is not what `Best.consider` finds."""
+    ops, accuracies = state["ops"], state["accuracy"]
+    if not isinstance(ops, list) or len(ops) != sum(C.num_layer_list) or not all(op in OPERATIONS for op in ops):
+        raise ValueError("not the operations of this network")
+    alpha = state["alpha"]
+    if not isinstance(alpha, Tensor) or alpha.shape != (len(ops), len(OPERATIONS)):
+        raise ValueError("not this network's alpha")
+    if not isinstance(accuracies, dict) or not accuracies or not accuracies.keys() <= set(C.num_bits_list):
+        raise ValueError("not accuracies of this network's bit-widths")
+    numbers = [state["flops"], state["epoch"], *accuracies.values()]
+    if not all(type(number) in (int, float) and number >= 0 for number in numbers) or type(state["epoch"]) is not int:
+        raise ValueError("flops, epoch or accuracies are not numbers")
+    if not isinstance(state["config"], dict):
+        raise TypeError("its config is no dictionary")
 
 
 def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:

@@ -2,23 +2,25 @@
 
 import math
 import shlex
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from instantnet.dataloader import DataSet, load_data
-from instantnet.engine.checkpoint import find
+from instantnet.engine.checkpoint import find, restore
 from instantnet.engine.commands import stage_command
 from instantnet.engine.distributed import Processes
 from instantnet.engine.errors import UserError
 from instantnet.engine.log import RunLog, SilentLog
 from instantnet.engine.machine import tune_cpu, tune_gpu, versions
-from instantnet.engine.resume import resumes_after_failure
+from instantnet.engine.resume import load_newest, resumes_after_failure
 from instantnet.engine.run import Run, Stateful
 from instantnet.engine.version import version_line
+from instantnet.formats import WRITTEN_BY, check_bits, run_settings
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import as_text, from_command_line
 from instantnet.settings.stages import DataSettings, NetworkSettings, SearchSettings, ShapeSettings, TrainSettings
@@ -26,16 +28,51 @@ from instantnet.settings.stages import DataSettings, NetworkSettings, SearchSett
 Either = TypeVar("Either", bound=NetworkSettings)
 
 
-def prepared(C: Either, processes: Processes) -> tuple[Either, DataSet]:
-    """(settings, data) of this run; the settings include the number of classes and whether it resumes."""
+def prepared(
+    C: Either, processes: Processes, kind: str, parts_of: Callable[[Either], Mapping[str, Stateful]]
+) -> tuple[Either, DataSet]:
+    """The settings of this run, the number of classes and whether it goes on included, and its data.
+
+    A checkpoint to go on from is checked before the data is read. kind: of the run, as `formats` names it; parts_of:
+    what such a run resumes.
+    """
     tune_cpu(C.num_threads, C.keep_memory)
     tune_gpu(C.tf32)
     if processes.from_main(resumes_after_failure, C.save):
         C = C.replaced(resume=True)
+    with torch.device("meta"):  # a network that cannot be is known before data is read
+        parts_of(C.replaced(num_classes=C.num_classes or 1))
     processes.from_main(refuse_finished, C)
+    if C.resume:
+        processes.from_main(check_resumable, C, kind, parts_of)
     with processes.in_turn():
         data = load_data(**C.data_arguments(), device=processes.device)
     return C.replaced(num_classes=data.num_classes), data
+
+
+def check_resumable(C: Either, kind: str, parts_of: Callable[[Either], Mapping[str, Stateful]]) -> None:
+    """Raise `UserError` unless this run can go on from its checkpoint, as far as that can be known without the data.
+
+    parts_of(C): new parts of the run. Here they are made on the meta device, which has shapes and no memory, and the
+    checkpoint is put into them.
+    """
+    path = checkpoint_of(C)
+
+    def fits(content: dict[str, Any]) -> None:
+        before = run_settings(content, kind, path)
+        check_bits(before.num_bits_list, C, path)
+        with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # that nothing is copied is the point
+            for name, part in parts_of(C.replaced(num_classes=before.num_classes)).items():
+                if name not in content:
+                    raise UserError(f"{path}: expected {WRITTEN_BY[kind]}, but it has no {name!r}")
+                restore(part, content[name], name, path)
+
+    load_newest(path, ["model"], WRITTEN_BY[kind], check=fits)
+
+
+def checkpoint_of(C: NetworkSettings) -> Path:
+    """The checkpoint that `C.resume` names."""
+    return find(C.save if C.resume is True else str(C.resume), "checkpoint.pt")
 
 
 OF_A_RUN = ("checkpoint.pt", "arch.pt", "weights.pt", "metrics.jsonl", "logs.txt")
@@ -52,15 +89,21 @@ def refuse_finished(C: NetworkSettings) -> None:
 
 
 def new_run(
-    C: NetworkSettings, parts: Mapping[str, Stateful], processes: Processes, command: str, script: str, steps: int
+    C: NetworkSettings,
+    parts: Mapping[str, Stateful],
+    processes: Processes,
+    command: str,
+    head: Mapping[str, Any],
+    steps: int,
 ) -> Run:
-    """The run of a stage, at its start or, with `C.resume`, at its checkpoint. steps: of an epoch."""
-    # An interrupted and an uninterrupted run record the same.
-    config = C.replaced(resume=False, overwrite=False).to_dict()
-    run = Run(C.save, parts, config, processes, command, C.checkpoint_every, C.keep_checkpoints)
+    """The run of a stage, at its beginning or, with `C.resume`, where its checkpoint stands. head: what checkpoint.pt
+    begins with (`formats.header`); steps: of an epoch."""
+    config = C.replaced(
+        resume=False, overwrite=False
+    ).to_dict()  # what is recorded is the same for the run that was never interrupted
+    run = Run(C.save, parts, config, processes, command, C.checkpoint_every, C.keep_checkpoints, head)
     if C.resume:
-        path = find(C.save if C.resume is True else C.resume, "checkpoint.pt")
-        run.load(path, f"checkpoint.pt of {script}", steps)
+        run.load(checkpoint_of(C), WRITTEN_BY[head["kind"]], steps)
     return run
 
 

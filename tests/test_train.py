@@ -70,6 +70,7 @@ def test_the_files_are_there(train_run):
         "metrics.jsonl",
         "settings.json",
         "result.json",
+        ".lock",
         *events,
     }
     content = (train_run.folder / events[0]).read_bytes()
@@ -96,7 +97,8 @@ def test_weights_pt(train_run, search_run):
     from instantnet.dataloader import load_data
 
     weights = load(train_run.folder / "weights.pt")
-    assert set(weights) == {"format", "model", "arch", "bits", "accuracy", "config"}
+    described = {"format", "kind", "network", "quantizer", "bits", "data", "version", "commit"}
+    assert set(weights) == {"model", "arch", "accuracy", "config"} | described
     assert weights["bits"] == [4, 8, 32]
     assert weights["arch"]["ops"] == load(search_run.folder / "arch.pt")["ops"]
     geometry = Geometry.from_settings(weights["config"])
@@ -350,7 +352,7 @@ def wrong_arch(folder, **change):
         (["--dataset", "imagenet", "--dataset_path", "{tmp}/nowhere"], ["{tmp}/nowhere", "--preset digits"]),
         (["--pretrain", "{tmp}/nowhere.pt"], ["{tmp}/nowhere.pt"]),
         (["--pretrain", "{run}/weights.pt", "--num_channel_list", "4,8"], ["weights of another architecture"]),
-        (["--resume", "--num_bits_list", "4,8"], ["checkpoint.pt", "weights of another architecture"]),
+        (["--resume", "--num_bits_list", "4,8"], ["checkpoint.pt", "[4, 8, 32]", "num_bits_list has [4, 8]"]),
         (["--resume", "--opt", "adam"], ["checkpoint.pt", "optimiser"]),
         (["--eval_only", "--pretrain", "{tmp}/garbage.pt"], ["{tmp}/garbage.pt", "not a readable checkpoint"]),
         (["--eval_only", "--pretrain", "{run}/checkpoint.pt"], ["{run}/checkpoint.pt", "no 'arch'"]),
@@ -370,7 +372,7 @@ def test_bad_input_is_one_line_and_overwrites_nothing(train_run, same_run, tmp_p
     here = {"tmp": tmp_path, "run": train_run.folder}
     before = contents(train_run.folder) | contents(tmp_path)
     capsys.readouterr()
-    assert run(*same_run, "--save", train_run.folder, *[word.format(**here) for word in words]) == 2
+    assert run(*same_run, "--overwrite", "--save", train_run.folder, *[word.format(**here) for word in words]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     for part in parts:

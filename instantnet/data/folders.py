@@ -40,24 +40,24 @@ def list_folders(dataset: str, path: Path, num_classes: int | None, val_portion:
     train_folder, test_folder = path / "train", path / "val"
     if dataset == "image_folder" and not test_folder.is_dir():
         test_folder = path / "test"
-    classes = _class_folders(train_folder, remedy)
+    classes = class_folders(train_folder, remedy)
     used = classes
     if dataset == "imagenet" and num_classes is not None and num_classes < len(classes):
         used = classes[:num_classes]
     check_num_classes(num_classes, len(used), f"{dataset} in {path}")
     if val_portion and not test_folder.is_dir():
-        return _divided(_image_files(train_folder, used), used, val_portion)
+        return _divided(image_files(train_folder, used), used, val_portion)
     if val_portion:
         raise UserError(
             f"setting val_portion = {val_portion:g}: {test_folder} holds the test images; it is for train/ alone"
         )
     if not test_folder.is_dir():
         raise UserError(f"no folder {test_folder}: --val_portion 0.2 takes test images from train/, or {remedy}")
-    test_classes = _class_folders(test_folder, remedy)
+    test_classes = class_folders(test_folder, remedy)
     if different := sorted({*classes} ^ {*test_classes} if used is classes else {*used} - {*test_classes}):
         names = escaped(", ".join(different[:5]))
         raise UserError(f"the class folders of {train_folder} and {test_folder} do not match: {names}")
-    return Folders(_image_files(train_folder, used), _image_files(test_folder, used), used, [])
+    return Folders(image_files(train_folder, used), image_files(test_folder, used), used, [])
 
 
 def check_num_classes(num_classes: int | None, actual: int | None, where: str) -> None:
@@ -88,7 +88,8 @@ def _divided(listing: Listing, classes: list[str], portion: float) -> Folders:
     return Folders(train, test, classes, [note])
 
 
-def _class_folders(folder: Path, remedy: str) -> list[str]:
+def class_folders(folder: Path, remedy: str) -> list[str]:
+    """The classes in a folder: the names of its folders, sorted. Raises UserError where there is none."""
     if not folder.is_dir():
         raise UserError(f"no folder {folder}: {remedy}")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
@@ -97,7 +98,8 @@ def _class_folders(folder: Path, remedy: str) -> list[str]:
     return names
 
 
-def _image_files(folder: Path, classes: list[str]) -> Listing:
+def image_files(folder: Path, classes: list[str]) -> Listing:
+    """The image files of the class folders, the classes in the order given. Raises UserError where one has none."""
     found = Listing([], [])
     for label, name in enumerate(classes):
         paths = sorted(_files_under(str(folder / name), set()))

@@ -9,9 +9,9 @@ Shapes: n images of a set, B of a batch, H x W pixels. Images are RGB; docs/data
 
 import difflib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from instantnet.data.cifar import missing_cifar
 from instantnet.data.examination import CHUNK_BYTES, examined
-from instantnet.data.folders import check_num_classes, list_folders
+from instantnet.data.folders import check_num_classes, class_folders, image_files, list_folders
 from instantnet.data.own import OwnImages, own_sets
+from instantnet.data.pictures import on_white
 from instantnet.data.streamed import Request, Size, StreamedImages, Workers
 from instantnet.engine.errors import UserError
 from instantnet.engine.machine import derived_seed
@@ -141,6 +142,35 @@ def open_image_sets(
     if isinstance(train, MemoryImages) and isinstance(test, MemoryImages):
         train, test = train.to(device), test.to(device)
     return ImageSets(train, test, class_names, notes)
+
+
+def open_test_folder(
+    dataset: str, path: Path, size: Size, known: Sequence[str], workers: Workers, device: torch.device,
+    memory_limit_bytes: int, skip_broken: bool,
+) -> tuple[ImageSet, list[str], list[str]]:  # fmt: skip
+    """The test images of `image_folder` or `imagenet` alone, their class names and notes for the log.
+
+    known: the classes of the network that is tested; of imagenet's folders only these are read. Raises UserError as
+    `open_image_sets` does.
+    """
+    folder = path / "val" if dataset == "imagenet" or (path / "val").is_dir() else path / "test"
+    classes = class_folders(folder, HELP[dataset])
+    if dataset == "imagenet" and len(known) < len(classes):
+        classes = [name for name in classes if name in set(known)]
+    view, _ = _views(dataset, size, flip=False)
+    paths, labels = image_files(folder, classes)
+    streamed = StreamedImages(paths, labels, size, view, None, workers, device)
+    keep = dataset == "image_folder" and len(streamed) * 3 * size[0] * size[1] <= memory_limit_bytes
+    (images,), pixels, notes = examined([streamed], path, keep, skip_broken, classes)
+    return (MemoryImages(pixels[0], images.labels).to(device) if keep else images), classes, notes
+
+
+def plain_view(picture: Any, dataset: str, size: Size) -> Any:
+    """A PIL picture as a test image of the data set is made of it, upright, on white, RGB, of `size` (H, W)."""
+    from PIL import ImageOps
+
+    upright, _ = on_white(ImageOps.exif_transpose(picture))
+    return _views(dataset, size, flip=False)[0](upright)
 
 
 def statistics(dataset: str, train: ImageSet) -> tuple[Channels, Channels]:

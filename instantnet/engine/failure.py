@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from instantnet.engine.errors import UserError, print_error
+from instantnet.engine.errors import UserError, one_line, print_error, user_error
 
 WAIT_S = 4.0  # for the message of the process whose end broke the connection
 STAY_S = 2.0  # the process that holds the store waits this long, so that the others can read it
@@ -51,7 +51,7 @@ class Failures:
 
     def _first(self, error: BaseException) -> dict[str, Any]:
         """The failure that ends the run: this one, or one that another process reported before."""
-        line = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        line = str(user_error(error) or f"{type(error).__name__}: {error}")
         status = _status(error)
         if connection_lost(error):
             until = time.monotonic() + WAIT_S
@@ -66,7 +66,7 @@ class Failures:
         host = failure["host"]
         if self._shares_terminal and (host == self._host or not self._first_here):
             return failure["status"]
-        print(f"error: {failure['line']} (process {failure['rank']} on {host})", file=sys.stderr, flush=True)
+        print(one_line(f"error: {failure['line']} (process {failure['rank']} on {host})"), file=sys.stderr, flush=True)
         return failure["status"]
 
 
@@ -81,4 +81,4 @@ def connection_lost(error: BaseException) -> bool:
 def _status(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return getattr(error, "status", 130)
-    return 2 if isinstance(error, UserError) else 1
+    return 2 if user_error(error) else 1

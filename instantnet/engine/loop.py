@@ -123,6 +123,8 @@ class Mean:
     def load_state_dict(self, state: dict[int, list[float]]) -> None:
         """Restore a `state_dict()`. Raises ValueError where it is not one."""
         try:
+            if not all(type(number) in (int, float) for pair in state.values() for number in pair):
+                raise TypeError("not numbers")
             self.sums = {int(key): float(total) for key, (total, _) in state.items()}
             self.counts = {int(key): int(count) for key, (_, count) in state.items()}
         except (TypeError, AttributeError) as error:

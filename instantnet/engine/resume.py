@@ -34,18 +34,28 @@ class Position(NamedTuple):
         return f"checkpoint_epoch{self.epoch:03}.pt"
 
 
-def load_newest(path: Path, needs: Sequence[str], what: str, steps: int) -> dict[str, Any]:
+def load_newest(
+    path: Path,
+    needs: Sequence[str],
+    what: str,
+    steps: int | None = None,
+    check: Callable[[dict[str, Any]], None] = lambda content: None,
+) -> dict[str, Any]:
     """The content of the checkpoint `path`, from which this run resumes.
 
-    steps: of an epoch of this run. Raises `UserError` where it cannot be used; the message names older checkpoints.
+    steps: of an epoch of this run, None while unknown; check: raises `UserError` where the content does not fit this
+    run. Raises `UserError` where it cannot be used; the message names older checkpoints.
     """
     try:
         content = load_checkpoint(path, [*needs, "epoch", "step", "log_sizes", "config"], what)
         position = Position(content["epoch"], content["step"])
-        if not 0 <= position.step <= steps or position.epoch < 0:
+        if position.step < 0 or position.epoch < 0:
+            raise UserError(f"{path}: it is at epoch {position.epoch}, step {position.step}")
+        if steps is not None and position.step > steps:
             raise UserError(f"{path} is at {position}, but an epoch has {steps} steps here: keep batch_size and data")
-        if not all(isinstance(size, int) and size >= 0 for size in content["log_sizes"].values()):
+        if not all(type(size) is int and size >= 0 for size in content["log_sizes"].values()):
             raise UserError(f"{path}: its 'log_sizes' are not numbers of bytes")
+        check(content)
     except UserError as error:
         others = [str(other) for other in _older(path.parent)[::-1] if other != path]
         hint = f"; older ones, newest first: --resume {' or '.join(others)}" if others else ""
@@ -65,8 +75,11 @@ def resumes_after_failure(folder: str) -> bool:
 
 
 def _older(folder: Path) -> list[Path]:
-    """The older checkpoints kept in `folder`, in the order in which they were written."""
-    return sorted(folder.glob("checkpoint_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    """The older checkpoints kept in `folder`, last written last."""
+    try:
+        return sorted(folder.glob("checkpoint_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    except OSError:  # a folder that cannot be read, a file that has just gone
+        return []
 
 
 class Checkpoints:

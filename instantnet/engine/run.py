@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from instantnet.engine.checkpoint import restore
 from instantnet.engine.distributed import Processes
+from instantnet.engine.errors import shown
 from instantnet.engine.folders import owned
 from instantnet.engine.log import Progress, RunLog, SilentLog
 from instantnet.engine.loop import finite_weights
@@ -47,14 +48,17 @@ class Attribute:
         return getattr(self.owner, self.name)
 
     def load_state_dict(self, state: Any) -> None:
+        if type(state) is not type(self.state_dict()):
+            raise TypeError(f"it is {shown(state)}")
         setattr(self.owner, self.name, state)
 
 
 class Run:
     """One run of a training loop. Each process has one, and only that of the main process writes.
 
-    parts: name -> what a checkpoint holds under that name; config: settings, stored with them. command: resumes the
-    run; printed when it is stopped. every, keep: as in `Checkpoints`.
+    parts: name -> what a checkpoint holds under that name; config: settings, stored beside them, and header, what the
+    file begins with. command: what continues the run, printed when it is stopped. every, keep: as `Checkpoints` has
+    them.
     """
 
     def __init__(
@@ -66,7 +70,9 @@ class Run:
         command: str,
         every: int = 0,
         keep: int = 0,
+        header: Mapping[str, Any] = {},
     ):
+        self.header = dict(header)
         self.folder, self.parts, self.config = Path(folder), parts, config
         self.processes, self.command, self.every, self.keep = processes, command, every, keep
         self.start = Position()
@@ -87,7 +93,8 @@ class Run:
         for part in self.parts.values():
             if isinstance(part, nn.Module):
                 self.processes.average_statistics(part)
-        return {name: part.state_dict() for name, part in self.parts.items()} | {"config": dict(self.config)}
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        return self.header | parts | {"config": dict(self.config)}
 
     @contextmanager
     def recorded(self, batches: Any, steps: int, nepochs: int) -> Iterator[RunLog | SilentLog]:

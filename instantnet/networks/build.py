@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from instantnet.engine.checkpoint import find, load_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.model_infer import DerivedNetwork
 from instantnet.networks.mobilenet import mobilenet_v2
@@ -11,8 +10,6 @@ from instantnet.networks.paper import Form
 from instantnet.networks.resnet import RESNET_BLOCKS, cifar_resnet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision, SwitchableNetwork
-from instantnet.settings.schema import as_text
-from instantnet.settings.stages import ShapeSettings, TrainSettings
 
 
 def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precision: Precision) -> SwitchableNetwork:
@@ -29,27 +26,6 @@ def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precisio
     if name == "mobilenet_v2":
         return mobilenet_v2(name, form, precision)
     raise ValueError(f"unknown network {name!r}; known: derived, {', '.join(RESNET_BLOCKS)}, mobilenet_v2")
-
-
-def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
-    """`UserError` where this run shapes the network unlike the search of `path`, by settings that nobody named."""
-    for name, now in C.group(ShapeSettings).items():
-        before = searched.get(name, now) if isinstance(searched, dict) else now
-        if name not in C.given and before != now:
-            raise UserError(
-                f"{path} was searched with {name} = {as_text(before)}, this run has {as_text(now)}: name the --preset "
-                f"of the search, or confirm with --{name}"
-            )
-
-
-def architecture(C: TrainSettings) -> tuple[dict, str]:
-    """(arch for `build_network`, its name in messages): from arch.pt, or a network by name."""
-    if C.network != "derived":
-        return {"network": C.network}, f"network = {C.network}"
-    path = find(C.load_path, "arch.pt")
-    arch = load_checkpoint(path, ["ops"], "arch.pt of train_search.py")
-    check_shape(arch.get("config"), C, path)
-    return {"ops": list(arch["ops"])}, str(path)
 
 
 def build(arch: dict, settings: dict, precision: Precision, source: object) -> SwitchableNetwork:

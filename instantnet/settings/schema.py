@@ -24,21 +24,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, shown
 from instantnet.settings.released import translated, translation
+
+LONGEST = 4096  # entries of a list, letters of a text
 
 
 @dataclass(frozen=True)
 class AtLeast:
-    """Legal: value >= minimum (each element of a list)."""
+    """Legal: minimum <= value <= maximum (each element of a list)."""
 
     minimum: float
+    maximum: float = float("inf")
 
     def __str__(self) -> str:
-        return f"at least {self.minimum:g}"
+        return f"at least {self.minimum:g}" + (f" and at most {self.maximum:,}" if self.maximum < float("inf") else "")
 
     def __call__(self, value: float) -> bool:
-        return value >= self.minimum
+        return self.minimum <= value <= self.maximum
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,19 @@ class Setting:
 
     def check(self, value: Any) -> Any:
         """`value` in its canonical type; `UserError` where it is not legal."""
+        if isinstance(value, str | list | tuple) and len(value) > LONGEST:
+            raise UserError(f"setting {self.name}: {len(value):,} entries or letters, at most {LONGEST:,}")
         try:
             value = _convert(self, self.type, value)
             for element in value if isinstance(value, list) else [value]:
                 if self.legal is None or get_origin(self.type) is Literal:  # checked with the type
                     continue
                 if element is not None and not self.legal(element):
-                    raise UserError(f"setting {self.name} = {value!r}: must be {self.legal}")
+                    raise UserError(f"setting {self.name} = {shown(value, 200)}: must be {self.legal}")
         except UserError:
             if released := translated(self.name, value):
                 legal = self.legal or _type_name(self.type)
-                raise UserError(f"setting {self.name} = {value!r}{released}; must be {legal}") from None
+                raise UserError(f"setting {self.name} = {shown(value, 200)}{released}; must be {legal}") from None
             raise
         return value
 
@@ -248,7 +253,9 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
             return value
         near = closest(value, arguments) if isinstance(value, str) else ""
         others = f", or {setting.legal}" if setting.legal else ""
-        raise UserError(f"setting {setting.name} = {value!r}{near or ':'} legal: {', '.join(arguments)}{others}")
+        raise UserError(
+            f"setting {setting.name} = {shown(value, 200)}{near or ':'} legal: {', '.join(arguments)}{others}"
+        )
     if origin is list:
         if isinstance(value, list | tuple):
             return [_convert(setting, arguments[0], element) for element in value]
@@ -259,7 +266,7 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
         kind in (str, bool) and isinstance(value, kind)
     ):
         return value
-    raise UserError(f"setting {setting.name} = {value!r}: must be {_type_name(setting.type)}")
+    raise UserError(f"setting {setting.name} = {shown(value, 200)}: must be {_type_name(setting.type)}")
 
 
 def _parse(setting: Setting, kind: Any, text: str) -> Any:

@@ -12,6 +12,19 @@ from instantnet.settings.schema import AtLeast, Between, Settings
 
 POSITIVE = Between(0, float("inf"), open=True)
 MAX_SEED = 2**63 - 1  # torch's generators take no larger one
+# Files of strangers name sizes, too: what is beyond these is refused before anything is built. docs/settings.md
+MOST_LAYERS = 200  # searched layers of a network
+MOST_BIT_WIDTHS = 16
+MOST_CHANNELS = 2**16
+MOST_CLASSES = 100_000
+MOST_PIXELS = 4096  # height, and width, of an image
+MOST_AT_ONCE = 1024  # processes and threads
+MOST_WIDTH = 64  # factor on a network's channels
+MOST_STEPS = 2**31 - 1  # epochs, steps
+ANY_STEPS = AtLeast(0, MOST_STEPS)
+AT_ONCE = AtLeast(0, MOST_AT_ONCE)
+PIXELS = AtLeast(1, MOST_PIXELS)
+CHANNELS = AtLeast(2, MOST_CHANNELS)
 DATASETS = Literal["cifar100", "cifar10", "imagenet", "image_folder", "digits", "random"]
 
 
@@ -49,11 +62,11 @@ class RunSettings(Settings):
     overwrite: Annotated[bool, "replace the run that the folder `save` holds; without it such a folder is refused"] = (
         False
     )
-    checkpoint_every: Annotated[int, "steps between two checkpoints; 0 = only at the end of each epoch", AtLeast(0)] = 0
-    keep_checkpoints: Annotated[int, "older checkpoints kept besides checkpoint.pt, the newest", AtLeast(0)] = 0
-    nepochs: Annotated[int, "epochs to train", AtLeast(0)] = 50
-    eval_epoch: Annotated[int, "epochs between two validations", AtLeast(1)] = 1
-    max_steps: Annotated[int, "steps per epoch at most, in training and validation; 0 = all", AtLeast(0)] = 0
+    checkpoint_every: Annotated[int, "steps between two checkpoints; 0 = only at the end of each epoch", ANY_STEPS] = 0
+    keep_checkpoints: Annotated[int, "older checkpoints kept beside checkpoint.pt, the newest", ANY_STEPS] = 0
+    nepochs: Annotated[int, "epochs to train", ANY_STEPS] = 50
+    eval_epoch: Annotated[int, "epochs between two validations", AtLeast(1, MOST_STEPS)] = 1
+    max_steps: Annotated[int, "steps per epoch at most, in training and validation; 0 = all", ANY_STEPS] = 0
 
 
 class MachineSettings(Settings):
@@ -80,7 +93,7 @@ class MachineSettings(Settings):
     compile: Annotated[
         bool, "train by torch.compile, a graph per bit-width: for GPUs; minutes before the first steps"
     ] = False
-    num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)] = 0
+    num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AT_ONCE] = 0
 
 
 class DataSettings(Settings):
@@ -90,9 +103,11 @@ class DataSettings(Settings):
         "cifar100"
     )
     dataset_path: Annotated[str, "folder that holds the data set"] = "data"
-    image_height: Annotated[int, "pixels", AtLeast(1)] = 32
-    image_width: Annotated[int, "pixels", AtLeast(1)] = 32
-    crop_padding: Annotated[int, "random crops of images padded by this many pixels; 0 = none", AtLeast(0)] = 4
+    image_height: Annotated[int, "pixels", PIXELS] = 32
+    image_width: Annotated[int, "pixels", PIXELS] = 32
+    crop_padding: Annotated[
+        int, "random crops out of images padded by this many pixels; 0 = none", AtLeast(0, 1024)
+    ] = 4
     flip: Annotated[bool, "random horizontal flips"] = True
     val_portion: Annotated[
         float,
@@ -104,11 +119,11 @@ class DataSettings(Settings):
 class LoadingSettings(Settings):
     """How the images are read."""
 
-    num_classes: Annotated[int | None, "classes; none = as many as the data set has", AtLeast(1)] = None
-    num_workers: Annotated[int, "processes that decode images, for each that trains; 0 = none", AtLeast(0)] = 4
-    prefetch: Annotated[int, "batches that each of them decodes ahead, where images are streamed", AtLeast(1)] = 2
+    num_classes: Annotated[int | None, "classes; none = as many as the data set has", AtLeast(1, MOST_CLASSES)] = None
+    num_workers: Annotated[int, "processes that decode images, for each that trains; 0 = none", AT_ONCE] = 4
+    prefetch: Annotated[int, "batches that each of them decodes ahead, where images are streamed", AtLeast(1, 1024)] = 2
     memory_limit_mb: Annotated[
-        int, "image_folder: up to this many MiB decoded once and kept, else streamed", AtLeast(0)
+        int, "image_folder: up to so many MiB decoded once and kept, else streamed", AtLeast(0, 2**24)
     ] = 2048
     skip_broken: Annotated[bool, "go on without image files that cannot be read, and list them"] = False
 
@@ -116,7 +131,7 @@ class LoadingSettings(Settings):
 class BatchSettings(Settings):
     """How training images are batched."""
 
-    batch_size: Annotated[int, "images per step, of all processes together", AtLeast(1)] = 64
+    batch_size: Annotated[int, "images per step, of all processes together", AtLeast(1, 2**20)] = 64
     shuffle: Annotated[bool, "new random order of the training images every epoch"] = True
     drop_last: Annotated[bool, "drop the last training batch where it is not full"] = True
 
@@ -124,12 +139,28 @@ class BatchSettings(Settings):
 class ShapeSettings(Settings):
     """Sizes of the network around the operations that are searched."""
 
-    num_layer_list: Annotated[list[int], "searched layers per stage", AtLeast(1)] = [1, 4, 4, 4, 4, 4, 1]
-    num_channel_list: Annotated[list[int], "output channels per stage", AtLeast(2)] = [16, 24, 32, 64, 112, 184, 352]
-    stride_list: Annotated[list[int], "stride of each stage's first layer", AtLeast(1)] = [1, 1, 2, 2, 1, 2, 1]
-    stem_channel: Annotated[int, "output channels of the stem", AtLeast(2)] = 16
-    stem_stride: Annotated[int, "stride of the stem", AtLeast(1)] = 1
-    header_channel: Annotated[int, "output channels of the header", AtLeast(1)] = 1504
+    num_layer_list: Annotated[list[int], "searched layers per stage", AtLeast(1, MOST_LAYERS)] = [1, 4, 4, 4, 4, 4, 1]
+    num_channel_list: Annotated[list[int], "output channels per stage", CHANNELS] = [
+        16,
+        24,
+        32,
+        64,
+        112,
+        184,
+        352,
+    ]
+    stride_list: Annotated[list[int], "stride of each stage's first layer", PIXELS] = [
+        1,
+        1,
+        2,
+        2,
+        1,
+        2,
+        1,
+    ]
+    stem_channel: Annotated[int, "output channels of the stem", CHANNELS] = 16
+    stem_stride: Annotated[int, "stride of the stem", PIXELS] = 1
+    header_channel: Annotated[int, "output channels of the header", AtLeast(1, MOST_CHANNELS)] = 1504
 
 
 class PrecisionSettings(Settings):
@@ -181,11 +212,15 @@ class OptimizerSettings(Settings):
         "cosine"
     )
     learning_rate_min: Annotated[float, "cosine: learning rate that the last epochs approach", AtLeast(0)] = 1e-3
-    decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", AtLeast(0)] = 20
+    decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", ANY_STEPS] = 20
     lr_decay: Annotated[float, "exponential: factor per epoch", Between(1e-6, 1)] = 0.97
-    milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)] = [50, 100, 200]
+    milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", ANY_STEPS] = [
+        50,
+        100,
+        200,
+    ]
     gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE] = 0.1
-    warmup_epochs: Annotated[int, "epochs over which the learning rate rises from 0 to its schedule", AtLeast(0)] = 0
+    warmup_epochs: Annotated[int, "epochs over which the learning rate rises from 0 to its schedule", ANY_STEPS] = 0
     pretrain: Annotated[
         str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"
     ] = None
@@ -227,6 +262,8 @@ class NetworkSettings(
         super().check()
         if not self.num_bits_list:
             raise UserError("setting num_bits_list is empty: name at least one bit-width")
+        if len(self.num_bits_list) > MOST_BIT_WIDTHS:
+            raise UserError(f"setting num_bits_list: {len(self.num_bits_list)} bit-widths, at most {MOST_BIT_WIDTHS}")
         if len(set(self.num_bits_list)) < len(self.num_bits_list):
             raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width is named twice")
         for name in ("num_channel_list", "stride_list"):
@@ -237,6 +274,8 @@ class NetworkSettings(
                 )
         if not self.num_layer_list:
             raise UserError("setting num_layer_list is empty: name at least one stage")
+        if sum(self.num_layer_list) > MOST_LAYERS:
+            raise UserError(f"setting num_layer_list: {sum(self.num_layer_list)} layers, at most {MOST_LAYERS}")
         odd = [c for c in [self.stem_channel, *self.num_channel_list] if c % 2]
         if odd:
             raise UserError(f"settings stem_channel, num_channel_list: {odd[0]} is odd; grouped convolutions need even")
@@ -342,6 +381,8 @@ class TrainSettings(NetworkSettings):
                 f"settings network = {self.network} and load_path = {self.load_path!r}: an architecture is for "
                 "network = derived only; give one of them"
             )
+        if self.width_mult > MOST_WIDTH:
+            raise UserError(f"setting width_mult = {self.width_mult:g}: must be at most {MOST_WIDTH}")
 
 
 class MapSettings(Settings):
@@ -356,7 +397,7 @@ class MapSettings(Settings):
     bits: Annotated[
         list[int | str], "bit-widths to map, 8 or w4a8; empty = the checkpoint's, or 4,8,12,16,32", BitWidths()
     ] = []
-    batch: Annotated[int, "images per inference", AtLeast(1)] = 1
+    batch: Annotated[int, "images per inference", AtLeast(1, 2**20)] = 1
     dataflow: Annotated[list[str], "further dataflows to compare with: YAML files"] = []
     within: Annotated[str | None, "constrain AutoMapper itself to a dataflow: a built-in name, or a YAML file"] = None
     baselines: Annotated[
@@ -386,7 +427,7 @@ class MapSettings(Settings):
         str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
     ] = "20000"
     seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)] = 0
-    workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AtLeast(0)] = 0
+    workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AT_ONCE] = 0
     backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"] = (
         "threading"
     )
