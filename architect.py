@@ -2,11 +2,11 @@
 
     min_alpha  L_val(Q_b(w), alpha) + lambda * L_eff(alpha)
 
-First order: the weights are taken as they are. Source: Fu et al., DAC 2021, equation 2, where b is the lowest
+First order: the weights are treated as constants. Source: Fu et al., DAC 2021, equation 2, where b is the lowest
 bit-width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -30,7 +30,7 @@ class Architect:
         bits: int,
         expected_flops: Callable[[], Tensor],
         learning_rate: float,
-        betas: tuple[float, float],
+        betas: Sequence[float],
         flops_weight: float,
         alpha_step: str = "joint",
         mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
@@ -42,7 +42,7 @@ class Architect:
         self.flops_weight = flops_weight
         self.alpha_step = alpha_step
         self.mean = mean
-        self.optimizer = torch.optim.Adam([alpha], lr=learning_rate, betas=tuple(betas))
+        self.optimizer = torch.optim.Adam([alpha], lr=learning_rate, betas=(betas[0], betas[1]))
 
     def step(
         self,

@@ -1,6 +1,7 @@
 """Stage 3 settings, AutoMapper: `python -m automapper NETWORK [--setting value ...]`
 
-Every line below is a default. `python -m automapper --help` lists types and legal values.
+Every line below is a default. `python -m automapper --help` lists types and legal values;
+instantnet/settings/presets.py holds the presets.
 """
 
 from instantnet.settings.stages import MapSettings
@@ -35,12 +36,7 @@ C.delay = "latency"  # the paper's EDP; interval where only the pace of results 
 C.stages = 3  # pipelines of 2 and 3 stages are compared with multi-cycle
 C.goal = None  # use the whole budget
 C.engine = "evolution"  # the paper's; random is the floor, exhaustive for small layers
-C.budget = "30000"  # at most 2 CPU seconds a layer and bit-width; how far seeds are apart: docs/automapper.md
+C.budget = "20000"  # at most 2 CPU seconds a layer and bit-width; how far seeds are apart: docs/automapper.md
 C.seed = 0
 C.workers = 0
 C.backend = "threading"  # the search runs outside Python's lock; loky for processes, dask and ray for more machines
-
-PRESETS = {
-    "quick": {"budget": "4000"},
-    "thorough": {"budget": "100000"},
-}

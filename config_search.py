@@ -1,7 +1,8 @@
 """Stage 1 settings, SP-NAS: `python train_search.py [--preset NAME[,NAME]] [--setting value ...]`
 
 Every line below is a default. It follows the paper (Fu et al., DAC 2021); where the authors' released code differs, the
-comment says so and the preset `released` sets it. `python train_search.py --help` lists types and legal values.
+comment says so and the preset `released` sets it. `python train_search.py --help` lists types and legal values;
+instantnet/settings/presets.py holds the presets.
 
     command                                     device        time       lowest-bit validation accuracy of the supernet
     python train_search.py --preset digits      2 CPU cores   see README.md, "What the demo prints"
@@ -16,6 +17,7 @@ C = SearchSettings()
 C.seed = 12345  # as released
 C.save = "ckpt/search"  # arch.pt, checkpoint.pt, logs.txt, metrics.jsonl, TensorBoard events
 C.resume = False
+C.overwrite = False  # two mistaken starts would lose a finished run
 C.checkpoint_every = 0  # only at the end of each epoch; on Ctrl-C and SIGTERM in any case
 C.keep_checkpoints = 0  # only the newest, which is replaced once the next is written whole
 C.device = "auto"  # a GPU where there is one
@@ -31,6 +33,7 @@ C.num_threads = 0
 C.num_workers = 4  # only for data sets that are decoded from files
 C.prefetch = 2
 C.memory_limit_mb = 2048  # CIFAR-10 takes 176
+C.skip_broken = False  # a set that shrinks should not pass unseen
 C.nepochs = 50  # the authors' full runs; the release ships 25
 C.eval_epoch = 1
 C.max_steps = 0  # whole epochs
@@ -43,6 +46,7 @@ C.image_height = 32
 C.image_width = 32
 C.crop_padding = 4  # CIFAR recipe
 C.flip = True
+C.val_portion = 0.0  # test images are set apart by whoever took them; 0.2 is usual
 C.batch_size = 64
 C.shuffle = True
 C.drop_last = True  # a last batch of one image has no batch statistics
@@ -104,76 +108,3 @@ C.flops_max = 130e6
 C.validation = "noise_free"
 C.arch_choice = "best"  # highest lowest-bit accuracy inside the window; released: "last"
 C.skip_flops = "exact"
-
-PRESETS = {
-    "cifar100": {"num_classes": 100},  # the defaults above
-    "cifar10": {"dataset": "cifar10", "num_classes": 10},
-    "imagenet": {  # the authors' configuration: 100 classes, 80/20 split
-        "dataset": "imagenet",
-        "num_classes": 100,
-        "image_height": 224,
-        "image_width": 224,
-        "crop_padding": 0,
-        "stem_stride": 2,
-        "stride_list": [1, 2, 2, 2, 1, 2, 1],
-        "header_channel": 1984,
-        "batch_size": 192,
-        "num_workers": 16,
-        "nepochs": 90,
-        "lr": 0.1,
-        "learning_rate_min": 0.0,
-        "temp_init": 5.0,
-        "temp_decay": 0.956,
-        "train_portion": 0.8,
-        "arch_learning_rate": 1e-2,
-        "flops_weight": 1e-9,
-        "flops_min": 100e6,
-        "flops_max": 300e6,
-    },
-    "image_folder": {"dataset": "image_folder"},
-    "digits": {  # 8x8 handwritten digits, minutes on two cores
-        "dataset": "digits",
-        "image_height": 8,
-        "image_width": 8,
-        "crop_padding": 1,
-        "flip": False,
-        "num_threads": 1,  # tensors this small run no faster on two, and far slower on a busy machine
-        "num_workers": 0,
-        "num_layer_list": [1, 2, 2],
-        "num_channel_list": [16, 24, 32],
-        "stride_list": [2, 1, 2],
-        "header_channel": 128,
-        "nepochs": 6,
-        "batch_size": 32,
-        "lr": 0.05,
-        "arch_learning_rate": 3e-2,
-        "temp_decay": 0.97,
-        "flops_weight": 1e-8,
-        "flops_min": 0.3e6,
-        "flops_max": 0.6e6,
-    },
-    "released": {  # what the authors' public code does at every point where it differs from the paper
-        "range_scope": "shared",
-        "range_momentum": 0.9,
-        "loss_reduction": "sum",
-        "grad_clip": 0.0,
-        "gumbel_noise": "per_forward",
-        "alpha_step": "separate",
-        "split": "index",
-        "arch_choice": "last",
-        "validation": "released",
-        "skip_flops": "released",
-        "nepochs": 25,
-        "temp_decay": 0.88,
-    },
-    "sp_nas": {"weight_bits": "all", "alpha_bits": "lowest"},
-    "fp_nas": {"weight_bits": "highest", "alpha_bits": "highest"},
-    "lp_nas": {"weight_bits": "lowest", "alpha_bits": "lowest"},
-    "smoke": {  # after another preset: a step on random images, to see that it runs
-        "dataset": "random",
-        "batch_size": 2,
-        "num_workers": 0,
-        "nepochs": 1,
-        "max_steps": 1,
-    },
-}

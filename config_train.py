@@ -1,7 +1,8 @@
 """Stage 2 settings, CDT: `python train.py [--preset NAME[,NAME]] [--setting value ...]`
 
 Every line below is a default. It follows the paper (Fu et al., DAC 2021); where the authors' released code differs, the
-comment says so and the preset `released` sets it. `python train.py --help` lists types and legal values.
+comment says so and the preset `released` sets it. `python train.py --help` lists types and legal values;
+instantnet/settings/presets.py holds the presets.
 
     command                              device        time     accuracy per bit-width
     python train.py --preset digits      2 CPU cores   see README.md, "What the demo prints"
@@ -20,6 +21,7 @@ C.load_path = "ckpt/search"  # the architecture to train
 C.pretrain = None
 C.eval_only = False
 C.resume = False
+C.overwrite = False  # two mistaken starts would lose a finished run
 C.checkpoint_every = 0  # only at the end of each epoch; on Ctrl-C and SIGTERM in any case
 C.keep_checkpoints = 0  # only the newest, which is replaced once the next is written whole
 C.device = "auto"  # a GPU where there is one
@@ -35,6 +37,7 @@ C.num_threads = 0
 C.num_workers = 4  # only for data sets that are decoded from files
 C.prefetch = 2
 C.memory_limit_mb = 2048  # CIFAR-10 takes 176
+C.skip_broken = False  # a set that shrinks should not pass unseen
 C.nepochs = 200
 C.eval_epoch = 1
 C.max_steps = 0  # whole epochs
@@ -47,6 +50,7 @@ C.image_height = 32
 C.image_width = 32
 C.crop_padding = 4  # CIFAR recipe
 C.flip = True
+C.val_portion = 0.0  # test images are set apart by whoever took them; 0.2 is usual
 C.batch_size = 128
 C.shuffle = True  # released: the same order every epoch
 C.drop_last = False  # released: True
@@ -93,57 +97,3 @@ C.milestones = [80, 120, 160]
 C.gamma = 0.1
 C.warmup_epochs = 0  # neither paper nor release
 C.ema = 0.0  # neither paper nor release; 0.999 is common
-
-PRESETS = {
-    "cifar100": {"num_classes": 100},  # the defaults above
-    "cifar10": {"dataset": "cifar10", "num_classes": 10},
-    "imagenet": {  # the authors' configuration
-        "dataset": "imagenet",
-        "num_classes": 1000,
-        "image_height": 224,
-        "image_width": 224,
-        "crop_padding": 0,
-        "stem_stride": 2,
-        "stride_list": [1, 2, 2, 2, 1, 2, 1],
-        "header_channel": 1984,
-        "batch_size": 256,
-        "num_workers": 16,
-        "nepochs": 360,
-        "lr": 0.1,
-        "lr_schedule": "multistep",
-        "milestones": [90, 180, 270],
-    },
-    "image_folder": {"dataset": "image_folder"},
-    "digits": {  # 8x8 handwritten digits, minutes on two cores
-        "dataset": "digits",
-        "image_height": 8,
-        "image_width": 8,
-        "crop_padding": 1,
-        "flip": False,
-        "num_threads": 1,  # tensors this small run no faster on two, and far slower on a busy machine
-        "num_workers": 0,
-        "num_layer_list": [1, 2, 2],
-        "num_channel_list": [16, 24, 32],
-        "stride_list": [2, 1, 2],
-        "header_channel": 128,
-        "nepochs": 20,
-        "batch_size": 64,
-        "lr": 0.1,
-    },
-    "released": {  # what the authors' public code does at every point where it differs from the paper
-        "range_scope": "shared",
-        "range_momentum": 0.9,
-        "loss_reduction": "sum",
-        "grad_clip": 0.0,
-        "shuffle": False,
-        "drop_last": True,
-        "recalibration": "all",
-    },
-    "smoke": {  # after another preset: a step on random images, to see that it runs
-        "dataset": "random",
-        "batch_size": 2,
-        "num_workers": 0,
-        "nepochs": 1,
-        "max_steps": 1,
-    },
-}

@@ -10,7 +10,8 @@ Shapes: n images of a set, B of a batch, H x W pixels.
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -29,8 +30,8 @@ class Batches:
     the number of images of one pass, over all processes; `drop_last` and a last training batch of one image make it
     smaller than that of the indices.
 
-    Every process has its share of each batch. Only a last training batch with fewer than two images for each, on which
-    batch norm could not train, is given to all of them as a whole.
+    Every process has its share of each batch. A last training batch with fewer than two images per process goes to all
+    of them as a whole, because batch norm could not train on less.
     """
 
     def __init__(self, data, image_set, indices, batch_size, shuffle, augment, drop_last, seed, rank, world_size):
@@ -56,7 +57,7 @@ class Batches:
         self.epoch = epoch
 
     def iterate_from(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches `step`, `step` + 1, ... of this epoch, bit-identical to those of the undisturbed pass."""
+        """Yield batches `step`, `step` + 1, ... of this epoch, bit-identical to those of an uninterrupted pass."""
         if not 0 <= step <= len(self):
             raise ValueError(f"step {step} is not in 0..{len(self)}")
         return self._iterate(self.epoch, step)
@@ -115,7 +116,7 @@ class DataSet:
     """A training and a test set, ready to be batched.
 
     `mean` and `std`, one per channel, are of the training images scaled to 0..1 (std: population). `crop_padding` is in
-    pixels.
+    pixels. `notes`: lines for the log, on what was done to image files.
     """
 
     name: str
@@ -127,6 +128,7 @@ class DataSet:
     device: torch.device
     crop_padding: int = 4
     flip: bool = True
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_classes(self) -> int:
@@ -151,15 +153,15 @@ class DataSet:
     ) -> Batches:
         """Return the batches of `subset` ("train" or "test"), or of its images `indices`.
 
-        `shuffle` and `augment` are by default on for "train", off for "test". `batch_size` counts the images of all
-        `world_size` processes; the batch of process `rank` is its part of that batch, parts differing by one image at
-        most. (The last batch of a pass that is not for training may leave a process without an image: [0, 3, H, W].)
+        `shuffle` and `augment` default to on for "train" and off for "test". `batch_size` counts the images of all
+        `world_size` processes. Process `rank` gets its part of each batch; parts differ by one image at most. (The last
+        batch of a pass that is not for training may leave a process without an image: [0, 3, H, W].)
 
         A pass that shuffles or augments is for training. If its last batch would hold exactly one image, of a
         `batch_size` above 1, that image is dropped even without `drop_last`: batch norm cannot train on a single value
         per channel. With `shuffle` it is another image in every epoch. Other passes hold every image.
 
-        Raises UserError if there is not one batch, or less than two images per process in a batch for training.
+        Raises UserError if there is no full batch, or fewer than two images per process in a batch for training.
         """
         image_set = {"train": self.train, "test": self.test}[subset]
         count = len(image_set)
@@ -200,6 +202,8 @@ def load_data(
     memory_limit_mb: int = 2048,
     prefetch: int = 2,
     random_images: tuple[int, int] = (64, 32),
+    val_portion: float = 0.0,
+    skip_broken: bool = False,
 ) -> DataSet:
     """Load a data set; images become `image_height` x `image_width` pixels.
 
@@ -212,13 +216,18 @@ def load_data(
     * `image_folder`: `train/<class>/`, and `val/<class>/` (if there is none, `test/<class>/`), squeezed to the size. Up
       to `memory_limit_mb` (2^20 bytes) as uint8 it is decoded once, by `num_workers` processes, else streamed. The
       statistics of a streamed folder are those of 10,000 training images, always the same ones.
+    * `path/to/file.py:function`: what it returns, a training and a test torch Dataset (docs/data.md).
     * `random`: noise with noise for labels, `random_images` for training and for test: for smoke tests.
 
     Each worker decodes `prefetch` batches ahead of the step that needs them; for a GPU they wait in pinned memory and
-    are copied beside its work.
+    are copied while it computes.
+
+    Image files are all read before this returns: broken ones end it with one message that names them all, or, with
+    `skip_broken`, are left out and named in `notes`. docs/data.md says what is done to transparent, turned and deep
+    ones. `val_portion`: of `train/` alone, the share of each class that is for test, always the same images.
 
     `num_classes` None: as many as the data set has (`random`: 10). Class folders are labelled in the sorted order of
-    their names. Raises UserError: unknown data set, impossible number, missing or incomplete data, an unreadable image,
+    their names. Raises UserError: unknown data set, impossible number, missing or incomplete data, unreadable images,
     `num_classes` other than the data set's.
     """
     for name, value, least in (
@@ -233,7 +242,9 @@ def load_data(
         if value < least:
             raise UserError(f"{name} must be at least {least}, not {value}")
     device = torch.device(device)
-    train, test, class_names = open_image_sets(
+    if dataset != "imagenet":
+        _check_crops(crop_padding, image_height, image_width)
+    sets = open_image_sets(
         dataset,
         Path(dataset_path).expanduser(),
         (image_height, image_width),
@@ -244,9 +255,27 @@ def load_data(
         memory_limit_bytes=memory_limit_mb << 20,
         prefetch=prefetch,
         random_images=random_images,
+        val_portion=val_portion,
+        skip_broken=skip_broken,
     )
+    train, test, class_names, notes = sets
     mean, std = statistics(dataset, train)
-    return DataSet(dataset, class_names, mean, std, train, test, device, crop_padding, flip)
+    return DataSet(dataset, class_names, mean, std, train, test, device, crop_padding, flip, notes)
+
+
+def _check_crops(padding: int, height: int, width: int) -> None:
+    """Raise UserError where most random crops hold nothing but padding: batch norm divides by the deviation of what is
+    then a batch of equal images, and training ends in NaN, whatever the learning rate."""
+
+    def full(padding: int) -> float:
+        return min(1, (2 * height - 1) / (2 * padding + 1)) * min(1, (2 * width - 1) / (2 * padding + 1))
+
+    if full(padding) < 0.5:
+        most = next(p for p in range(padding, -1, -1) if full(p) >= 0.5)
+        raise UserError(
+            f"setting crop_padding = {padding}: {100 * (1 - full(padding)):.0f} % of the random crops of {height} x "
+            f"{width} pixels would hold nothing but padding; legal here: 0 to {most}"
+        )
 
 
 def split_indices(n: int, portion: float, seed: int, *, shuffled: bool = True) -> tuple[Tensor, Tensor]:
@@ -269,3 +298,16 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor | N
         windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view: [B, 3, y, x, H, W]
         images = windows[torch.arange(len(images), device=images.device), :, top, left]
     return images if flipped is None else torch.where(flipped.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def endless(batches: Batches, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Images, labels and this process's weight of the alpha half, from a step of an epoch on, without end.
+
+    It is reshuffled whenever it is used up: it may be smaller than the weights' half.
+    """
+    first_lap, position = divmod(first_step, len(batches))
+    for lap in count(first_lap):
+        batches.set_epoch(epoch * 1000 + lap)
+        for step, (images, labels) in enumerate(batches.iterate_from(position), position):
+            yield images, labels, batches.weight(step)
+        position = 0

@@ -65,8 +65,8 @@ def _as_it_is(x: Tensor) -> Tensor:
 class Cascade:
     """The choices of a run; names and legal values as in the settings. loss_scale: bit-width -> weight of its loss.
 
-    Where several processes share a batch, mean(x) is the mean over them, and last_backward(loss) the loss to call
-    backward on where it is the last one before an update(): it lets the gradients be exchanged.
+    Where several processes share a batch, mean(x) is the mean over them. last_backward(loss) wraps the last loss before
+    an update(), so that its backward exchanges the gradients.
     """
 
     bit_widths: tuple[int, ...]
@@ -93,8 +93,8 @@ class Cascade:
 
         images [B, C, H, W], labels [B]. update() applies the accumulated gradients and clears them: it is called once,
         or once per bit-width under `high2low` and `low2high`. rng draws the random bit-widths of `sandwich`. Teachers
-        are the same step's logits; only under `low2high`, where they have not run yet, an extra pass without gradients
-        makes them first, inside frozen_statistics(). weight: of this process's images in the mean over the processes.
+        are the same step's logits. Under `low2high` they have not run yet, so an extra pass without gradients makes
+        them first, inside frozen_statistics(). weight: of this process's images in the mean over the processes.
         """
         running = bit_widths_of_step(self.bit_schedule, self.bit_widths, rng)
         per_bit_width = self.bit_schedule in ("high2low", "low2high")

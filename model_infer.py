@@ -1,4 +1,4 @@
-"""The derived network: one operation per layer, as the search chose them."""
+"""The derived network: one operation per layer, chosen by the search."""
 
 import copy
 from collections.abc import Sequence
@@ -44,11 +44,11 @@ class DerivedNetwork(Backbone):
 def profile(model: SwitchableNetwork) -> tuple[int, int]:
     """(FLOPs for one image, parameters) as thop counts them, with hooks for the quantized layers.
 
-    model: any network with a `geometry` that says the size of its images.
+    model: any network whose `geometry` has the size of its images.
 
     The counting convention is `operations`': the classifier is left out, a batch norm costs 4 per output element.
     """
-    import thop  # here: it costs start-up time, and only the summary of a run needs it
+    import thop  # imported here: slow to start, and only the summary of a run needs it
 
     def count_convolution(module: nn.Conv2d, inputs, output):
         macs = output[0].numel() * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]

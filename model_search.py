@@ -91,6 +91,11 @@ class Supernet(Backbone):
         """FLOPs for one image of the network of `derived_ops`."""
         return self.ends_flops() + int(self.flops_table.gather(1, self.alpha.argmax(dim=-1, keepdim=True)).sum())
 
+    def flops_range(self) -> tuple[int, int]:
+        """FLOPs for one image of the smallest and of the largest network of the search space."""
+        low, high = self.flops_table.aminmax(dim=1)
+        return self.ends_flops() + int(low.sum()), self.ends_flops() + int(high.sum())
+
     def weight_parameters(self) -> list[nn.Parameter]:
         """All parameters but alpha."""
         return [parameter for parameter in self.parameters() if parameter is not self.alpha]

@@ -14,7 +14,7 @@ pass the rounding unchanged (straight-through). Bit-width 32 means float. `insta
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -173,7 +173,7 @@ class SwitchableBatchNorm2d(nn.Module):
 
     def current(self) -> BatchNorm2d:
         """The batch norm of the current bit-width."""
-        return self.per_bit_width[self.precision.index]
+        return cast(BatchNorm2d, self.per_bit_width[self.precision.index])
 
 
 class SwitchableNetwork(nn.Module):

@@ -1,52 +1,44 @@
 """Stage 2, CDT: train the searched network from scratch, one set of weights for every bit-width -> weights.pt
 
-Every higher precision teaches every lower one in the same step. `--network` trains a network that the paper compares
-with instead. Settings: config_train.py. Next stage: automapper.
+Every higher precision teaches every lower one in the same step. `--network` trains one of the networks of the paper's
+comparison instead. Settings: config_train.py. Next stage: automapper.
 """
 
-import gc
 import random
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
-from torch import Tensor
+import torch
 
-from instantnet.dataloader import Batches, DataSet, load_data
+from instantnet.dataloader import Batches, DataSet
 from instantnet.distill import Cascade
 from instantnet.engine.average import averaged_model
-from instantnet.engine.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
+from instantnet.engine.checkpoint import check_weights, load_weights, save_checkpoint
 from instantnet.engine.commands import resume_command, stage_command
 from instantnet.engine.distributed import Processes, joined
-from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.errors import exit_status
 from instantnet.engine.log import per_bits
-from instantnet.engine.loop import Mean, accuracy, finite_losses, finite_weights, learning_rate, make_optimizer, updater
-from instantnet.engine.machine import (
-    autocasted,
-    compiled,
-    derived_seed,
-    placed,
-    seed_everything,
-    tune_cpu,
-    tune_gpu,
-    versions,
-)
-from instantnet.engine.resume import Position, goes_on, load_newest, recorded
+from instantnet.engine.loop import Mean, accuracy, finite_losses, finite_weights, updater
+from instantnet.engine.machine import derived_seed, seed_everything
 from instantnet.engine.synchronised import synchronised
-from instantnet.engine.version import version_line
+from instantnet.evaluation import evaluate, tested
+from instantnet.formats import TRAINING_RUN, WEIGHTS, NetworkFile, architecture, check_bits, header, read_weights
 from instantnet.kernels import with_kernels
 from instantnet.model_infer import profile
-from instantnet.networks import build_network
+from instantnet.networks.build import build
 from instantnet.quantize import Precision, SwitchableNetwork, recalibrate
 from instantnet.settings.configuration import configuration
-from instantnet.settings.schema import as_text, from_command_line
+from instantnet.settings.schema import from_command_line
 from instantnet.settings.stages import TrainSettings
+from instantnet.strategies import autocasted, compiled, placed
+from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared
 
 
 def main(argv: list[str] | None = None) -> None:
-    C = from_command_line(*configuration("config_train"), argv, __doc__)
+    C = from_command_line(*configuration(TrainSettings), argv, __doc__)
     with joined(C.device) as processes:
         if C.eval_only:
             return evaluate(C, processes)
@@ -54,127 +46,73 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train(C: TrainSettings, processes: Processes, command: str) -> None:
-    """Train, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
-    tune_cpu(C.num_threads, C.keep_memory)
-    tune_gpu(C.tf32)
-    if processes.from_main(goes_on, C.save):
-        C = C.replaced(resume=True)
+    """Train, save and report. Every process does the same on its share of a batch.
+
+    command: the shell command that resumes this run.
+    """
     arch, source = processes.from_main(architecture, C)
-    with processes.in_turn():
-        data = load_data(**C.data_arguments(), device=processes.device)
-    C = C.replaced(num_classes=data.num_classes)
+    pretrained = processes.from_main(read_pretrained, C, arch, source) if C.pretrain else None
+    C, data = prepared(C, processes, TRAINING_RUN, partial(new_parts, arch=arch, source=source))
     train_batches, test_batches = batches_of(C, data, processes)
     steps = min(len(train_batches), C.max_steps or len(train_batches))
 
-    model = new_network(C, arch, source, processes)
-    precision = model.precision
-    parameters = list(model.parameters())
+    model = new_network(C, arch, source, processes, pretrained)
+    precision, parameters = model.precision, list(model.parameters())
     in_training = autocasted(compiled(model, C.compile), C.mixed_precision, processes.device)
     optimizer = make_optimizer(parameters, C)
     update = updater(optimizer, parameters, C.grad_clip)
-    exchange = {"mean": processes.mean, "last_backward": processes.gradient_exchange(parameters)}
-    cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), **exchange)
-    average = averaged_model(model, C.ema) if C.ema else None
-    result_of = average.module if average else model  # the network that is validated and saved
-    loss = Mean()
-    start, loaded, saved = Position(), None, {}
-    if C.resume:
-        needs = ["model", "optimizer", "loss"]
-        loaded, saved = processes.from_main(load_newest, C, needs, "checkpoint.pt of train.py", steps)
-        start = Position(saved["epoch"], saved["step"])
-        load_weights(model, saved["model"], loaded)
-        load_optimizer(optimizer, saved["optimizer"], loaded)
-        loss.load(saved["loss"], loaded)
-        if average:
-            if not isinstance(saved.get("average"), dict):
-                raise UserError(f"{loaded}: has no average of the weights; resume with --ema 0, as it was trained")
-            load_weights(average, saved["average"], loaded)
-        C = C.replaced(resume=False)  # what is recorded is the same for the run that was never interrupted
-
-    def state() -> dict:
-        """What checkpoint.pt holds beside the position."""
-        processes.average_statistics(model)
-        if average:
-            processes.average_statistics(average)
-        return {
-            "model": model.state_dict(),
-            "average": average.state_dict() if average else None,
-            "optimizer": optimizer.state_dict(),
-            "loss": loss.state(),
-            "config": C.to_dict(),
-        }
+    last_backward = processes.gradient_exchange(parameters)
+    cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
+    parts = parts_of(C, model, optimizer)
+    loss, average = parts["loss"], parts.get("average")
+    # The network that is validated and saved.
+    result_of: SwitchableNetwork = average.module if average else model
+    run = new_run(C, parts, processes, command, header(TRAINING_RUN, arch, C, data), steps)
 
     def measured(bit_widths: Sequence[int]) -> dict[int, float]:
         processes.average_statistics(result_of)
-        batches = checkpoints.unless_stopped(test_batches)
-        return accuracy(result_of, batches, bit_widths, C.max_steps, processes.total)
+        return accuracy(result_of, run.unless_stopped(test_batches), bit_widths, C.max_steps, processes.total)
 
-    def epoch_again() -> Iterator[tuple[Tensor, Tensor]]:
-        return checkpoints.unless_stopped(islice(train_batches, steps))
-
-    images_per_epoch = min(steps * C.batch_size, train_batches.num_images)
-    recording = recorded(C, processes, state, start, loaded, saved.get("log_sizes"), command, images_per_epoch)
-    with recording as (log, checkpoints, progress):
+    with run.recorded(train_batches, steps, C.nepochs) as log:
         flops, size = profile(model)
-        log.line(version_line(processes.device))
-        log.line(f"train on {data.name}: {len(data.train)} images, {len(data.test)} to test, on {processes}")
-        log.settings(C, "config_train.py", versions(), resumed=saved.get("config"))
+        sizes = f"{len(data.train)} images, {len(data.test)} to test"
+        announce(log, C, run, "config_train.py", f"train on {data.name}: {sizes}, on {processes}", data)
         ops = f"\n  {' '.join(arch['ops'])}" if "ops" in arch else ""
         log.line(f"network of {source}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters{ops}")
-        if loaded:
-            log.line(f"resumed from {loaded}, at {start}")
-        gc.freeze()  # what is built stays: collections in the loop need not walk thousands of modules
-        for epoch in range(start.epoch, C.nepochs):
-            begin = time.perf_counter()
-            first = checkpoints.first_step(epoch)
-            train_batches.set_epoch(epoch)
+        for epoch in run.epochs():
             model.train()
-            for step, (images, labels) in enumerate(islice(train_batches.iterate_from(first), steps - first), first):
+            for step, (images, labels) in run.steps(epoch):
                 optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                 weight = train_batches.weight(step)
                 losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics, weight)
-                losses = processes.mean_losses(losses, weight)
-                losses = finite_losses(losses, epoch, step, checkpoints.last_good)
+                values = finite_losses(processes.mean_losses(losses, weight), epoch, step, run.last_good)
                 if average:
                     average.update_parameters(model)
-                loss.add(losses)
-                progress.step(train_batches.images_in(step), epoch, C.nepochs, losses)
-                checkpoints.after_step(epoch, step, steps)
-            finite_weights(model.state_dict(), f"by the end of epoch {epoch + 1}", checkpoints.last_good)
+                loss.add(values)
+                run.progress.losses(values)
 
-            metrics = {
-                "loss": loss.value(),
-                "lr": optimizer.param_groups[0]["lr"],
-                "images_per_s": max(0, images_per_epoch - first * C.batch_size) / (time.perf_counter() - begin),
-            }
-            text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
+            metrics = {"loss": loss.value(), "lr": optimizer.param_groups[0]["lr"], "images_per_s": run.images_per_s}
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
                 metrics["accuracy"] = measured(precision.bit_widths)
-                text += f"  | accuracy % {per_bits(metrics['accuracy'], '.2f')}"
-            log.line(f"{text}  | {metrics['images_per_s']:.0f} img/s")
-            log.epoch(epoch, metrics)
+            log.epoch(epoch, metrics, C.nepochs)
             loss.clear()
-            checkpoints.after_epoch(epoch)
 
-        train_batches.set_epoch(C.nepochs)
         as_released = None
         if C.update_bn:
             processes.average_statistics(result_of)
-            as_released = recalibrated(result_of, epoch_again, measured, C)
+            as_released = recalibrated(result_of, lambda: run.epoch_again(C.nepochs), measured, C)
             if as_released:
-                log.line(
-                    f"\naccuracy %, each bit-width recalibrated alone, as released:  {per_bits(as_released, '.2f')}"
-                )
+                shown = per_bits(as_released, ".2f")
+                log.line(f"\naccuracy %, each bit-width recalibrated alone, as released:  {shown}")
         processes.average_statistics(result_of)
-        finite_weights(result_of.state_dict(), "in the recalibration", checkpoints.last_good)
+        finite_weights(result_of.state_dict(), "in the recalibration", run.last_good)
         final = measured(precision.bit_widths)
-        content = {
+        content = header(WEIGHTS, arch, C, data) | {
             "model": result_of.state_dict(),
             "arch": {**arch, "flops": flops},
-            "bits": list(precision.bit_widths),
             "accuracy": final,
-            "config": C.to_dict(),
+            "config": run.config,
         }
         if processes.is_main:
             save_checkpoint(f"{C.save}/weights.pt", content)
@@ -185,7 +123,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
 
 
 def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches]:
-    """Training and test images in batches, of which this process gets its share."""
+    """Training and test images, in batches of this process's share."""
     train_batches = data.batches(
         "train",
         batch_size=C.batch_size,
@@ -198,20 +136,39 @@ def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[B
     return train_batches, data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
 
 
-def new_network(C: TrainSettings, arch: dict, source: object, processes: Processes) -> SwitchableNetwork:
-    """The network of `arch`, which comes from `source`, with random weights or those of `C.pretrain`, on its device."""
+def parts_of(C: TrainSettings, model: SwitchableNetwork, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What a run resumes: name -> `Stateful`."""
+    parts = {"model": model, "optimizer": optimizer, "loss": Mean()}
+    return parts | {"average": averaged_model(model, C.ema)} if C.ema else parts
+
+
+def new_parts(C: TrainSettings, arch: dict, source: object) -> dict[str, Any]:
+    """The parts of a run that has not begun."""
+    model = build(arch, C.to_dict(), Precision(**C.precision_arguments()), source)
+    return parts_of(C, model, make_optimizer(list(model.parameters()), C))
+
+
+def read_pretrained(C: TrainSettings, arch: dict, source: object) -> NetworkFile:
+    """The weights.pt of `C.pretrain`. Raises `UserError` where it is of another network, or other bit-widths."""
+    file = read_weights(str(C.pretrain))
+    check_bits(file.bits, C, file.path)
+    assert file.settings is not None
+    with torch.device("meta"):
+        parts = new_parts(C.replaced(num_classes=file.settings.num_classes), arch, source)
+    check_weights(parts["model"], file.weights, file.path)
+    return file
+
+
+def new_network(
+    C: TrainSettings, arch: dict, source: object, processes: Processes, pretrained: NetworkFile | None
+) -> SwitchableNetwork:
+    """The network of `arch`, which comes from `source`, with random weights or those `pretrained`, on its device."""
     seed_everything(C.seed)
     precision = Precision(**C.precision_arguments())
     model = placed(build(arch, C.to_dict(), precision, source), processes.device, C.channels_last)
     model = synchronised(with_kernels(model, **C.kernel_arguments()), processes, C.sync_bn)
-    if C.pretrain:
-        path = find(C.pretrain, "weights.pt")
-        content = processes.from_main(load_checkpoint, path, ["model", "bits"], "weights.pt of train.py")
-        if content["bits"] != list(precision.bit_widths):
-            raise UserError(
-                f"{path} has the bit-widths {content['bits']}, num_bits_list has {list(precision.bit_widths)}"
-            )
-        load_weights(model, content["model"], path)
+    if pretrained is not None and pretrained.weights is not None:
+        load_weights(model, pretrained.weights, pretrained.path)
     return model
 
 
@@ -223,8 +180,8 @@ def recalibrated(
 ) -> dict[int, float] | None:
     """Recalibrate every bit-width of `model` on `batches()`, its own statistics only; returns None.
 
-    As released (`C.recalibration` = all) each bit-width's recalibration undoes the others': then the model is left as
-    trained, and returned is what `measured([bits])` says of each bit-width after its own.
+    As released (`C.recalibration` = all), each bit-width's recalibration undoes the others'. The model then stays as
+    trained, and the result holds `measured([bits])` of each bit-width after its own recalibration.
     """
     if C.recalibration == "own":
         for bits in model.precision.bit_widths:
@@ -237,67 +194,6 @@ def recalibrated(
         result |= measured([bits])
     model.load_state_dict(as_trained)
     return result
-
-
-def tested(data: DataSet, C: TrainSettings) -> int:
-    """Test images that an accuracy is over."""
-    return min(len(data.test), 4 * C.batch_size * C.max_steps or len(data.test))
-
-
-def check_shape(searched: dict | None, C: TrainSettings, path: object) -> None:
-    """`UserError` where this run, without having been told, shapes the network unlike the search of `path`."""
-    shape = ["num_layer_list", "num_channel_list", "stride_list", "stem_channel", "stem_stride", "header_channel"]
-    for name in shape if isinstance(searched, dict) else []:
-        before, now = searched.get(name, getattr(C, name)), getattr(C, name)
-        if name not in C.given and before != now:
-            raise UserError(
-                f"{path} was searched with {name} = {as_text(before)}, this run has {as_text(now)}: name the --preset "
-                f"of the search, or mean it with --{name}"
-            )
-
-
-def architecture(C: TrainSettings) -> tuple[dict, str]:
-    """What `networks.build_network` makes a network of, and what messages call it: arch.pt, or a network by name."""
-    if C.network != "derived":
-        return {"network": C.network}, f"network = {C.network}"
-    path = find(C.load_path, "arch.pt")
-    arch = load_checkpoint(path, ["ops"], "arch.pt of train_search.py")
-    check_shape(arch.get("config"), C, path)
-    return {"ops": list(arch["ops"])}, str(path)
-
-
-def build(arch: dict, settings: dict, precision: Precision, source: object) -> SwitchableNetwork:
-    """The network of an architecture that comes from `source`; `UserError` where they do not fit."""
-    try:
-        return build_network(arch, settings, precision)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{source}: {error}") from error
-
-
-def evaluate(C: TrainSettings, processes: Processes) -> None:
-    """Print the accuracy of a weights.pt per bit-width: its own settings, but for those named on the command line."""
-    path = find(C.pretrain or C.save, "weights.pt")
-    needs = ["model", "arch", "bits", "config"]
-    checkpoint = processes.from_main(load_checkpoint, path, needs, "weights.pt of train.py")
-    machine = {"dataset_path", "device", "num_workers", "prefetch", "memory_limit_mb", "batch_size", "max_steps"}
-    own = {name: value for name, value in checkpoint["config"].items() if name not in C.named | machine}
-    wanted = C.num_bits_list if "num_bits_list" in C.named else checkpoint["bits"]
-    C = C.replaced(**own)
-    missing = [bits for bits in wanted if bits not in checkpoint["bits"]]
-    if missing:
-        raise UserError(f"setting num_bits_list: {path} has no bit-width {missing[0]}, only {checkpoint['bits']}")
-    tune_cpu(C.num_threads, C.keep_memory)
-    tune_gpu(C.tf32)
-    precision = Precision(**C.precision_arguments() | {"bit_widths": checkpoint["bits"]})
-    with processes.in_turn():
-        data = load_data(**C.data_arguments(), device=processes.device)
-    model = build(checkpoint["arch"], C.replaced(num_classes=data.num_classes).to_dict(), precision, path)
-    load_weights(model, checkpoint["model"], path)
-    model = placed(model, processes.device, C.channels_last)
-    batches = data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
-    result = accuracy(model, batches, wanted, C.max_steps, processes.total)
-    if processes.is_main:
-        print(f"{path} on {tested(data, C)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
 
 
 if __name__ == "__main__":

@@ -4,148 +4,79 @@ A supernet's weights train at all bit-widths by CDT, its architecture parameters
 held-out images. Settings: config_search.py. Next stage: train.py.
 """
 
-import gc
 import random
-import shlex
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count, islice
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
 from instantnet.architect import Architect, next_flops_weight
-from instantnet.dataloader import Batches, DataSet, load_data, split_indices
+from instantnet.dataloader import Batches, DataSet, endless, split_indices
 from instantnet.distill import Cascade
-from instantnet.engine.checkpoint import find, load_checkpoint, load_optimizer, load_weights, save_checkpoint
-from instantnet.engine.commands import resume_command, stage_command
+from instantnet.engine.checkpoint import load_weights
+from instantnet.engine.commands import resume_command
 from instantnet.engine.distributed import Processes, joined
-from instantnet.engine.errors import UserError, exit_status
-from instantnet.engine.log import RunLog, per_bits
-from instantnet.engine.loop import (
-    Mean,
-    accuracy,
-    finite_losses,
-    finite_weights,
-    frozen,
-    learning_rate,
-    make_optimizer,
-    updater,
-)
-from instantnet.engine.machine import (
-    autocasted,
-    compiled,
-    derived_seed,
-    placed,
-    seed_everything,
-    tune_cpu,
-    tune_gpu,
-    versions,
-)
-from instantnet.engine.resume import Position, goes_on, load_newest, recorded
+from instantnet.engine.errors import exit_status
+from instantnet.engine.loop import Mean, accuracy, finite_losses, frozen, updater
+from instantnet.engine.machine import derived_seed, seed_everything
+from instantnet.engine.run import Attribute
 from instantnet.engine.synchronised import synchronised
-from instantnet.engine.version import version_line
+from instantnet.formats import ARCHITECTURE, SEARCH_RUN, header, read_supernet
 from instantnet.kernels import with_kernels
 from instantnet.model_search import Supernet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision
+from instantnet.selection import Best, report
 from instantnet.settings.configuration import configuration
-from instantnet.settings.schema import as_text, from_command_line
+from instantnet.settings.schema import from_command_line
 from instantnet.settings.stages import SearchSettings
+from instantnet.strategies import autocasted, compiled, placed
+from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared, training_command
 
 
 def main(argv: list[str] | None = None) -> None:
-    C = from_command_line(*configuration("config_search"), argv, __doc__)
+    C = from_command_line(*configuration(SearchSettings), argv, __doc__)
     with joined(C.device) as processes:
         search(C, processes, resume_command("search", "train_search.py", argv, C.resume is True))
 
 
 def search(C: SearchSettings, processes: Processes, command: str) -> None:
-    """Search, save and tell; command: what continues this run. Every process does the same on its share of a batch."""
-    tune_cpu(C.num_threads, C.keep_memory)
-    tune_gpu(C.tf32)
-    if processes.from_main(goes_on, C.save):
-        C = C.replaced(resume=True)
-    with processes.in_turn():
-        data = load_data(**C.data_arguments(), device=processes.device)
-    C = C.replaced(num_classes=data.num_classes)
-    next_stage = next_command(C)  # now: a mistake in config_train.py should not wait for the end of the search
-    for_weights, for_alpha = split_indices(
-        len(data.train), C.train_portion, derived_seed(C.seed, "split"), shuffled=C.split == "random"
-    )
-    weight_batches, alpha_batches, held_out = batches_of(C, data, for_weights, for_alpha, processes)
+    """Search, save and report. Every process does the same on its share of a batch.
+
+    command: the shell command that resumes this run.
+    """
+    pretrained = processes.from_main(read_supernet, C.pretrain) if C.pretrain else None
+    C, data = prepared(C, processes, SEARCH_RUN, new_parts)
+    next_stage = training_command(C)  # now: a mistake in config_train.py should not wait for the end of the search
+    weight_batches, alpha_batches, held_out = batches_of(C, data, processes)
     steps = min(len(weight_batches), C.max_steps or len(weight_batches))
 
-    supernet = new_supernet(C, processes)
-    precision = supernet.precision
+    supernet = new_supernet(C, processes, pretrained)
+    precision, weights = supernet.precision, supernet.weight_parameters()
     in_training = autocasted(compiled(supernet, C.compile), C.mixed_precision, processes.device)
-    weights = supernet.weight_parameters()
     optimizer = make_optimizer(weights, C)
     update = updater(optimizer, weights, C.grad_clip)
-    architect = Architect(
-        model=in_training,
-        alpha=supernet.alpha,
-        bits=bit_widths_named(C.alpha_bits, precision)[0],
-        expected_flops=supernet.expected_flops,
-        learning_rate=C.arch_learning_rate,
-        betas=C.betas,
-        flops_weight=C.flops_weight,
-        alpha_step=C.alpha_step,
-        mean=processes.mean,
-    )
+    architect = new_architect(C, supernet, in_training, processes.mean)
     bit_widths = bit_widths_named(C.weight_bits, precision)
-    exchange = {"mean": processes.mean, "last_backward": processes.gradient_exchange(weights)}
-    cascade = Cascade(bit_widths, **C.cascade_arguments(), **exchange)
-    best, loss, alpha_loss = None, Mean(), Mean()
-    start, loaded, saved = Position(), None, {}
-    if C.resume:
-        needs = ["model", "optimizer", "arch_optimizer", "flops_weight", "best", "loss", "alpha_loss"]
-        loaded, saved = processes.from_main(load_newest, C, needs, "checkpoint.pt of train_search.py", steps)
-        start, best = Position(saved["epoch"], saved["step"]), saved["best"]
-        load_weights(supernet, saved["model"], loaded)
-        load_optimizer(optimizer, saved["optimizer"], loaded)
-        load_optimizer(architect.optimizer, saved["arch_optimizer"], loaded)
-        architect.flops_weight = saved["flops_weight"]
-        loss.load(saved["loss"], loaded)
-        alpha_loss.load(saved["alpha_loss"], loaded)
-        if best and processes.is_main:
-            save_checkpoint(f"{C.save}/arch.pt", best)
-        if not best and start.epoch >= C.nepochs:
-            raise UserError(f"{loaded} has no architecture yet: resume with nepochs above {start.epoch}")
-        C = C.replaced(resume=False)  # what is recorded is the same for the run that was never interrupted
+    last_backward = processes.gradient_exchange(weights)
+    cascade = Cascade(bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
+    parts = parts_of(C, supernet, optimizer, architect)
+    best, loss, alpha_loss = parts["best"], parts["loss"], parts["alpha_loss"]
+    best.header = lambda ops: header(ARCHITECTURE, {"ops": ops}, C, data)
+    run = new_run(C, parts, processes, command, header(SEARCH_RUN, {"network": "supernet"}, C, data), steps)
 
-    def state() -> dict:
-        """What checkpoint.pt holds beside the position."""
-        processes.average_statistics(supernet)
-        return {
-            "model": supernet.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "arch_optimizer": architect.optimizer.state_dict(),
-            "flops_weight": architect.flops_weight,
-            "best": best,
-            "loss": loss.state(),
-            "alpha_loss": alpha_loss.state(),
-            "config": C.to_dict(),
-        }
-
-    images_per_epoch = min(steps * C.batch_size, weight_batches.num_images)
-    recording = recorded(C, processes, state, start, loaded, saved.get("log_sizes"), command, images_per_epoch)
-    with recording as (log, checkpoints, progress):
-        split = f"{len(for_weights)} images for weights, {len(for_alpha)} for alpha"
-        log.line(version_line(processes.device))
-        log.line(f"search on {data.name}: {split} ({processes})")
-        log.settings(C, "config_search.py", versions(), resumed=saved.get("config"))
-        if loaded:
-            log.line(f"resumed from {loaded}, at {start}")
-        gc.freeze()  # what is built stays: collections in the loop need not walk thousands of modules
-        for epoch in range(start.epoch, C.nepochs):
-            begin = time.perf_counter()
-            first = checkpoints.first_step(epoch)
+    with run.recorded(weight_batches, steps, C.nepochs) as log:
+        best.save_again(run)
+        halves = f"{len(weight_batches.indices)} images for weights, {len(alpha_batches.indices)} for alpha"
+        announce(log, C, run, "config_search.py", f"search on {data.name}: {halves} ({processes})", data)
+        for line in unreachable_window(supernet, C):
+            log.line(line)
+        for epoch in run.epochs():
             supernet.temperature = C.temp_init * C.temp_decay**epoch
-            weight_batches.set_epoch(epoch)
-            held_out_images = endless(alpha_batches, epoch, first)
+            held_out_images = endless(alpha_batches, epoch, run.first_step(epoch))
             supernet.train()
-            for step, (images, labels) in enumerate(islice(weight_batches.iterate_from(first), steps - first), first):
+            for step, (images, labels) in run.steps(epoch):
                 optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 noise = derived_seed(C.seed, "gumbel", epoch, step)  # one sample of it for the whole step
                 supernet.generator.manual_seed(noise)
@@ -158,23 +89,14 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 with frozen([supernet.alpha]):
                     supernet.sample()
                     weight = weight_batches.weight(step)
-                    losses = cascade.step(
-                        in_training,
-                        images,
-                        labels,
-                        update,
-                        random.Random(derived_seed(C.seed, "sandwich", epoch, step)),
-                        precision.frozen_statistics,
-                        weight,
-                    )
+                    rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
+                    losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics, weight)
 
-                losses = finite_losses(processes.mean_losses(losses, weight), epoch, step, checkpoints.last_good)
+                values = finite_losses(processes.mean_losses(losses, weight), epoch, step, run.last_good)
                 held_out_loss = processes.mean_losses({architect.bits: cross_entropy}, share)
-                alpha_loss.add(finite_losses(held_out_loss, epoch, step, checkpoints.last_good))
-                loss.add(losses)
-                progress.step(weight_batches.images_in(step), epoch, C.nepochs, losses)
-                checkpoints.after_step(epoch, step, steps)
-            finite_weights(supernet.state_dict(), f"by the end of epoch {epoch + 1}", checkpoints.last_good)
+                alpha_loss.add(finite_losses(held_out_loss, epoch, step, run.last_good))
+                loss.add(values)
+                run.progress.losses(values)
 
             flops, flops_weight = supernet.derived_flops(), architect.flops_weight
             metrics = {
@@ -184,82 +106,119 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 "flops_weight": flops_weight,
                 "temperature": supernet.temperature,
                 "lr": optimizer.param_groups[0]["lr"],
-                "images_per_s": max(0, images_per_epoch - first * C.batch_size) / (time.perf_counter() - begin),
+                "images_per_s": run.images_per_s,
             }
-            text = f"epoch {epoch + 1:3}/{C.nepochs}  loss {per_bits(loss.value(), '.3f')}"
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:
                 processes.average_statistics(supernet)
-                unseen = checkpoints.unless_stopped(held_out)
+                unseen = run.unless_stopped(held_out)
                 metrics["accuracy"] = validate(supernet, unseen, bit_widths, C, epoch, processes.total)
-                text += f"  | accuracy % {per_bits(metrics['accuracy'], '.1f')}"
-                candidate = {
-                    "ops": supernet.derived_ops(),
-                    "alpha": supernet.alpha.detach().cpu().clone(),
-                    "flops": flops,
-                    "accuracy": metrics["accuracy"],
-                    "epoch": epoch,
-                    "config": C.to_dict(),
-                }
-                if best is None or C.arch_choice == "last" or rank(candidate, C) > rank(best, C):
-                    best = candidate
-                    if processes.is_main:
-                        save_checkpoint(f"{C.save}/arch.pt", best)
+                best.consider(supernet, flops, metrics["accuracy"], epoch, run)
             architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
-            log.line(
-                f"{text}  | {flops / 1e6:.2f} MFLOPs, lambda {flops_weight:.1e}, {metrics['images_per_s']:.0f} img/s"
-            )
-            log.epoch(epoch, metrics)
+            log.epoch(epoch, metrics, C.nepochs, f"{flops / 1e6:.2f} MFLOPs, lambda {flops_weight:.1e}")
             loss.clear()
             alpha_loss.clear()
-            checkpoints.after_epoch(epoch)
-        report(best, C, log)
+        report(best.found, C, log)
         log.line(f"\nwrote {C.save}/arch.pt\nnext: {next_stage}")
 
 
-def batches_of(
-    C: SearchSettings, data: DataSet, for_weights: Sequence[int], for_alpha: Sequence[int], processes: Processes
-) -> tuple[Batches, Batches, Batches]:
-    """The training images that train the weights, those that train alpha, and what the supernet is validated on, in
-    batches of which this process gets its share."""
-    batches = {"batch_size": C.batch_size, "drop_last": C.drop_last, "shuffle": C.shuffle, "augment": True}
+def batches_of(C: SearchSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches, Batches]:
+    """(images for the weights, images for alpha, images for validation), in batches of this process's share."""
+    halves = len(data.train), C.train_portion, derived_seed(C.seed, "split")
+    for_weights, for_alpha = split_indices(*halves, shuffled=C.split == "random")
+    batches: dict[str, Any] = {
+        "batch_size": C.batch_size,
+        "drop_last": C.drop_last,
+        "shuffle": C.shuffle,
+        "augment": True,
+    }
     batches |= processes.shard
     weight_batches = data.batches("train", for_weights, seed=derived_seed(C.seed, "weights"), **batches)
     alpha_batches = data.batches("train", for_alpha, seed=derived_seed(C.seed, "alpha"), **batches)
-    held_out = ("test",) if C.validation == "released" else ("train", for_alpha)
-    as_they_are = {"batch_size": 4 * C.batch_size, "shuffle": False, "augment": False, **processes.shard}
-    return weight_batches, alpha_batches, data.batches(*held_out, **as_they_are)
+    subset, indices = ("test", None) if C.validation == "released" else ("train", for_alpha)
+    as_they_are: dict[str, Any] = {
+        "batch_size": 4 * C.batch_size,
+        "shuffle": False,
+        "augment": False,
+        **processes.shard,
+    }
+    return weight_batches, alpha_batches, data.batches(subset, indices, **as_they_are)
 
 
-def new_supernet(C: SearchSettings, processes: Processes) -> Supernet:
-    """A supernet with random weights, or those of `C.pretrain`, on its device."""
-    seed_everything(C.seed)
+def parts_of(
+    C: SearchSettings, supernet: Supernet, optimizer: torch.optim.Optimizer, architect: Architect
+) -> dict[str, Any]:
+    """What a run resumes: name -> `Stateful`."""
+    return {
+        "model": supernet,
+        "optimizer": optimizer,
+        "arch_optimizer": architect.optimizer,
+        "flops_weight": Attribute(architect, "flops_weight"),
+        "best": Best(C),
+        "loss": Mean(),
+        "alpha_loss": Mean(),
+    }
+
+
+def new_parts(C: SearchSettings) -> dict[str, Any]:
+    """The parts of a run that has not begun."""
+    supernet = build_supernet(C)
+    optimizer = make_optimizer(supernet.weight_parameters(), C)
+    return parts_of(C, supernet, optimizer, new_architect(C, supernet, supernet))
+
+
+def build_supernet(C: SearchSettings) -> Supernet:
+    """A supernet with random weights."""
     precision = Precision(**C.precision_arguments())
-    supernet = Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
+    return Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
+
+
+def new_supernet(C: SearchSettings, processes: Processes, pretrained: dict[str, Any] | None) -> Supernet:
+    """A supernet with random weights, or those `pretrained`, on its device."""
+    seed_everything(C.seed)
+    supernet = build_supernet(C)
     supernet = placed(supernet, processes.device, C.channels_last)
     supernet = synchronised(with_kernels(supernet, **C.kernel_arguments()), processes, C.sync_bn)
     supernet.noise_per_forward = C.gumbel_noise == "per_forward"
-    if C.pretrain:
-        path = find(C.pretrain, "checkpoint.pt")
-        content = processes.from_main(load_checkpoint, path, ["model"], "checkpoint.pt of train_search.py")
-        load_weights(supernet, content["model"], path)
+    if pretrained is not None:
+        load_weights(supernet, pretrained, str(C.pretrain))
     return supernet
+
+
+def new_architect(
+    C: SearchSettings,
+    supernet: Supernet,
+    in_training: Callable[..., torch.Tensor],
+    mean: Callable[[torch.Tensor], torch.Tensor] = lambda gradient: gradient,
+) -> Architect:
+    """The optimiser of alpha for this supernet. mean: of a tensor over the processes."""
+    return Architect(
+        model=in_training,
+        alpha=supernet.alpha,
+        bits=bit_widths_named(C.alpha_bits, supernet.precision)[0],
+        expected_flops=supernet.expected_flops,
+        learning_rate=C.arch_learning_rate,
+        betas=C.betas,
+        flops_weight=C.flops_weight,
+        alpha_step=C.alpha_step,
+        mean=mean,
+    )
+
+
+def unreachable_window(supernet: Supernet, C: SearchSettings) -> list[str]:
+    """A line where the FLOPs window holds no network of the search space, however alpha ends."""
+    low, high = supernet.flops_range()
+    if C.flops_min <= high and C.flops_max >= low:
+        return []
+    return [
+        f"note: no candidate reaches the window flops_min = {C.flops_min / 1e6:g} to flops_max = "
+        f"{C.flops_max / 1e6:g} MFLOPs; the smallest has {low / 1e6:.4g}, the largest {high / 1e6:.4g}"
+    ]
 
 
 def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:
     """`all`, `highest` or `lowest` of the network's bit-widths."""
     widths = precision.bit_widths
     return {"all": widths, "highest": widths[-1:], "lowest": widths[:1]}[name]
-
-
-def endless(batches: Batches, epoch: int, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
-    """The alpha half in ever new order, from a step of an epoch on: it may be smaller than the weights' half. Images,
-    labels, and their weight among the processes'."""
-    first_lap, position = divmod(first_step, len(batches))
-    for lap in count(first_lap):
-        batches.set_epoch(epoch * 1000 + lap)
-        for step, (images, labels) in enumerate(batches.iterate_from(position), position):
-            yield images, labels, batches.weight(step)
-        position = 0
 
 
 def validate(
@@ -272,7 +231,7 @@ def validate(
 ) -> dict[int, float]:
     """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
 
-    As released: fresh noise in every pass, and each bit-width's figure the mean over it and those before it.
+    As released: fresh noise in every pass, and for each bit-width the mean over it and those before it.
     """
     supernet.generator.manual_seed(derived_seed(C.seed, "validation", epoch))
     supernet.noise_per_forward = C.validation == "released"
@@ -283,41 +242,6 @@ def validate(
         values = list(result.values())
         result = {bits: sum(values[: i + 1]) / (i + 1) for i, bits in enumerate(result)}
     return result
-
-
-def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
-    """Larger is better: inside the FLOPs window, or nearest to it; then the accuracy at alpha's bit-width."""
-    flops, accuracies = candidate["flops"], candidate["accuracy"]
-    bits = (min if C.alpha_bits == "lowest" else max)(accuracies)
-    return -max(C.flops_min - flops, flops - C.flops_max, 0), accuracies[bits]
-
-
-def report(best: dict, C: SearchSettings, log: RunLog) -> None:
-    """What was found."""
-    accuracies = per_bits(best["accuracy"], ".2f")
-    log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")
-    if rank(best, C)[0] < 0:
-        window = f"{C.flops_min / 1e6:g} to {C.flops_max / 1e6:g} MFLOPs"
-        log.line(f"no epoch's architecture was inside {window}; this one is the nearest")
-    ops = iter(best["ops"])
-    for stage, (layers, channels) in enumerate(zip(C.num_layer_list, C.num_channel_list, strict=True)):
-        log.line(f"  stage {stage + 1}, {channels:3} channels: {'  '.join(islice(ops, layers))}")
-
-
-def next_command(C: SearchSettings) -> str:
-    """The command of stage 2 for what this search found: its presets, and whatever else shapes data and network."""
-    NEXT, NEXT_PRESETS = configuration("config_train")
-    presets = ",".join(name for name in C.preset.split(",") if name in NEXT_PRESETS)
-    words = ["--preset", presets] if presets else []
-    following = from_command_line(NEXT, NEXT_PRESETS, words, "")
-    data = ["dataset", "dataset_path", "image_height", "image_width", "crop_padding", "flip"]
-    shape = ["num_layer_list", "num_channel_list", "stride_list", "stem_channel", "stem_stride", "header_channel"]
-    for name in [*data, *shape, "num_bits_list", "quantize_ends"]:
-        if getattr(C, name) != getattr(following, name):
-            words += [f"--{name}", as_text(getattr(C, name))]
-    if C.save != following.load_path:
-        words += ["--load_path", C.save]
-    return shlex.join([*stage_command("train", "train.py"), *words])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ __all__ = ["Progress", "Report", "map_network"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # on first use, so that `import automapper` loads neither numba nor the search
+    if name in __all__:  # on first use: `import automapper` loads neither numba nor the search
         from automapper import api
 
         return getattr(api, name)

@@ -6,19 +6,21 @@ Settings: config_map.py. The same from Python: automapper.map_network.
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from automapper import api
 from automapper.budget import parse_budget
-from automapper.interrupt import interrupt_held_back
+from automapper.engines import check_engine
+from automapper.folder import result_folder, write_outputs
+from automapper.interrupt import interrupt_held_back, sigterm_interrupts
 from automapper.objective import parse_objective
 from automapper.workload import Network, distinct_problems, listed
-from hw_model import InputError, load_device
-from hw_model.widths import in_words
+from hw_model import Device, InputError, load_device
+from hw_model.widths import Bits, in_words
 from instantnet.engine.errors import UserError, exit_status
-from instantnet.engine.folders import writable_folder
 from instantnet.engine.version import version_line
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
@@ -33,12 +35,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(argv: Sequence[str]) -> None:
-    C = from_command_line(*configuration("config_map"), argv, __doc__)
-    parse_objective(C.objective, C.delay), parse_budget(C.budget)  # mistakes first: networks take seconds to load
+    C = from_command_line(*configuration(MapSettings), argv, __doc__)
+    check_engine(C.engine)  # mistakes first, because networks take seconds to load
+    parse_objective(C.objective, C.delay), parse_budget(C.budget)
     device = load_device(C.device)
     network = read_network(C)
     bit_widths = api.chosen_bits(C.bits, network)
-    folder = writable_folder(C.save, f"setting save = {C.save!r}")
+    with result_folder(C.save, f"setting save = {C.save!r}") as folder, sigterm_interrupts():
+        search_and_write(C, network, device, bit_widths, folder)
+
+
+def search_and_write(
+    C: MapSettings, network: Network, device: Device, bit_widths: Sequence[Bits], folder: Path
+) -> None:
+    """Search, say what was found, and replace the result in the folder."""
     place = device.name if C.device == device.name else f"{device.name} of {C.device}"
     print(
         f"{version_line()}\n"
@@ -48,9 +58,9 @@ def run(argv: Sequence[str]) -> None:
         flush=True,
     )
     report = api.run(network, device, C.to_dict(), Bar())
-    with interrupt_held_back():
-        report.write(folder)
     content = report.to_dict()
+    with interrupt_held_back():
+        write_outputs(folder, content, device)
     search = content["search"]
     missed = "" if C.goal is None else ", goal not met"
     ended = (
@@ -72,9 +82,9 @@ class Bar(api.Progress):
     """A progress bar with the best so far."""
 
     def __init__(self) -> None:
-        self.bar = None
+        self.bar: tqdm | None = None
 
-    def searched(self, share: float, edp_js: Mapping[int, float]) -> None:
+    def searched(self, share: float, edp_js: Mapping[Bits, float]) -> None:
         bar = self._open()
         bar.n = round(100 * share)
         bar.set_postfix_str("best EDP (J*s) " + "  ".join(f"{bits}b {edp:.3e}" for bits, edp in edp_js.items()))
@@ -97,7 +107,7 @@ class Bar(api.Progress):
 
 
 def proven(report: Mapping[str, Any]) -> str:
-    """What the exhaustive engine has shown, one line; of another engine "" ."""
+    """What the exhaustive engine has proven, as one line; "" for another engine."""
     covered, open_gaps, seen = 0, [], []
     for layer in (layer for row in report["bit_widths"] for layer in row["layers"] if "exhaustive" in layer):
         if (problem := (layer["dims"], layer["bits"])) in seen:
@@ -116,12 +126,12 @@ def proven(report: Mapping[str, Any]) -> str:
 
 
 def read_network(C: MapSettings) -> Network:
-    """What the settings `network` or `checkpoint` name."""
+    """The network that the settings `network` or `checkpoint` name."""
     if C.network is not None and "checkpoint" in C.given:
         raise UserError(f"settings checkpoint = {C.checkpoint!r} and network = {C.network!r}: give one of them")
     if C.network is not None and C.network.endswith(api.YAML):
         return api.read_network(C.network, C.batch)
-    from automapper import layers  # here: torch takes seconds to load, --help and mistakes need not wait
+    from automapper import layers  # imported here: torch takes seconds to load, and --help and mistakes need none of it
 
     return (
         layers.load_network(C.checkpoint, C.batch) if C.network is None else layers.load_torchvision(C.network, C.batch)
@@ -129,8 +139,8 @@ def read_network(C: MapSettings) -> Network:
 
 
 def with_network_setting(argv: Sequence[str]) -> list[str]:
-    """The words of the command line with `CHECKPOINT` turned into `--checkpoint CHECKPOINT`, or `LAYERS.yaml` into
-    `--network LAYERS.yaml`."""
+    """The words of the command line, with `CHECKPOINT` as `--checkpoint CHECKPOINT` and `LAYERS.yaml` as `--network
+    LAYERS.yaml`."""
     words = list(argv)
     position = 0
     free = []

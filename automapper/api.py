@@ -1,4 +1,4 @@
-"""AutoMapper from Python: `map_network` searches, the `Report` it returns prints, converts and writes what was found.
+"""AutoMapper from Python: `map_network` searches; the `Report` it returns prints, converts and writes the result.
 
 report = automapper.map_network("resnet18", "eyeriss", bits=[4, 8])
 print(report)
@@ -17,32 +17,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from automapper.baselines import EVERY, Baselines, check_fit, chosen_baselines
+from automapper.baselines import Baselines, check_fit, chosen_baselines
 from automapper.budget import parse_budget
+from automapper.engines import check_engine
 from automapper.fixed import add_fixed, fixed_problems
-from automapper.folder import write_outputs
+from automapper.folder import result_folder, write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import network_of, read_layers
 from automapper.objective import Objective, parse_objective
 from automapper.pipelines import Pipelines
 from automapper.published import add_published
 from automapper.report import build_report
-from automapper.result import found_of, network_cost, value_of
+from automapper.result import best_of, network_cost, value_of
 from automapper.search import NoMapping, Outcome, load_compiled, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
-from automapper.workload import Bits, Network, distinct_problems
+from automapper.workload import Network, distinct_problems
 from hw_model import Device, Layer, load_device
-from hw_model.widths import in_words, width_order, widths_of
+from hw_model.widths import Bits, in_words, width_order, widths_of
 from instantnet.engine.errors import UserError
-from instantnet.engine.folders import writable_folder
 from instantnet.settings.stages import MapSettings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PIPELINE_SHARE = 0.2  # of a search's mappings go to each size of a pipeline's stage
-BIT_WIDTHS = (4, 8, 12, 16, 32)  # where neither the caller nor the network names any: the paper's
+BIT_WIDTHS = (4, 8, 12, 16, 32)  # the paper's, where neither the caller nor the network names any
 YAML = (".yaml", ".yml")
 
 
@@ -50,7 +50,7 @@ class Report:
     """What a search found: `print(report)` shows the table, `to_dict()` is report.json, `write(folder)` all files."""
 
     def __init__(self, content: Mapping[str, Any], device: Device):
-        self._content = json.loads(json.dumps(content))  # as a reader of the file has it: keys as text
+        self._content = json.loads(json.dumps(content))  # as read back from the file: keys are text
         self._device = device
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,11 +62,13 @@ class Report:
         return summary(self._content)
 
     def write(self, folder: str | os.PathLike) -> None:
-        """Write report.json, report.html and mappings/ into `folder`, which is made where it does not exist.
+        """Write report.json, report.html and mappings/ into `folder`, which is created if needed.
 
-        Raises UserError where nothing can be written there.
+        A result that is there already is replaced as a whole. Raises UserError where nothing can be written, or where
+        another process has the folder.
         """
-        write_outputs(writable_folder(Path(folder), f"folder {os.fspath(folder)!r}"), self._content, self._device)
+        with result_folder(Path(folder), f"folder {os.fspath(folder)!r}") as place:
+            write_outputs(place, self._content, self._device)
 
     def __str__(self) -> str:
         return self.summary()
@@ -77,9 +79,9 @@ class Report:
 
 
 class Progress:
-    """What a search reports while it runs. This one ignores it; a subclass shows it."""
+    """Progress of a search. This class ignores it; a subclass shows it."""
 
-    def searched(self, share: float, edp_js: Mapping[int, float]) -> None:
+    def searched(self, share: float, edp_js: Mapping[Bits, float]) -> None:
         """share: of the budget used so far; edp_js: bit-width -> the best EDP of the network so far."""
 
     def proved(self, done: int, of: int) -> None:
@@ -96,20 +98,11 @@ def map_network(
     *,
     example: Tensor | Sequence[Any] | None = None,
     batch: int = 1,
-    objective: str = "edp",
-    delay: str = "latency",
-    budget: int | str = 20000,
-    seed: int = 0,
-    engine: str = "evolution",
-    stages: int = 3,
-    goal: float | None = None,
-    baselines: Sequence[str] | None = None,
-    dataflow: Sequence[str] = (),
-    within: str | None = None,
-    fixed_at: int | None = None,
-    workers: int = 0,
-    backend: str = "threading",
+    objective: str = MapSettings.objective,
+    budget: int | str = MapSettings.budget,
+    seed: int = MapSettings.seed,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> Report:
     """Search a mapping onto `device` for every layer and bit-width of `network`.
 
@@ -123,35 +116,39 @@ def map_network(
             device "meta", with the module: nothing is computed then.
         batch: images per inference; multiplies N where the network is a list of layers. Not for a module: N is that of
             `example`.
+        objective: "edp", "energy", "latency", or weights as in "energy=1,latency=2".
         budget: mappings per layer, bit-width and dataflow, or seconds in all as text: "30s".
-        progress: told how far the search is.
-        baselines: names to show, None: all; dataflow: files of more of them; within: a name or a file that AutoMapper
-            itself has to keep to.
-        objective, delay, seed, engine, stages, goal, fixed_at, workers, backend: the settings of the command; see
-            `python -m automapper --help`.
+        progress: its methods are called as the search runs.
+        settings: any other setting of the command by its name, with its default: delay, engine, stages, goal,
+            baselines (names to show), dataflow (files of more of them), within (a name or a file that constrains
+            AutoMapper itself), fixed_at, workers, backend; see `python -m automapper --help`.
 
     Raises:
         UserError: a setting that is not legal, a network that cannot be mapped, or no valid mapping of a layer.
-        hw_model.InputError: a device or a layer that is none.
+        hw_model.InputError: `device` is no device, or a layer no layer.
     """
     widths = [bits] if isinstance(bits, int | str) else list(bits or ())
-    settings = MapSettings().replaced(
-        checkpoint="", network=None, save="", device="", bits=widths, batch=batch, objective=objective, delay=delay,
-        stages=stages, goal=goal, engine=engine, budget=str(budget), seed=seed, dataflow=list(dataflow), within=within,
-        baselines=list(EVERY if baselines is None else baselines), fixed_at=fixed_at, workers=workers, backend=backend,
+    if unknown := [name for name in settings if name in ("checkpoint", "network", "save", "device")]:
+        raise UserError(f"setting {unknown[0]}: not a keyword of map_network; use its arguments or Report.write")
+    given = {name: value for name, value in settings.items() if value is not None}  # None: the default
+    C = MapSettings().replaced(
+        checkpoint="", network=None, save="", device="", bits=widths, batch=batch, objective=objective,
+        budget=str(budget), seed=seed, **given,
     )  # fmt: skip
-    parse_objective(settings.objective, settings.delay), parse_budget(settings.budget)  # before torch is loaded
+    check_engine(C.engine)  # mistakes first: torch takes seconds to load
+    parse_objective(C.objective, C.delay)
+    parse_budget(C.budget)
     built = load_device(device)
-    read = read_network(network, settings.batch, example)
+    read = read_network(network, C.batch, example)
     place = "checkpoint" if read.bit_widths and isinstance(network, str | os.PathLike) else "network"
-    values = settings.to_dict() | {place: read.name, "device": _source(device, built)}
-    return run(read, built, values, progress)
+    return run(read, built, C.to_dict() | {place: read.name, "device": _source(device, built)}, progress)
 
 
 def read_network(
     network: str | os.PathLike | Sequence[Layer] | Network | nn.Module, batch: int = 1, example: Any = None
 ) -> Network:
-    """The layers of what `map_network` takes. Raises UserError or hw_model.InputError where it is nothing of that."""
+    """The layers of a `network` argument of `map_network`. Raises UserError or hw_model.InputError for anything
+    else."""
     if isinstance(network, _module_type()):
         if batch != 1:
             raise UserError(f"setting batch = {batch}: the batch of a module is that of its example input")
@@ -164,8 +161,10 @@ def read_network(
         return network
     if isinstance(network, str | os.PathLike):
         return _read_named(os.fspath(network), batch)
-    if isinstance(network, Sequence) and network and all(isinstance(layer, Layer) for layer in network):
-        return network_of(network, batch, "layers")
+    if isinstance(network, Sequence) and network:
+        shapes = [one for one in network if isinstance(one, Layer)]
+        if len(shapes) == len(network):
+            return network_of(shapes, batch, "layers")
     raise UserError(
         f"network: a {type(network).__name__} is neither a torch module, a path, a torchvision model's name nor a list "
         "of hw_model layers"
@@ -173,14 +172,14 @@ def read_network(
 
 
 def _module_type() -> Any:
-    """torch.nn.Module where torch is loaded, else (): then nothing can be one, and torch takes seconds to load."""
+    """torch.nn.Module if torch is loaded, else (): then nothing can be a module, and loading torch takes seconds."""
     return sys.modules["torch"].nn.Module if "torch" in sys.modules else ()
 
 
 def _read_named(name: str, batch: int) -> Network:
     if name.endswith(YAML):
         return read_layers(name, batch)
-    from automapper import layers  # here: torch takes seconds to load
+    from automapper import layers  # imported here: torch takes seconds to load
 
     if name.endswith(".pt") or os.sep in name or os.path.exists(name):
         return layers.load_network(name, batch)
@@ -188,7 +187,7 @@ def _read_named(name: str, batch: int) -> Network:
 
 
 def _source(given: Any, device: Device) -> Any:
-    """What the report names as the device, such that hw_model loads it: a name, a path, or a file's content."""
+    """The device in a form that hw_model loads again: a name, a path, or a file's content."""
     if not isinstance(given, Device):
         return given if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else os.fspath(given)
     try:
@@ -201,12 +200,13 @@ def _source(given: Any, device: Device) -> Any:
 
 
 def chosen_bits(bits: Sequence[Bits], network: Network) -> tuple[Bits, ...]:
-    """The bit-widths to map, by activations, then weights, lowest first: those asked for, else all of the network's,
-    else the paper's.
+    """The bit-widths to map: those asked for, else all of the network's, else the paper's.
+
+    They are sorted by activations, then weights, lowest first.
 
     Raises UserError where the network does not have one.
     """
-    specs = {widths_of(given).spec for given in bits}
+    specs: set[Bits] = {one.W if one.W == one.I else one.label for one in map(widths_of, bits)}  # "w8a8" is 8
     known = network.bit_widths
     missing = [width for spec in specs for width in widths_of(spec) if known and width not in known]
     if missing:
@@ -215,14 +215,14 @@ def chosen_bits(bits: Sequence[Bits], network: Network) -> tuple[Bits, ...]:
 
 
 def run(network: Network, device: Device, settings: Mapping[str, Any], progress: Progress | None = None) -> Report:
-    """Map `network` as `settings` say, those of MapSettings by name; they become part of the report.
+    """Map `network` with `settings`, those of MapSettings by name; they become part of the report.
 
     Ctrl-C ends the search; the report then holds the best so far. Raises UserError as `map_network` does.
     """
     objective = parse_objective(settings["objective"], settings["delay"])
     budget = parse_budget(settings["budget"])
     engine, seed = settings["engine"], settings["seed"]
-    spreading = settings["workers"], settings["backend"]
+    parallel = settings["workers"], settings["backend"]
     bit_widths = chosen_bits(settings["bits"], network)
     problems = distinct_problems(network, bit_widths)
     baselines = _baselines(network, device, settings, bit_widths)
@@ -230,14 +230,14 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
 
     with interrupt_held_back() as early:
         pipelines = Pipelines(
-            network, bit_widths, device, objective, settings["stages"], seed, *spreading, engine == "random",
+            network, bit_widths, device, objective, settings["stages"], seed, *parallel, engine == "random",
             baselines.own,
         )  # fmt: skip
         load_compiled(device)
     watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
     try:
         outcome = run_search(
-            problems, device, objective, budget, seed, engine, *spreading, watch.after_round, progress.proved,
+            problems, device, objective, budget, seed, engine, *parallel, watch.after_round, progress.proved,
             bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at),
         )  # fmt: skip
     except NoMapping as error:
@@ -250,7 +250,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     add_published(outcome, problems, device, objective)
     add_fixed(outcome, network, bit_widths, device)
     with interrupt_held_back() as came:
-        trade_layers(network, bit_widths, outcome, device, objective, seed, *spreading, engine != "random")
+        trade_layers(network, bit_widths, outcome, device, objective, seed, *parallel, engine != "random")
     outcome.interrupted |= bool(came)
     statistics = {
         "engine": engine,
@@ -268,8 +268,8 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         return Report(content, device)
 
 
-def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bit_widths: Sequence[int]) -> Baselines:
-    """The baselines that the settings ask for. Raises UserError where one cannot be had."""
+def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bit_widths: Sequence[Bits]) -> Baselines:
+    """The baselines that the settings name. Raises UserError where one does not exist or does not fit."""
     chosen = chosen_baselines(
         settings["baselines"], settings["dataflow"], settings["within"], settings["fixed_at"], bit_widths
     )
@@ -280,12 +280,12 @@ def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bi
 
 
 class _Watch:
-    """Follows a search round by round: pipelines keep pace with it; convergence; the goal."""
+    """Follows a search round by round: advances the pipelines, records convergence, checks the goal."""
 
     def __init__(
         self,
         network: Network,
-        bit_widths: Sequence[int],
+        bit_widths: Sequence[Bits],
         objective: Objective,
         goal: float | None,
         pipelines: Pipelines,
@@ -305,8 +305,9 @@ class _Watch:
                 outcome.interrupted = True
         self.mappings = outcome.mappings + self.pipelines.evaluated
         self.seconds = time.perf_counter() - self.begin
-        costs = {bits: network_cost(self.network, bits, outcome) for bits in self.bit_widths}
-        if not all(costs.values()):
+        sums = {bits: network_cost(self.network, bits, outcome) for bits in self.bit_widths}
+        costs = {bits: cost for bits, cost in sums.items() if cost}
+        if len(costs) < len(sums):
             return False
         edp_js = {bits: cost.edp_js for bits, cost in costs.items()}
         values = {bits: value_of(self.objective, cost) for bits, cost in costs.items()}
@@ -320,12 +321,12 @@ class _Watch:
             value <= self.goal or self._pipeline_value(bits) <= self.goal for bits, value in values.items()
         )
 
-    def _mean_layer(self, outcome: Outcome, bits: int) -> float:
-        """Geometric mean over the layers of what each minimises; it never rises, as the network's sums may."""
-        costs = [found.cost for found in found_of(self.network, bits, outcome)]
+    def _mean_layer(self, outcome: Outcome, bits: Bits) -> float:
+        """Geometric mean over the layers of what each minimises. Unlike the network's sums it never rises."""
+        costs = [found.cost for found in best_of(self.network, bits, outcome)]
         logs = [math.log(self.objective.value(cost.energy_j, cost.latency_s)) for cost in costs]
         return math.exp(sum(logs) / len(logs))
 
-    def _pipeline_value(self, bits: int) -> float:
+    def _pipeline_value(self, bits: Bits) -> float:
         pipeline = self.pipelines.best(bits)
         return value_of(self.objective, pipeline.cost) if pipeline else math.inf

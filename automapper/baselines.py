@@ -1,4 +1,4 @@
-"""What AutoMapper is compared with in a run: dataflows, the same with one mapping kept, and published mappings."""
+"""Baselines of a run: dataflows, the same with one mapping for all bit-widths, and published mappings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from automapper.dataflows import Dataflow, Unfit, built_in, constraints, load_dataflow, why_none
-from automapper.workload import Bits, Network, distinct_problems
+from automapper.workload import Network, distinct_problems
 from hw_model import Device
-from hw_model.widths import in_words, width_order
+from hw_model.widths import Bits, in_words, width_order
 from instantnet.engine.errors import UserError
 from instantnet.settings.schema import closest
 
@@ -19,8 +19,8 @@ EVERY = (*built_in(), f"row_stationary{FIXED}", PUBLISHED)  # what comes with th
 
 @dataclass(frozen=True)
 class Baselines:
-    """shown: names in the order of the report; own: what AutoMapper itself is constrained to, empty for nothing; added:
-    dataflows besides the built-in ones; fixed_at: the bit-width whose mapping the NAME_fixed keep."""
+    """shown: names in the order of the report; own: the dataflow that constrains AutoMapper itself, empty for none;
+    added: dataflows besides the built-in ones; fixed_at: the bit-width whose mapping NAME_fixed keeps."""
 
     shown: tuple[str, ...] = ()
     own: str | Dataflow = ""
@@ -38,8 +38,8 @@ class Baselines:
         return {**{name: name for name in built_in()}, **{one.name: one for one in self.added}}
 
     @property
-    def rivals(self) -> tuple[str, ...]:
-        """Names whose sums over a network AutoMapper does not stay behind: none where it is constrained itself."""
+    def references(self) -> tuple[str, ...]:
+        """Names whose sums over a network must not be better than AutoMapper's: none where it is constrained itself."""
         return () if self.own else tuple(dict.fromkeys([*self.dataflows, PUBLISHED, *self.shown]))
 
     def kept(self, name: str) -> str | Dataflow | None:
@@ -59,7 +59,7 @@ def chosen_baselines(
 
     Raises:
         InputError: of a dataflow's file.
-        UserError: a name that is none of a baseline, or that two dataflows have.
+        UserError: no baseline has that name, or two dataflows have the same.
     """
     more = [one for one in map(load_dataflow, added) if one.name not in built_in()]
     names = [one.name for one in more]
@@ -74,15 +74,15 @@ def chosen_baselines(
     also = [name for name in map(_name, added) if name not in shown]
     return Baselines(
         (*dict.fromkeys([*shown, *also]),),
-        own.name if own and own.name in built_in() else own,
+        own.name if isinstance(own, Dataflow) and own.name in built_in() else own,
         tuple(more),
         fixed_at or max(bit_widths, key=width_order),
     )
 
 
 def check_fit(baselines: Baselines, network: Network, bit_widths: Sequence[Bits], device: Device) -> None:
-    """Raise UserError where a dataflow of the user's cannot be had: what has to lie somewhere as a whole does not fit,
-    or AutoMapper is to stay within a dataflow that the device has no mapping in."""
+    """Raise UserError where a user's dataflow cannot be used: a `whole` dimension does not fit, or the device has no
+    mapping within the dataflow that constrains AutoMapper."""
     own = baselines.own
     for dataflow in dict.fromkeys([*baselines.added, *([own] if isinstance(own, Dataflow) else [])]):
         for problem in distinct_problems(network, bit_widths):

@@ -1,10 +1,10 @@
 """Compiled operators of the search: random mappings, crossover, mutation, repair, neighbourhoods.
 
-All in one file, because numba's cache on disk does not notice a change in another one (but for the inlined rules of
-hw_model, which it is told of).
+All in one file, because numba's disk cache does not notice changes in another file. (The inlined rules of hw_model are
+passed to it as sources.)
 
-They write mappings as rows of hw_model.batch and know nothing of cost. Every row has random numbers of its own, drawn
-from (seed of its search, generation, number of the row): which worker breeds it, and when, does not matter.
+They write mappings as rows of hw_model.batch and do not compute costs. Every row has its own random stream, seeded by
+(seed of its search, generation, number of the row), so it does not matter which worker breeds it, or when.
 
 Legend: a mapping is f [slots, 8], o [L, 8], b [L]; slots and L levels as in hw_model.batch, 8 dimensions. t: the
 search, c: one of the sets of mappings that it may take from, space: see `Space`. rng [1] uint64: see `uniform`.
@@ -19,7 +19,7 @@ from hw_model.compiled_rules import capacity_bits, input_words, output_words, sp
 from hw_model.disk_cache import cached
 
 N, G, K, C, P, Q, R, S = range(8)
-GROWN, TRIES = 0.5, 4  # share of the mappings bred whose tiles are grown, and how many loops are tried for that
+GROWN, TRIES = 0.5, 4  # share of the bred mappings whose tiles are grown, and loops tried for it
 FILLED = 0.5  # share of the random mappings whose spatial slots are filled once more
 TURNED = 0.1  # share of the children that are moved to another of their search's sets
 MULTIPLY = np.uint64(0xBF58476D1CE4E5B9)
@@ -123,7 +123,7 @@ def random_part(rng, n):
 
 @jit
 def cover(f, t, c, space):
-    """Give one slot, the outermost where nothing forbids it, what the others leave of each dimension."""
+    """Give the rest of each dimension to one slot: the outermost one, unless it is forbidden."""
     for d in range(8):
         cover_dim(f, d, t, c, space)
 
@@ -183,8 +183,8 @@ def tile_bits(x, mask, t, space):
 
 @jit
 def may_shrink(f, s, d, dims, first, t, c, space):
-    """Whether a loop can be shorter for the sake of the slots from `first` on: not where cover() makes up for it."""
-    if f[s, d] == 1 or not dims >> d & 1:  # most of them, and the cheapest to tell
+    """Whether shortening a loop helps the slots from `first` on: not where cover() would undo it."""
+    if f[s, d] == 1 or not dims >> d & 1:  # most loops, and the cheapest test
         return False
     return f[s, d] > space.least[t, c, s, d] and space.rest[t, c, d] < first
 
@@ -237,8 +237,8 @@ def relevant(mask):
 
 @jit
 def repair(rng, f, b, x, t, c, space):
-    """Shorten loops until the spatial slots fit the array and every tile its memory; the rest goes outwards. Where
-    that does not help, a tensor is sent past the memory if it may be. x [8]: to work on."""
+    """Shorten loops until the spatial slots fit the array and every tile its memory; the rest moves outwards. Where
+    that is not enough, a tensor bypasses the memory if it may. x [8]: scratch."""
     slots = len(f)
     for s in range(slots - 1, 0, -1):
         if space.limit[s] > 0:
@@ -281,7 +281,7 @@ def repair(rng, f, b, x, t, c, space):
 
 @jit
 def fits(f, b, x, t, space):
-    """Whether the spatial slots fit the array and every tile its memory. x [8]: to work on."""
+    """Whether the spatial slots fit the array and every tile its memory. x [8]: scratch."""
     for s in range(1, len(f)):
         if space.limit[s] > 0:
             used = 1
@@ -305,7 +305,7 @@ def fits(f, b, x, t, space):
 
 @jit
 def grow(rng, f, b, x, t, c, space):
-    """Move parts of the outermost loops inwards, some tries, where everything still fits: good tiles are full ones."""
+    """Try to move parts of the outermost loops inwards while everything still fits: good tiles fill their memory."""
     slots = len(f)
     for _ in range(TRIES):
         d = below(rng, 8)
@@ -339,13 +339,14 @@ def next_loop(row, d):
 
 @jit
 def arrange(o, t, c, space):
-    """Put the loops that set c wants outside at a level before those it wants inside; nothing else moves."""
+    """At a level, move the loops that set c requires outside before those it requires inside; keep the rest in
+    order."""
     for level in range(len(o)):
         outer, inner = space.outer[t, c, level], space.inner[t, c, level]
         for i in range(1, 8):
             if not outer >> o[level, i] & 1:
                 continue
-            for j in range(i, 0, -1):  # towards the front, past what has to run inside
+            for j in range(i, 0, -1):  # towards the front, past loops that must run inside
                 if not inner >> o[level, j - 1] & 1:
                     continue
                 d = o[level, i]
@@ -357,7 +358,7 @@ def arrange(o, t, c, space):
 
 @jit
 def conform(f, t, c, space):
-    """Take the loops away that set c does not allow where they are: cover() makes up for them."""
+    """Remove the loops that set c does not allow in their slot; cover() replaces them."""
     for s in range(len(f)):
         for d in range(8):
             if f[s, d] > 1 and not space.allowed[t, c, s] >> d & 1:
@@ -403,7 +404,7 @@ def inside(f, o, b, t, space):
 
 @jit
 def set_of(rng, f, o, t, space):
-    """A set that a mapping is in, a random one of them; of its search's own any where it is in none."""
+    """A random set among those that contain the mapping; if there is none, a random one of its search's own sets."""
     own = space.own[t]
     if own == 1:
         return 0
@@ -465,7 +466,7 @@ def move_part(rng, f, d, t, c, space):
 
 @jit
 def move_loop(rng, f, o, level, slot):
-    """Put one loop of a level, one that runs more than once, at another place among those."""
+    """Move one loop of a level to another position, among the loops that run more than once."""
     count = 0
     for i in range(8):
         count += f[slot, o[level, i]] > 1
@@ -492,7 +493,7 @@ def move_loop(rng, f, o, level, slot):
 
 @jit
 def put_inside(o, level, tensor):
-    """Let the loops that leave a tensor (W, I, O: 0, 1, 2) where it is run inside the others of a level."""
+    """Order a level so that the loops that leave a tensor (W, I, O: 0, 1, 2) in place run inside the others."""
     keeps = 1 << N | 1 << P | 1 << Q
     if tensor == 1:
         keeps = 1 << K
@@ -541,7 +542,7 @@ def refill(rng, f, t, c, space):
 
 @jit
 def fill(rng, f, s, t, c, space):
-    """Fill a spatial slot anew, from the outermost loops or one of another level; what was on it goes outwards."""
+    """Refill a spatial slot from the outermost loops or from those of another level; its old factors move outwards."""
     slots = len(f)
     least = space.least[t, c]
     room = space.limit[s]
@@ -639,7 +640,7 @@ def cross(rng, f, o, b, pool_f, pool_o, pool_b, parents, mix):
 @jit
 def breed(which, seeds, generation, fresh, pool_f, pool_o, pool_b, parents, space):
     """Fill rows parents.. of the pools of some searches (pool_f [T, M, slots, 8], ..) with children of rows
-    0..parents-1, which stand best first.
+    0..parents-1, which are sorted best first.
 
     which: the searches; generation, fresh [T]. fresh: 0 = children of the pool, 1 = all rows new, random mappings of
     the search's own sets, 2 = the same of all sets that it knows.

@@ -10,10 +10,10 @@ from instantnet.engine.errors import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """mappings: evaluated per layer, bit-width and dataflow; seconds: for the whole search. One of them is None."""
+    """mappings: evaluated per layer, bit-width and dataflow, or None; then seconds, for the whole search, count."""
 
     mappings: int | None = None
-    seconds: float | None = None
+    seconds: float = math.inf
 
 
 def parse_budget(text: str) -> Budget:

@@ -5,8 +5,8 @@ from the rest by crossover and mutation, and ranks. A pool that no longer improv
 best is kept. The last part of the budget merges the bests of all starts into one pool, and ends with a local search.
 
 No search sees another one, with one exception: a search of the whole space takes over what the built-in dataflows
-found for the same layer at the same bit-width. So a result does not depend on what is searched beside it, as long as
-these are.
+found for the same layer at the same bit-width. So a result does not depend on other searches, as long as these are
+always run.
 
 Legend: T searches, M rows of a pool, f o b as in breed.
 """
@@ -21,8 +21,8 @@ from dataclasses import astuple, replace
 import numpy as np
 
 from automapper import breed
-from automapper.local import double_steps, single_steps
-from automapper.objective import Objective
+from automapper.local import Row, double_steps, single_steps
+from automapper.objective import Scoring
 from automapper.space import Search, build_space, inside, on_single_axes
 from hw_model import Device, Mapping, decode, evaluate_batch
 
@@ -30,19 +30,17 @@ PARENTS, CHILDREN = 48, 80  # of a pool of 128, the worst 80 are dropped each ge
 PATIENCE = 8  # generations without improvement before a pool restarts: many short starts beat few long ones
 KEPT = 64  # bests of earlier starts a search remembers
 EXPLORE = 0.8  # share of the budget before the bests are brought together
-TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before that is worth the pool it takes to cost
-LOCAL = 10.0  # of the mappings bred that local search may cost on top, at most: costing takes a tenth of breeding
-NICHE = 8  # parents at most that share what lies on the array and the lanes
+TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before merging is worth the cost of its pool
+LOCAL = 10.0  # neighbours that local search may cost, per mapping bred: costing takes a tenth of breeding
+NICHE = 8  # maximum number of parents with the same dimensions on array and lanes
 POLISHED = 24  # starts whose bests a local search begins from
-FLOOR, AT_ONCE = 512, 8  # mappings a search without a valid one may breed however small the budget, so many at once
+FLOOR, AT_ONCE = 512, 8  # a search without a valid mapping breeds up to FLOOR, whatever the budget; how many at once
 SAME = 1e-9  # scores (logarithms) closer than this are the same cost
-INVALID = 1e6  # score of any invalid mapping: worse than every valid one, plus how far it is from validity
+INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
 SETTLED = 0.5  # share of the mappings after which a search that has converged gains little
-CONVERGED = math.log1p(0.05)  # gaps of a search that has converged, at most: 5 %
+CONVERGED = math.log1p(0.05)  # largest gaps of a search that has converged: 5 %
 MIX = np.random.default_rng(0).integers(1 << 40, size=(2, 8))  # of layouts, to a number each
 EARLIER = np.tri(PARENTS + CHILDREN, k=-1, dtype=bool)
-
-Row = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Evolution:
@@ -51,16 +49,14 @@ class Evolution:
     random: every generation is a new random one (the floor that a search must beat).
     """
 
-    def __init__(
-        self, searches: Sequence[Search], device: Device, objective: Objective, seed: int, random: bool = False
-    ):
+    def __init__(self, searches: Sequence[Search], device: Device, objective: Scoring, seed: int, random: bool = False):
         self.searches = list(searches)
         self.device = device
         self.objective = objective
         self.random = random
         self.space = build_space(self.searches, device)
         T, M, slots, levels = len(self.searches), PARENTS + CHILDREN, len(device.slots), len(device.levels)
-        self.pool = (
+        self.pool: Row = (
             np.ones((T, M, slots, 8), np.int32),
             np.zeros((T, M, levels, 8), np.int8),
             np.zeros((T, M, levels), np.uint8),
@@ -71,12 +67,12 @@ class Evolution:
         self.stale = np.zeros(T, int)
         self.start_score = np.full(T, np.inf)
         self.kept: list[list[tuple[float, Row]]] = [[] for _ in self.searches]
-        self.rows: list[Row | None] = [None] * T
+        self.rows = [self._row(t, 0) for t in range(T)]  # the bests, at first of no loops at all
         self.score = np.full(T, np.inf)
         self.improved: list[list[tuple[int, float]]] = [[] for _ in self.searches]  # (mappings bred, best score)
         self.starts: list[list[float]] = [[] for _ in self.searches]  # scores of the starts that ended
         self.generation = np.zeros(T, int)
-        self.next_row = np.full(T, M)  # of a generation that is bred and not all costed yet; M: it is
+        self.next_row = np.full(T, M)  # rows of a generation that are bred and not yet costed; M: none
         self.bred = np.zeros(T, int)
         self.costed = np.zeros(T, int)  # neighbours, of the local search
         self.evaluated = 0  # by all searches together
@@ -85,12 +81,12 @@ class Evolution:
 
     @property
     def mappings(self) -> int:
-        """Bred by every search; those that had no valid one by then have bred more."""
+        """Mappings bred by every search; searches without a valid one have bred more."""
         return int(self.bred.min())
 
     def advance(self, mappings: int, share: float) -> Evolution:
-        """Search until every search has bred and costed `mappings`, no more; share: of the whole budget that is then
-        used up. Only a search without a valid mapping continues, up to FLOOR."""
+        """Search until every search has bred and costed exactly `mappings`. Only a search without a valid mapping
+        continues, up to FLOOR. share: of the whole budget that is then used."""
         self.running = True
         self._own_arrays()
         try:
@@ -123,7 +119,7 @@ class Evolution:
     def gaps(self, index: int) -> tuple[float, float]:
         """How far search `index` is from having converged, in logarithms of the objective: what the last half of its
         mappings gained; and how far the second best of its independent starts is from the result. Searches that it
-        takes over from count as starts once they have converged. Infinite where there is no such number."""
+        takes over from count as starts once they have converged. Infinite where a gap is unknown."""
         score, half = self.score[index], SETTLED * self.bred[index]
         if score >= INVALID:
             return math.inf, math.inf
@@ -137,12 +133,12 @@ class Evolution:
         return max(self.gaps(index)) <= CONVERGED
 
     def remember(self, index: int, row: Row) -> None:
-        """Let search `index` meet a known mapping when the bests are brought together."""
+        """Add a known mapping to search `index`; it joins the pool when the bests are merged."""
         self.kept[index].append((-np.inf, row))
 
     def step(self, which: np.ndarray | None = None, most: np.ndarray | None = None) -> None:
-        """One generation of some searches (all), or the part of it that `most` mappings bred in all leave; how it is
-        cut changes no result."""
+        """One generation of some searches (default: all), or as much of it as a total of `most` mappings allows. Where
+        it is cut does not change the result."""
         T, M = self.pool_score.shape
         which = np.arange(T) if which is None else which
         new = which[self.next_row[which] == M]
@@ -157,7 +153,8 @@ class Evolution:
         count = end - begin
         search = np.repeat(which, count)
         row = np.concatenate([np.arange(first, first + n) for first, n in zip(begin, count, strict=True)])
-        self.pool_score[search, row] = self._score(*(array[search, row] for array in self.pool), search)
+        f, o, b = self.pool
+        self.pool_score[search, row] = self._score(f[search, row], o[search, row], b[search, row], search)
         self.bred[which] += count
         self.next_row[which] = begin + count
         self._remember_best(which)
@@ -167,7 +164,8 @@ class Evolution:
         self._remember(complete)
 
     def bring_together(self, which: np.ndarray) -> None:
-        """Pools of the bests of a search's starts, and for the whole space of the built-in dataflows' searches."""
+        """Pools made of the bests of a search's starts; for the whole space also of the built-in dataflows'
+        searches."""
         self.together[which] = True
         for t in which:
             self._polish(t)
@@ -181,8 +179,8 @@ class Evolution:
         if len(which) == 0:
             return
         n, M = len(which), self.pool_score.shape[1]
-        rows = (array[which].reshape(n * M, *array.shape[2:]) for array in self.pool)
-        self.pool_score[which] = self._score(*rows, np.repeat(which, M)).reshape(n, M)
+        f, o, b = (array[which].reshape(n * M, *array.shape[2:]) for array in self.pool)
+        self.pool_score[which] = self._score(f, o, b, np.repeat(which, M)).reshape(n, M)
         self.next_row[which] = M
         self.fresh[which] = 0
         self._rank(which)
@@ -201,12 +199,12 @@ class Evolution:
         self.starts[t] = sorted([score for score, _ in ended])
 
     def take_over(self) -> None:
-        """Let every search of the whole space have what a built-in dataflow found, where that is better."""
+        """Give every search of the whole space a built-in dataflow's mapping where that is better."""
         pairs = [(t, s) for t in range(len(self.searches)) for s in self._known_to(t)]
         if not pairs:
             return
-        rows = [np.stack([self.rows[s][part] for _, s in pairs]) for part in range(3)]
-        scores = self._score(*rows, np.array([t for t, _ in pairs]))
+        f, o, b = (np.stack(parts) for parts in zip(*(self.rows[s] for _, s in pairs), strict=True))
+        scores = self._score(f, o, b, np.array([t for t, _ in pairs]))
         for (t, s), score in zip(pairs, scores, strict=True):
             if score < self.score[t]:
                 self._note(t, score, self.rows[s])
@@ -223,8 +221,9 @@ class Evolution:
         ]
 
     def _own_arrays(self) -> None:
-        """Copy what arrived from another process as read-only memory."""
-        self.pool = tuple(map(_writable, self.pool))
+        """Copy arrays that arrived from another process as read-only memory."""
+        f, o, b = self.pool
+        self.pool = _writable(f), _writable(o), _writable(b)
         self.space = type(self.space)(*map(_writable, self.space))
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
@@ -236,15 +235,15 @@ class Evolution:
             _, best = np.unique(self._layout(np.array([t]))[0], return_index=True)
             pairs = [(self.score[t], self.rows[t])]
             for i in sorted(best, key=lambda i: self.pool_score[t, i])[:POLISHED]:
-                pairs.append((float(self.pool_score[t, i]), tuple(array[t, i].copy() for array in self.pool)))
+                pairs.append((float(self.pool_score[t, i]), self._row(t, i)))
             for pair in pairs:
                 score, row = self._climbed(t, *pair)
                 if score < self.score[t] - SAME:
                     self._note(t, score, row)
 
     def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
-        """(score, row) where no neighbour is better, or where search t has had its share of neighbours costed: first
-        those one step away, where none of these helps those two steps away."""
+        """(score, row) where no neighbour is better, or where search t has costed its share of neighbours. Neighbours
+        one step away come first; where none of them is better, those two steps away."""
         if self.random or self.stopped:
             return score, row
         steps = single_steps
@@ -256,7 +255,8 @@ class Evolution:
             scores = self._score(*around, np.full(len(around[0]), t))
             k = int(np.argmin(scores)) if len(scores) else -1
             if k >= 0 and scores[k] < score - SAME:
-                score, row = float(scores[k]), tuple(part[k].copy() for part in around)
+                f, o, b = around
+                score, row = float(scores[k]), (f[k].copy(), o[k].copy(), b[k].copy())
                 steps = single_steps
             elif steps is single_steps:
                 steps = double_steps
@@ -273,14 +273,14 @@ class Evolution:
             return np.where(cost.valid, self.objective.score(cost.energy_pj, cost.cycles), INVALID + cost.violation)
 
     def _rank(self, which: np.ndarray) -> None:
-        """Sort pools, best first. Duplicates of a cost after the first move to the end; the newest counts as the first,
-        so that pools keep moving. Before them stand those beyond NICHE with the same dimensions on the array, so that
-        a pool does not settle on the first good one."""
+        """Stable sort by score. Duplicates of a cost after the first move to the end; the newest counts as the first,
+        so the pool keeps moving. Mappings beyond NICHE with the same dimensions on the array come just before them, so
+        the pool does not converge on the first good layout."""
         M = self.pool_score.shape[1]
         score = self.pool_score[which]
         order = M - 1 - np.argsort(score[:, ::-1], axis=1, kind="stable")
         score = np.take_along_axis(score, order, axis=1)
-        with np.errstate(invalid="ignore"):  # infinite scores, none the same
+        with np.errstate(invalid="ignore"):  # infinite scores: no duplicates
             again = np.diff(score, axis=1, prepend=-np.inf) <= SAME
         layout = np.take_along_axis(self._layout(which), order, axis=1)
         alike = ((layout[:, :, None] == layout[:, None, :]) & ~again[:, None, :] & EARLIER).sum(2)
@@ -291,7 +291,7 @@ class Evolution:
             array[which] = array[which[:, None], order]
 
     def _layout(self, which: np.ndarray) -> np.ndarray:
-        """[n, M] int64: a number for what lies on the PEs, whichever axis, and on the lanes, of every mapping."""
+        """[n, M] int64: for every mapping a number for the dimensions on the PEs, on either axis, and on the lanes."""
         f = self.pool[0][which].astype(np.int64)
         spatial = [self.device.slots.index(slot) for slot in ("spatial_x", "spatial_y")]
         number = f[:, :, spatial].prod(2) @ MIX[0]
@@ -299,21 +299,26 @@ class Evolution:
             number += f[:, :, self.device.slots.index("lanes")] @ MIX[1]
         return number
 
+    def _row(self, t: int, i: int) -> Row:
+        """A copy of row i of the pool of search t."""
+        f, o, b = self.pool
+        return f[t, i].copy(), o[t, i].copy(), b[t, i].copy()
+
     def _note(self, t: int, score: float, row: Row) -> None:
-        """A better mapping of search t."""
+        """Record a better mapping of search t."""
         self.score[t], self.rows[t] = score, row
         self.improved[t].append((int(self.bred[t]), float(score)))
 
     def _remember_best(self, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Note bests; returns the row that is best in each pool and its score."""
+        """Record the bests; returns the best row of each pool and its score."""
         first = np.argmin(self.pool_score[which], axis=1)
         score = self.pool_score[which, first]
         for i in np.flatnonzero(score < self.score[which]):
-            self._note(which[i], score[i], tuple(array[which[i], first[i]].copy() for array in self.pool))
+            self._note(which[i], score[i], self._row(which[i], first[i]))
         return first, score
 
     def _remember(self, which: np.ndarray) -> None:
-        """Note which pools restart."""
+        """Mark the pools that restart."""
         which = which[~self.together[which]]
         if self.random or len(which) == 0:
             return
@@ -322,8 +327,7 @@ class Evolution:
         self.start_score[which] = np.minimum(score, self.start_score[which])
         for i in np.flatnonzero(self.stale[which] > PATIENCE):
             t = which[i]
-            row = tuple(array[t, first[i]].copy() for array in self.pool)
-            self.kept[t] = sorted([*self.kept[t], (score[i], row)], key=lambda pair: pair[0])[:KEPT]
+            self.kept[t] = sorted([*self.kept[t], (score[i], self._row(t, first[i]))], key=lambda pair: pair[0])[:KEPT]
             self.starts[t].append(float(score[i]))
             self.stale[t], self.start_score[t], self.fresh[t] = 0, np.inf, 2
 
@@ -333,7 +337,7 @@ def _writable(array: np.ndarray) -> np.ndarray:
 
 
 def _seed(search: Search, seed: int) -> int:
-    """A seed of its own for every search, whatever else is searched beside it."""
+    """A seed for one search, independent of all other searches."""
     constraints = replace(search.definition, name="", description="")
     text = repr((seed, astuple(search.problem.layer), search.problem.bits, astuple(constraints)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -1,8 +1,8 @@
-"""The exhaustive engine: the true optimum of a small layer, and a bound of it for any other, by branch and bound.
+"""The exhaustive engine: the optimum of a small layer, and a lower bound for any other, by branch and bound.
 
-Covered are all splits of every dimension over levels, array and lanes without needless padding (no factor could be
-smaller; one that could never costs less), all loop orders and all bypasses. Skipped are only mappings that a lower
-bound, or an equal mapping, shows not to be better.
+It covers all splits of every dimension over levels, array and lanes without needless padding, all loop orders and all
+bypasses. (Padding is needless where a factor could be smaller; it never costs less.) It skips only mappings that a
+lower bound, or an equal mapping, proves not to be better.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ ROWS = 1 << 16  # mappings costed at once
 
 @dataclass(frozen=True)
 class Optimum:
-    """mapping: the best found (None: nothing beats the score given); score: its logarithm of the objective, or the one
-    given; covered: mappings in the space; evaluated: of them costed one by one; nodes: of the tree visited.
+    """mapping: the best found (None: nothing beats the given score); score: its logarithm of the objective, or the
+    given one; covered: mappings in the space; evaluated: mappings costed one by one; nodes: of the tree, visited.
 
-    lower: no mapping has a lower score; complete: it is the score itself, so that the mapping is the optimum.
+    lower: no mapping has a lower score; complete: `lower` equals `score`, so the mapping is the optimum.
     """
 
     mapping: Mapping | None
@@ -48,13 +48,13 @@ class Optimum:
 
 
 def find_optimum(problem: Problem, device: Device, objective: Objective, score: float = math.inf) -> Optimum:
-    """The optimum of one problem, or how far from it the best mapping can be at most.
+    """The optimum of one problem, or a bound on how far the best mapping can be from it.
 
     Args:
-        score: of a mapping already known; the better it is, the less has to be walked.
+        score: of a known mapping; a better one makes the walk shorter.
 
-    The tree is walked for what is better by a large part, then by a smaller one, down to any: each walk that ends
-    raises the lower bound. After NODE_LIMIT nodes it is given up, with the bound and the best mapping until then.
+    Each walk looks for mappings that are better by some margin, from large to any. A walk that ends raises the lower
+    bound. After NODE_LIMIT nodes it gives up, with the bound and the best mapping so far.
     """
     walk = _Walk(problem, device, objective, score)
     free = walk.free_bypasses()
@@ -107,7 +107,7 @@ class _Walk:
         return sum(count * math.prod(map(math.factorial, active)) for active, count in counts.items())
 
     def root_bound(self, bypasses: Iterable[np.ndarray]) -> float:
-        """A score that no mapping is below: the bound with nothing assigned, for the best choice of bypasses."""
+        """A lower bound on every score: the bound with nothing assigned, for the best choice of bypasses."""
         bounds = []
         for bypass in bypasses:
             at = self._tree(bypass)
@@ -117,8 +117,8 @@ class _Walk:
         return min(bounds)
 
     def run(self, bypass: np.ndarray, margin: float) -> bool:
-        """Walk the tree for one choice of bypasses, but for what is not better than the best by `margin` of the score;
-        whether the walk came to its end."""
+        """Walk the tree for one choice of bypasses, skipping what is not better than the best score by `margin`.
+        Returns whether the walk ended."""
         index = np.full(len(self.dims), -1)
         leaves = np.ones((LEAVES, 8, self.levels + 2), np.int64)
         if not self.dims:  # one multiply-accumulate: one mapping
@@ -148,7 +148,7 @@ class _Walk:
         )
 
     def _cost(self, leaves: np.ndarray, bypass: np.ndarray) -> None:
-        """Cost every order of some leaves, and note the best."""
+        """Cost every order of some leaves, and record the best."""
         factors, orders, count = [], [], 0
         for leaf in leaves:
             o = self._orders_of(leaf)
@@ -224,8 +224,8 @@ def _covers(size: int, limits: list[int]) -> list[tuple[int, ...]]:
 
 @functools.lru_cache(maxsize=1 << 16)
 def on_axes(pes: tuple[int, ...], device: Device) -> list[tuple[list[int], list[int]]]:
-    """PEs per dimension as factors along x and along y that fit the array and may lie there: one way where the axes
-    are alike, all ways where cost depends on the axis (sums that add up along one only, inputs passed on)."""
+    """PEs per dimension as factors along x and along y that fit the array and are allowed there. One way where the axes
+    are alike; all ways where cost depends on the axis (sums that add up along one only, inputs passed on)."""
     (width, height), (x_dims, y_dims) = device.array, device.axis_dims
     alike = len(set(device.reduces)) == 1 and not device.forward_inputs
     found: list[tuple[list[int], list[int]]] = []
@@ -247,16 +247,16 @@ def on_axes(pes: tuple[int, ...], device: Device) -> list[tuple[list[int], list[
 
 @functools.cache
 def different_orders(active: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Loop orders of one level, outermost first, that can differ in cost: what is outside the innermost loop over a
-    dimension of W, one of O, and one that replaces the input tile, may stand in any order."""
+    """Loop orders of one level, outermost first, that can differ in cost. The order is arbitrary outside the innermost
+    loop over a dimension of W, the innermost over one of O, and the innermost that replaces the input tile."""
     found = []
 
     def inwards(inner: tuple[int, ...]) -> None:
         mask = sum(1 << d for d in inner)
         rest = tuple(d for d in range(8) if d not in inner)
-        settled = mask & tree.RELEVANT[0] and mask & tree.RELEVANT[2] and mask & tree.PLANES
+        complete = mask & tree.RELEVANT[0] and mask & tree.RELEVANT[2] and mask & tree.PLANES
         choices = [d for d in active if d not in inner]
-        if settled or not choices:
+        if complete or not choices:
             found.append((*rest, *inner))
             return
         for d in choices:

@@ -1,4 +1,4 @@
-"""The output folder: report.json, report.html, mappings/."""
+"""The output folder: report.json, report.html, mappings/, replaced together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +19,132 @@ from hw_model.loop_nest import loop_nest
 from hw_model.timeloop import export_timeloop, write_timeloop
 from hw_model.widths import in_words
 from instantnet.engine.errors import UserError
+from instantnet.engine.files import refuse_link
+from instantnet.engine.folders import owned
+
+REPORTS = ("report.html", "report.json")
+NEW, READY = ".automapper-new-", ".automapper-ready"  # a result half written, and one that only has to be moved
+OURS = re.compile(r"[a-z0-9]+bit")  # the name of a folder in mappings/
+LONGEST = 80  # letters of a layer's name in the name of a file
+
+
+@contextmanager
+def result_folder(path: Path | str, named: str) -> Iterator[Path]:
+    """The folder `path` as this process's own, holding the last result that was written whole, if any.
+
+    Raises UserError where another process has it, or nothing can be written there.
+    """
+    with owned(path, named) as folder:
+        for left in folder.glob(f"{NEW}*"):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+        _move_into_place(folder)
+        yield folder
 
 
 def write_outputs(folder: Path, report: Mapping[str, Any], device: Device) -> None:
-    """Write all of a run's outputs, each whole or not at all. Raises UserError where that fails."""
-    _write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    """Replace the result in a `result_folder` by this one.
+
+    It is written beside the old one, and then moved by a few renames; a process that is killed among these leaves them
+    to the next one. Raises UserError where it cannot be written: the old result is then as it was.
+    """
+    try:
+        ours = _folders_of_report(folder)
+        names = [_folder_name(row) for row in report["bit_widths"]]
+        for name in ("mappings", *REPORTS):
+            refuse_link(folder / name)
+        for place in (folder / "mappings" / name for name in names):
+            if place.is_symlink() or (place.exists() and place.name not in ours):
+                raise UserError(f"{place} is not of the result in {folder}: remove it, or name another folder")
+        new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder))
+        try:
+            _write_whole(new, report, device, obsolete=[name for name in ours if name not in names])
+            os.rename(new, folder / READY)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        _move_into_place(folder)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; the result before, if any, is intact") from error
+
+
+def _write_whole(new: Path, report: Mapping[str, Any], device: Device, obsolete: list[str]) -> None:
+    os.chmod(new, 0o755)
+    _write_text(new / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     as_read = json.loads(json.dumps(report))  # keys as text, as a reader of the file has them
-    _write_text(folder / "report.html", render(as_read, device))
-    _write_mappings(folder / "mappings", report, device)
+    _write_text(new / "report.html", render(as_read, device))
+    _write_mappings(new / "mappings", report, device)
+    _write_text(new / "obsolete.json", json.dumps(obsolete))
+
+
+def _move_into_place(folder: Path) -> None:
+    """Put the result that is ready, if there is one, in the place of the one before."""
+    ready, place = folder / READY, folder / "mappings"
+    if not ready.is_dir() or ready.is_symlink():
+        return
+    refuse_link(place)
+    (ready / "old").mkdir(exist_ok=True)
+    place.mkdir(exist_ok=True)
+    for name in _named_in(ready / "obsolete.json"):
+        _set_aside(place / name, ready / "old")
+    for entry in sorted((ready / "mappings").iterdir()):
+        _set_aside(place / entry.name, ready / "old")
+        os.rename(entry, place / entry.name)
+    for name in REPORTS:
+        if (ready / name).is_file():
+            os.replace(ready / name, folder / name)
+    shutil.rmtree(ready)
+
+
+def _set_aside(folder: Path, old: Path) -> None:
+    """Move a folder of the result before to what is removed at the end."""
+    if folder.is_dir() and not folder.is_symlink() and not (old / folder.name).exists():
+        os.rename(folder, old / folder.name)
+
+
+def _folders_of_report(folder: Path) -> list[str]:
+    """The names of the folders in mappings/ that the report in `folder` says it wrote; none where it cannot be read."""
+    try:
+        with open(folder / "report.json", encoding="utf-8") as file:
+            rows = json.load(file)["bit_widths"]
+        return [name for name in map(_folder_name, rows) if OURS.fullmatch(name)]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+def _named_in(path: Path) -> list[str]:
+    """The folder names in a list that a run wrote; of anything else none: it may be a stranger's."""
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+        return [name for name in names if isinstance(name, str) and OURS.fullmatch(name)]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return []
+
+
+def _folder_name(row: Mapping[str, Any]) -> str:
+    return f"{row['bits']}bit"
 
 
 def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> None:
     """mappings/<bits>bit/<layer>.txt: loop nest and cost; .json: the case for `python -m hw_model`; and in a folder
     <layer>.timeloop Timeloop's inputs, where its format can say the mapping; pipeline/ the stages, where one won."""
-    try:
-        for old in folder.glob("*bit"):  # of an earlier run; anything else in there is not ours
-            shutil.rmtree(old)
-        for row in report["bit_widths"]:
-            place = folder / f"{row['bits']}bit"
-            place.mkdir(parents=True)
-            if row["mode"] == "pipeline":
-                _write_stages(place / "pipeline", row, device)
-            for index, layer in enumerate(row["layers"]):
-                shape, mapping = Layer(name=layer["name"], **layer["dims"]), LoopMapping.from_dict(layer["mapping"])
-                name = f"{index:03}.{_file_name(layer['name'])}"
-                cost = evaluate(shape, mapping, device, layer["bits"])
-                nest = loop_nest(shape, mapping, device, layer["bits"])
-                head = f"{layer['name']} on {device.name}, {in_words(layer['bits'])}"
-                (place / f"{name}.txt").write_text(f"{head}\n\n{nest}\n\n{cost}\n")
-                case = {"layer": shape.to_dict(), "device": report["settings"]["device"], "bits": layer["bits"]}
-                (place / f"{name}.json").write_text(json.dumps({**case, "mapping": layer["mapping"]}) + "\n")
-                try:
-                    write_timeloop(place / f"{name}.timeloop", export_timeloop(shape, mapping, device, layer["bits"]))
-                except InputError:
-                    continue  # lanes without a memory inside the PEs: the text and the case say it
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}") from error
+    for row in report["bit_widths"]:
+        place = folder / _folder_name(row)
+        place.mkdir(parents=True)
+        if row["mode"] == "pipeline":
+            _write_stages(place / "pipeline", row, device)
+        for index, layer in enumerate(row["layers"]):
+            shape, mapping = Layer(name=layer["name"], **layer["dims"]), LoopMapping.from_dict(layer["mapping"])
+            name = f"{index:03}.{_file_name(layer['name'])}"
+            cost = evaluate(shape, mapping, device, layer["bits"])
+            nest = loop_nest(shape, mapping, device, layer["bits"])
+            head = f"{layer['name']} on {device.name}, {in_words(layer['bits'])}"
+            (place / f"{name}.txt").write_text(f"{head}\n\n{nest}\n\n{cost}\n", encoding="utf-8")
+            case = {"layer": shape.to_dict(), "device": report["settings"]["device"], "bits": layer["bits"]}
+            (place / f"{name}.json").write_text(json.dumps({**case, "mapping": layer["mapping"]}) + "\n")
+            try:
+                write_timeloop(place / f"{name}.timeloop", export_timeloop(shape, mapping, device, layer["bits"]))
+            except InputError:
+                continue  # lanes without a memory inside the PEs: the text and the case say it
 
 
 def _write_stages(place: Path, row: Mapping[str, Any], device: Device) -> None:
@@ -66,28 +157,15 @@ def _write_stages(place: Path, row: Mapping[str, Any], device: Device) -> None:
             shape, mapping, bits = next(shapes), LoopMapping.from_dict(layer["mapping"]), layer["bits"]
             head = f"{shape.name} in stage {number} on {part.name}, {in_words(bits)}"
             text = f"{head}\n\n{loop_nest(shape, mapping, part, bits)}\n\n{evaluate(shape, mapping, part, bits)}\n"
-            (place / f"stage{number}.{index:03}.{_file_name(shape.name)}.txt").write_text(text)
+            (place / f"stage{number}.{index:03}.{_file_name(shape.name)}.txt").write_text(text, encoding="utf-8")
 
 
 def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:LONGEST]
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write so that `path` holds either the old file or the whole new one, whatever happens meanwhile."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; the file before, if any, is intact") from error
-    finally:
-        if temporary:
-            temporary.unlink(missing_ok=True)
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""report.html: what report.json says, as one page to look at, alone and offline."""
+"""report.html: the content of report.json as one page that works offline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hw_model import Mapping as LoopMapping
 from hw_model.energy import mac_rate
 from hw_model.loop_nest import loop_nest
 from hw_model.tables import word_bits
-from hw_model.widths import in_words, widths_of
+from hw_model.widths import Bits, in_words, widths_of
 
 
 def render(report: Mapping[str, Any], device: Device) -> str:
@@ -38,7 +38,7 @@ def render(report: Mapping[str, Any], device: Device) -> str:
 
 @functools.cache
 def _template():
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # here: only this needs it
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # imported here: only this needs it
 
     environment = Environment(loader=PackageLoader("automapper", "."), autoescape=True, undefined=StrictUndefined)
     environment.filters["short"] = lambda value: f"{value:.3g}"
@@ -85,7 +85,8 @@ def _axis_label(report: Mapping[str, Any]) -> str:
 
 
 def convergence_plot(report: Mapping[str, Any]) -> str:
-    """What the layers minimise, the geometric mean in percent above its final value, against the mappings tried."""
+    """Convergence: the layers' objective, its geometric mean in percent above the final value, against mappings
+    tried."""
     history = report["search"]["convergence"]
     series = []
     for row in report["bit_widths"]:
@@ -121,8 +122,8 @@ def _layer(layer: Mapping[str, Any], device: Device) -> dict[str, Any]:
     }
 
 
-def _mean_width(bits: int | str) -> float:
-    """Where a bit-width stands on an axis: the mean of weights and inputs."""
+def _mean_width(bits: Bits) -> float:
+    """The position of a bit-width on an axis: the mean of weights and inputs."""
     widths = widths_of(bits)
     return (widths.W + widths.I) / 2
 
@@ -140,7 +141,7 @@ def _intensity(layer: Mapping[str, Any], shape: Layer, device: Device) -> float:
     return layer["cost"]["macs"] / (busiest / 8)
 
 
-def roofline_plot(layers: list[dict[str, Any]], bits: int, device: Device) -> str:
+def roofline_plot(layers: list[dict[str, Any]], bits: Bits, device: Device) -> str:
     """MACs per cycle against MACs per byte of DRAM traffic, under what array and link allow (Williams et al. 2009)."""
     times, per = mac_rate(device.mac, bits)
     peak = device.pes * device.lanes * times / per

@@ -31,7 +31,7 @@ def read_layers(path: str, batch: int) -> Network:
         try:
             layer = Layer.from_dict(fields)
             if "name" in fields and not layer.name.strip():
-                raise InputError("name: empty; leave it out, or say what the report shall call the layer")
+                raise InputError("name: empty; leave it out, or give the layer a name")
             layers.append(_named(layer, index, batch, first))
         except InputError as error:
             raise InputError(f"{place(path, (index,), lines)}: {error}") from None
@@ -39,7 +39,7 @@ def read_layers(path: str, batch: int) -> Network:
 
 
 def network_of(layers: Sequence[Layer], batch: int, name: str) -> Network:
-    """The same of layers in memory. Raises InputError naming the layer by its index."""
+    """The same for layers in memory. Raises InputError naming the layer by its index."""
     first: dict[str, int] = {}
     found = []
     for index, layer in enumerate(layers):
@@ -51,7 +51,7 @@ def network_of(layers: Sequence[Layer], batch: int, name: str) -> Network:
 
 
 def _named(layer: Layer, index: int, batch: int, first: dict[str, int]) -> Layer:
-    """The layer under the name the report gives it. first: where each name was used first, and now this one's."""
+    """The layer with its name in the report. first: name -> index of its first use, updated here."""
     name = layer.name or f"layer {index}"
     if name in first:
         raise InputError(f"name: {shown(name)} is the name of [{first[name]}] too; each layer needs its own")

@@ -1,7 +1,7 @@
-"""A checkpoint, a torchvision model or a module -> the layers that run. The one file of automapper that knows torch.
+"""A checkpoint, a torchvision model or a module -> the layers that run. The only file of automapper that uses torch.
 
 Shapes are measured, not computed: one input runs through the network, and every operation that torch dispatches is
-seen, whether a module or a function called it.
+recorded, whether a module or a function called it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ from automapper.shapes import NoLayer, convolution, linear, product, renamed, tr
 from automapper.torch_operations import ATTENTION, CREATES, HANDLED, KINDS, MOVES, PRODUCTS, REFUSED
 from automapper.workload import Network, NetworkLayer, Unmapped
 from hw_model import InputError, Layer
-from instantnet.engine.checkpoint import load_checkpoint, load_weights
+from instantnet.engine.checkpoint import load_checkpoint
 from instantnet.engine.errors import UserError
-from instantnet.networks import Form, build_network
-from instantnet.operations import Geometry
-from instantnet.quantize import FLOAT_BITS, Precision, SwitchableConv2d, SwitchableLinear
+from instantnet.formats import read_architecture, read_weights
+from instantnet.quantize import FLOAT_BITS, SwitchableConv2d, SwitchableLinear
 from instantnet.settings.schema import closest
-from instantnet.settings.stages import TrainSettings
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
 SWITCHABLE = (SwitchableConv2d, SwitchableLinear)
@@ -45,44 +43,30 @@ def load_network(path: str, batch: int) -> Network:
         batch: images per inference, the N of every layer.
 
     Raises:
-        UserError: no readable checkpoint, none with an architecture, or a layer that cannot be mapped.
+        UserError: no readable checkpoint, no architecture in it, or a layer that cannot be mapped.
     """
     file = _find(path)
+    found = read_weights(file) if _holds_weights(file) else read_architecture(file, settings_needed=True)
+    assert found.settings is not None
+    C = found.settings
+    try:
+        with torch.device("meta"):  # shapes are enough: nothing is computed
+            layers, unmapped = capture(found.build(), torch.zeros(batch, 3, C.image_height, C.image_width))
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{file}: its network cannot be rebuilt ({error}); expected {EXPECTED}") from error
+    # A search's accuracies are those of its supernet, not of the network that is mapped.
+    return Network(str(file), layers, found.bits, found.accuracy if found.weights is not None else {}, unmapped)
+
+
+def _holds_weights(file: Path) -> bool:
+    """Whether a checkpoint is a weights.pt. Raises UserError where it is no checkpoint with an architecture."""
     content = load_checkpoint(file, [], EXPECTED)
     arch = content.get("arch", content)
     has_network = isinstance(arch, dict) and ("ops" in arch or "network" in arch)
     if not has_network or "config" not in content:
         missing = "config" if has_network else "architecture"
         raise UserError(f"{file}: a checkpoint without {missing}, so no layers to map; expected {EXPECTED}")
-    try:
-        config = content["config"]
-        bits = content.get("bits", config["num_bits_list"])
-        shape = Geometry if arch.get("network", "derived") == "derived" else Form
-        _check_config(config | {"num_bits_list": bits}, list(shape.__dataclass_fields__))
-        precision = Precision(bits)
-        model = build_network(arch, config, precision)
-        if "model" in content:
-            load_weights(model, content["model"], file)
-        image = torch.zeros(batch, 3, config["image_height"], config["image_width"])
-        layers, unmapped = capture(model, image)
-        # A search's accuracies are those of its supernet, not of the network that is mapped.
-        measured = content.get("accuracy", {}) if "model" in content else {}
-        accuracy = {int(b): float(value) for b, value in measured.items()}
-        if not all(0 <= value <= 100 for value in accuracy.values()):
-            raise ValueError("an accuracy is not between 0 and 100 %")
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{file}: its network cannot be rebuilt ({error}); expected {EXPECTED}") from error
-    return Network(str(file), layers, precision.bit_widths, accuracy, unmapped)
-
-
-def _check_config(config: dict[str, Any], shape: list[str]) -> None:
-    """Raise UserError where a setting that shapes the network, named in `shape`, is not legal."""
-    legal = TrainSettings.legal_settings()
-    for name in [*shape, "num_bits_list"]:
-        legal[name].check(config[name])
-    bits = config["num_bits_list"]
-    if not bits or len(set(bits)) < len(bits):
-        raise ValueError(f"its bit-widths are {bits}")
+    return "model" in content
 
 
 def load_module(module: nn.Module, example: Any) -> Network:
@@ -91,11 +75,11 @@ def load_module(module: nn.Module, example: Any) -> Network:
     Args:
         example: its input, a tensor or a sequence of positional arguments.
 
-    Layers of this project run at the bit-width of their network, plain ones beside them at 32 bit; in a module without
-    such layers all run at the network's.
+    Switchable layers run at the bit-width of their network, plain ones among them at 32 bit. In a module without
+    switchable layers, all run at the network's.
 
     Raises:
-        UserError: no example, one that the module does not take, or a layer that cannot be mapped.
+        UserError: no example, one that the module cannot run on, or a layer that cannot be mapped.
     """
     name = type(module).__name__
     if example is None:
@@ -114,11 +98,11 @@ def load_module(module: nn.Module, example: Any) -> Network:
 
 
 def load_torchvision(name: str, batch: int) -> Network:
-    """The layers of a torchvision classification model with random weights, all at the network's bit-width.
+    """The layers of a torchvision classification model, all at the network's bit-width.
 
     Raises UserError on an unknown name, or naming a layer that cannot be mapped.
     """
-    from torchvision import models  # here: it costs start-up time, and only this needs it
+    from torchvision import models  # imported here: slow to start, and only this needs it
 
     names, others = models.list_models(module=models), models.list_models()
     if name not in names:
@@ -139,7 +123,7 @@ def load_torchvision(name: str, batch: int) -> Network:
 
 
 def build_torchvision(name: str) -> nn.Module:
-    """A torchvision model on the device "meta": shapes are enough, so it has no weights and computes nothing."""
+    """A torchvision model on the device "meta": without weights and computation, as shapes are enough."""
     from torchvision import models
 
     with _MetaWeights(), warnings.catch_warnings():
@@ -148,7 +132,7 @@ def build_torchvision(name: str) -> nn.Module:
 
 
 class _MetaWeights(TorchFunctionMode):
-    """Makes the tensors that weights are made of on "meta". Others keep their values: RegNet computes its widths with
+    """Creates weight tensors on "meta". Other tensors keep their values, because RegNet computes its widths with
     them."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -174,10 +158,10 @@ def capture(
 ) -> tuple[tuple[NetworkLayer, ...], tuple[Unmapped, ...]]:
     """Every convolution and matrix product that runs on `inputs`, in running order, and what else runs.
 
-    Layers are named by the module they run in. Of a module that runs several operations each gets their kind as a
-    suffix, `attention[linear]`, `attention[matmul]`, `attention[matmul 2]`; of a module that runs several times,
-    ` (run 2)`. Switchable layers run at the network's bit-width, all others at plain_bits (None: at the network's too).
-    The model is left as it was.
+    Layers are named by the module they run in. If a module runs several operations, each has its kind as a suffix:
+    `attention[linear]`, `attention[matmul]`, `attention[matmul 2]`. If a module runs again, ` (run 2)` follows.
+    Switchable layers run at the network's bit-width, all others at plain_bits (None: at the network's too). The model
+    is left as it was.
 
     Raises UserError naming a layer that cannot be mapped.
     """
@@ -194,7 +178,7 @@ def capture(
     fast_path, onednn = torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled
     # These run a whole encoder layer, or a whole LSTM, as one operation.
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a descriptor, as torch types it
     try:
         with torch.no_grad(), recorder:
             recorder.depends_on_input(inputs)
@@ -222,12 +206,12 @@ class _Run:
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes every operation that torch dispatches below its modules and functions, where nothing can be hidden."""
+    """Records every operation at torch's dispatcher, below modules and functions, where nothing is hidden."""
 
     def __init__(self, model: nn.Module, batch: int, plain_bits: int | None):
         super().__init__()
         self.batch, self.plain_bits = batch, plain_bits
-        self.runs = [_Run(type(model).__name__, model, 1)]  # the calls that are on now, the innermost last
+        self.runs = [_Run(type(model).__name__, model, 1)]  # the current calls, the innermost last
         self.counts: Counter[str] = Counter()
         self.found: list[tuple[_Run, int, NetworkLayer]] = []  # with the position among the operations of the run
         self.others: Counter[tuple[str, str]] = Counter()
@@ -264,11 +248,13 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         namespace, _, name = func.name().partition(".")[0].partition("::")
         if name not in HANDLED:
-            with self:  # in inference mode operations that are made of others come whole
+            with self:  # in inference mode composite operations are not split up
                 output = func.decompose(*args, **kwargs)
             if output is not NotImplemented:
                 return output
         run = self.runs[-1]
+        if name == "_local_scalar_dense" and args[0].is_meta and args[0].dtype == torch.bool:
+            return True  # a flag, as whether a range is initialised: without values, as after training
         if namespace == "quantized" or name in REFUSED:
             raise _unmappable(run, f"runs {namespace}::{name}")
         output = func(*args, **kwargs)
@@ -309,15 +295,16 @@ class _Recorder(TorchDispatchMode):
             return self._add(run, "conv", transposed_convolution(x.shape, w.shape, groups), w in self.tracked)
         axes = x.dim() - 2
         x_shape, padding = list(x.shape), [*padding] * (axes if len(padding) == 1 else 1)
-        # padding="same" with an even filter pads one side by an operation of its own; any other padding that is one
-        # makes rows of the input that are there to be read
+        # padding="same" with an even filter pads one side by a separate operation; any other separate padding
+        # makes rows of the input that are read
         if getattr(run.module, "padding", None) == "same" and x in self.padded:
             shape, around = self.padded[x]
             x_shape = list(shape)
             before = [*around[::2], *[0] * axes][:axes][::-1]  # given from the last axis on, (before, after) each
             padding = [pad + more for pad, more in zip(padding, before, strict=True)]
-        every = [[*given] * (axes if len(given) == 1 else 1) for given in (stride, padding, dilation)]
-        self._add(run, "conv", convolution(x_shape, w.shape, y.shape, *every, groups), w in self.tracked)
+        stride, padding, dilation = ([*n] * (axes if len(n) == 1 else 1) for n in (stride, padding, dilation))
+        layer = convolution(x_shape, w.shape, y.shape, stride, padding, dilation, groups)
+        self._add(run, "conv", layer, w in self.tracked)
 
     def _product(self, run: _Run, left: Any, right: Any) -> None:
         """[.., rows, inner] x [.., inner, columns], with up to one dimension before; either may be a vector."""
@@ -348,7 +335,7 @@ class _Recorder(TorchDispatchMode):
     def _other(self, run: _Run, name: str, values: Any) -> None:
         operations = max((tensor.numel() for tensor in _tensors(values)), default=0)
         layer = next((one for one in reversed(self.runs) if isinstance(one.module, SWITCHABLE)), None)
-        if layer is not None:  # a dozen of torch's operations quantize an input; it is one, of each element
+        if layer is not None:  # torch quantizes an input by a dozen operations; they count as one per element
             self.others[layer.name, "quantize"] += max(0, operations - layer.quantized)
             layer.quantized = max(layer.quantized, operations)
             return

@@ -1,4 +1,4 @@
-"""Local search: every mapping one step, or two that belong together, away from a good one.
+"""Local search: all mappings one step, or two related steps, away from a good one.
 
 Legend: a mapping is f [slots, 8], o [L, 8], b [L] of hw_model.batch; n neighbours at a time.
 """
@@ -19,12 +19,13 @@ def neighbours(space: Space, t: int, row: Row) -> Row:
     """(f [n, slots, 8], o [n, L, 8], b [n, L]): all neighbours of a mapping among the mappings of search t: those of
     `single_steps` and `double_steps`. Not all of them are valid."""
     steps = single_steps(space, t, row), double_steps(space, t, row)
-    return tuple(np.concatenate(parts) for parts in zip(*steps, strict=True))
+    f, o, b = zip(*steps, strict=True)
+    return np.concatenate(f), np.concatenate(o), np.concatenate(b)
 
 
 def single_steps(space: Space, t: int, row: Row) -> Row:
-    """Neighbours one change away: a part of a loop moves to another slot, alone or together with a changed bypass; a
-    loop moves within its level; a bypass changes. A loop that is new at a level is tried outermost and innermost."""
+    """Neighbours one change away: a part of a loop moves to another slot, alone or with a changed bypass; a loop moves
+    within its level; a bypass changes. A loop that is new at a level is tried outermost and innermost."""
     f, o, b = row
     flips = _flips(space.free[t], b)
     changed = _moved(f, moves(f))
@@ -43,7 +44,7 @@ def single_steps(space: Space, t: int, row: Row) -> Row:
 
 
 def double_steps(space: Space, t: int, row: Row) -> Row:
-    """Neighbours two changes away that belong together: parts of loops over two dimensions change places."""
+    """Neighbours two related changes away: parts of loops over two dimensions change places."""
     f, o, b = row
     every = moves(f)
     d, source, target, _ = every.T

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from instantnet.engine.errors import UserError
 
+Quantity = TypeVar("Quantity", float, np.ndarray)  # one, or an array of them
 NAMED = {"edp": (1.0, 1.0), "energy": (1.0, 0.0), "latency": (0.0, 1.0)}
 TIE = 1e-9
-"""Weight of the factor an objective leaves out: of two mappings equally fast, the one with less energy wins."""
+"""Weight of a factor that the objective leaves out: of two equally fast mappings the one with less energy wins."""
+
+
+class Scoring(Protocol):
+    """What a search minimises."""
+
+    def score(self, energy: np.ndarray, latency: np.ndarray) -> np.ndarray:
+        """Lower is better; see Objective.score."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +47,15 @@ class Objective:
         weights = (("energy", self.energy_weight), (self.delay, self.latency_weight))
         return " x ".join(name if weight == 1 else f"{name}^{weight:g}" for name, weight in weights)
 
-    def score(self, energy: np.ndarray, latency: np.ndarray) -> np.ndarray:
+    def score(self, energy: Quantity, latency: Quantity) -> Quantity:
         """Logarithm of the objective, any unit of energy and time (another unit shifts all scores alike)."""
         return (self.energy_weight + TIE) * np.log(energy) + (self.latency_weight + TIE) * np.log(latency)
 
-    def value(self, energy_j: float, latency_s: float) -> float:
+    def value(self, energy_j: Quantity, latency_s: Quantity) -> Quantity:
         """The objective itself: J*s for edp, J for energy, s for latency."""
         return energy_j**self.energy_weight * latency_s**self.latency_weight
 
-    def network_value(self, energy_j: float, latency_s: float, interval_s: float) -> float:
+    def network_value(self, energy_j: Quantity, latency_s: Quantity, interval_s: Quantity) -> Quantity:
         """The objective of a network, with the delay that counts."""
         return self.value(energy_j, interval_s if self.delay == "interval" else latency_s)
 

@@ -1,8 +1,8 @@
 """Pipeline or multi-cycle: the best split of a network into stages, and of the array and buffers among them.
 
 A stage is a run of consecutive layers with some columns of the array, and with that share of buffers and bandwidth
-(hw_model.partition). Stages work at once on different inputs: an input takes the sum of the stages, results come at the
-pace of the slowest.
+(hw_model.partition). Stages work at once on different inputs: the latency of an input is the sum of the stages, the
+interval that of the slowest.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 from automapper.dataflows import Dataflow, Unfit
 from automapper.evolve import Evolution
 from automapper.objective import Objective
+from automapper.parallel import run_parallel
 from automapper.search import Found
 from automapper.space import Search
-from automapper.spread import spread
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InputError, InvalidMapping, NetworkCost, evaluate, partition, pipeline
-from hw_model.widths import in_words, is_wider, width_order
+from hw_model.widths import Bits, in_words, is_wider, width_order
 
 SHARES = ((1, 4), (1, 3), (1, 2), (2, 3), (3, 4))  # of the array's columns that a stage may have
 
@@ -39,8 +39,8 @@ class Pipeline:
 
 
 class Pipelines:
-    """The searches of every layer, bit-width and size of a part of the array; `advance` goes on, `best` can be asked
-    at any time.
+    """The searches of every layer, bit-width and size of a part of the array. `advance` continues them, `best` can be
+    read at any time.
 
     max_stages: of a pipeline; 1 searches none. random: as the engine of that name. own: the dataflow that AutoMapper is
     constrained to, as `Search.dataflow`.
@@ -49,7 +49,7 @@ class Pipelines:
     def __init__(
         self,
         network: Network,
-        bit_widths: Sequence[int],
+        bit_widths: Sequence[Bits],
         device: Device,
         objective: Objective,
         max_stages: int,
@@ -62,7 +62,7 @@ class Pipelines:
         self.network, self.device, self.objective, self.max_stages = network, device, objective, max_stages
         self.bit_widths = tuple(bit_widths)
         self.workers, self.backend = workers, backend
-        self.why_none = ""  # why no pipeline can be, where that is known without a search
+        self.why_none = ""  # why there can be no pipeline, where known without a search
         self.parts: dict[int, Device] = {}
         if max_stages < 2:
             self.why_none = "--stages 1 asks for multi-cycle only"
@@ -88,7 +88,7 @@ class Pipelines:
         """Search on until `mappings` are bred for every layer, bit-width and part; share: of the budget used then."""
         work = [(unit, mappings, share) for _, unit in self.units]
         try:
-            units = spread(Evolution.advance, work, self.workers, self.backend)
+            units = run_parallel(Evolution.advance, work, self.workers, self.backend)
         except KeyboardInterrupt:
             for _, unit in self.units:
                 unit.stopped = True
@@ -103,7 +103,7 @@ class Pipelines:
         """Mappings tried in all."""
         return sum(unit.evaluated for _, unit in self.units)
 
-    def best(self, bits: int) -> Pipeline | None:
+    def best(self, bits: Bits) -> Pipeline | None:
         """The best pipeline found so far at a bit-width, that of the next wider words included; None where there is
         none: `why_not` says why."""
         wider = [other for other in self.bit_widths if is_wider(other, bits)]
@@ -114,7 +114,7 @@ class Pipelines:
         cost = pipeline.cost
         return self.objective.network_value(cost.energy_j, cost.latency_s, cost.interval_s)
 
-    def _narrowed(self, wider: Pipeline | None, bits: int) -> Pipeline | None:
+    def _narrowed(self, wider: Pipeline | None, bits: Bits) -> Pipeline | None:
         """The same pipeline at narrower words, where no layer costs more."""
         if wider is None:
             return None
@@ -127,7 +127,7 @@ class Pipelines:
         stages = [[one.cost for one in found[begin:end]] for begin, end in zip(begins, wider.ends, strict=True)]
         return Pipeline(wider.columns, wider.ends, tuple(found), pipeline(stages))
 
-    def _best_at(self, bits: int) -> Pipeline | None:
+    def _best_at(self, bits: Bits) -> Pipeline | None:
         self._collect()
         problems = [problem_of(item, bits) for item in self.network.layers]
         rows = {
@@ -137,8 +137,8 @@ class Pipelines:
         }
         return best_split(rows, self.device.array[0], self.max_stages, self.objective)
 
-    def why_not(self, bits: int) -> str:
-        """Why `best` is None: that no pipeline can be, or which layer fits on no part of the device."""
+    def why_not(self, bits: Bits) -> str:
+        """Why `best` is None: no pipeline is possible, or a layer fits on no part of the device."""
         if self.why_none:
             return self.why_none
         for item in self.network.layers:
@@ -203,13 +203,13 @@ def best_split(rows: dict[int, list[Found]], width: int, max_stages: int, object
     columns, ends = best
     begins = (0, *ends[:-1])
     found = tuple(item for c, begin, end in zip(columns, begins, ends, strict=True) for item in rows[c][begin:end])
-    stages = [[item.cost for item in found[begin:end]] for begin, end in zip(begins, ends, strict=True)]
-    return Pipeline(columns, ends, found, pipeline(stages))
+    costs = [[item.cost for item in found[begin:end]] for begin, end in zip(begins, ends, strict=True)]
+    return Pipeline(columns, ends, found, pipeline(costs))
 
 
 def _parts(device: Device) -> tuple[dict[int, Device], str]:
-    """A part of the device for each number of columns, and why there is none; parts whose buffers would be empty are
-    left out."""
+    """(part of the device for each number of columns, reason if there is none). Parts with empty buffers are left
+    out."""
     columns = device.array[0]
     widths = sorted({columns * a // b for a, b in SHARES} - {0, columns})
     parts, why = {}, f"the array's {columns} column{'s'[: columns > 1]} cannot be split"

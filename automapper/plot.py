@@ -1,4 +1,4 @@
-"""Line and point plots as SVG text: no script, no file beside it, sharp in print."""
+"""Line and point plots as SVG text, without scripts or other files, sharp in print."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plot(
 ) -> str:
     """An <svg> of the series with axes, grid and legend. Points that a logarithmic axis cannot show are left out.
 
-    y_most: the largest y there can be; no tick stands above it.
+    y_most: the largest possible y; no tick is above it.
     """
     shown = [
         Series(s.name, [p for p in s.points if (p[0] > 0 or not log_x) and (p[1] > 0 or not log_y)], s.notes, s.line,

@@ -1,10 +1,9 @@
 """The mappings that the Eyeriss chip ran AlexNet with, as a baseline: JSSC 2017 (Chen et al.), table III.
 
-Layers of AlexNet's own shapes get the published mapping. Layers that differ from one of them in nothing but channels,
-filters and groups (torchvision's AlexNet has 64, 192, 384, 256, 256 filters and no groups) get it *adapted*: the same
-strip e, filters p and channels q per PE, PE sets r x t, and images n; m, and any of the others that is more than the
-layer has, cut to what it has; the trips of the DRAM loops follow. Where several published layers could be adapted, the
-one that costs least by the objective is.
+Layers of AlexNet's own shapes get the published mapping. Layers that differ from one of them only in channels, filters
+and groups (torchvision's AlexNet has 64, 192, 384, 256, 256 filters and no groups) get it *adapted*. Strip e, filters p
+and channels q per PE, PE sets r x t, and images n stay; these and m are cut to the size of the layer; the trips of the
+DRAM loops follow. Where several published layers can be adapted, the one with the lowest objective is used.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.workload import Problem, listed
 from hw_model import Device, InvalidMapping, Layer, Mapping, evaluate
-from hw_model.widths import in_words
+from hw_model.widths import Bits, in_words
 
 NAME = PUBLISHED
 LEVELS, ARRAY = ("dram", "glb", "rf"), (14, 12)
@@ -71,16 +70,16 @@ def is_eyeriss(device: Device) -> bool:
     return device.level_names == LEVELS and tuple(device.array) == ARRAY
 
 
-def why_missing(layers: Sequence[Layer], found: Sequence[Found | None], device: Device, bits: int) -> str:
+def why_missing(layers: Sequence[Layer], found: Sequence[Found | None], device: Device, bits: Bits) -> str:
     """Why some of a network's layers have no published mapping at a bit-width; empty where all have one."""
     if not is_eyeriss(device):
         needs = f"needs Eyeriss' memories ({', '.join(LEVELS)}) and {ARRAY[0]} x {ARRAY[1]} PEs"
-        return f"{needs}, which {device.name} has not"
+        return f"{needs}, which {device.name} does not have"
     if all(found):
         return ""
     if not any(_alike(one.layer, layer) for one in ALEXNET for layer in layers):
         return (
-            "no layer has the filter and output size of one of AlexNet's, which the chip's mappings are published for"
+            "no layer has the filter and output size of one of AlexNet's, for which the chip's mappings are published"
         )
     missing = [layer for layer, one in zip(layers, found, strict=True) if one is None]
     fit = [layer for layer in missing if any(_alike(one.layer, layer) for one in ALEXNET)]
@@ -95,7 +94,7 @@ def _same(one: Layer, layer: Layer) -> bool:
 
 
 def _alike(one: Layer, layer: Layer) -> bool:
-    """The same but for channels, filters and groups; a depth-wise layer is another kind."""
+    """Whether two layers differ only in channels, filters and groups; a depth-wise layer is another kind."""
     kept = all(getattr(one, name) == getattr(layer, name) for name in ("P", "Q", "R", "S"))
     return kept and _steps(layer) == _steps(one) and (layer.G == 1 or layer.C > 1)
 
@@ -127,7 +126,7 @@ def _mapping(one: Published, layer: Layer, device: Device) -> Mapping:
 
 
 def add_published(outcome: Outcome, problems: Sequence[Problem], device: Device, objective: Objective) -> None:
-    """Put the published mapping beside what was found, where there is one that fits; and take it where it is better."""
+    """Add the published mapping to the outcome where one fits; AutoMapper takes it where it is better."""
     for problem in problems:
         fitting = []
         for mapping in published_mappings(problem.layer, device):

@@ -14,11 +14,11 @@ from automapper.evolve import CONVERGED
 from automapper.exhaustive import Optimum
 from automapper.objective import Objective
 from automapper.pipelines import Pipeline, Pipelines
-from automapper.result import Result, found_of, result_at, value_of
+from automapper.result import Result, baseline_of, best_of, result_at, value_of
 from automapper.search import Found, Outcome
 from automapper.workload import Network, NetworkLayer, listed, problem_of
 from hw_model import Cost, Device, Layer, NetworkCost
-from hw_model.widths import in_words, is_wider
+from hw_model.widths import Bits, in_words, is_wider
 from instantnet.engine.version import commit
 
 FORMAT = 1
@@ -29,7 +29,7 @@ def build_report(
     network: Network,
     device: Device,
     objective: Objective,
-    bit_widths: Sequence[int],
+    bit_widths: Sequence[Bits],
     outcome: Outcome,
     pipelines: Pipelines,
     search: Mapping[str, Any],
@@ -42,8 +42,8 @@ def build_report(
     `objective_value` is what was minimised, with the delay that counts. `multi_cycle` and `pipeline` (the best one
     found) are the two it was chosen from. `layers` and `baselines` are always multi-cycle: one layer after another on
     the whole array. Each layer's `dims`, `bits` and `mapping` with the device are a case of `python -m hw_model`, which
-    gives the same numbers. They are the layer's own best; where the network runs another mapping for the sake of its
-    sums, that is in `in_network` (see trade). A baseline that only some layers have runs AutoMapper's mappings at the
+    gives the same numbers. They are the layer's own best; where the network runs another mapping, that is in
+    `in_network` (see trade). A baseline that only some layers have runs AutoMapper's mappings at the
     others; `covered` has the sums and gains over its own layers, on both sides, and `baseline_notes` the reason. A
     baseline has gains, `*_improvement_percent`, only where it is `converged`: its searches and AutoMapper's are.
     """
@@ -64,12 +64,13 @@ def build_report(
 
 
 def _bit_width(
-    network: Network, bits: int, outcome: Outcome, pipelines: Pipelines, objective: Objective, device: Device
+    network: Network, bits: Bits, outcome: Outcome, pipelines: Pipelines, objective: Objective, device: Device
 ) -> dict[str, Any]:
     pipeline = pipelines.best(bits)
     why_not = "" if pipeline else pipelines.why_not(bits)
     result = result_at(network, bits, outcome, pipeline, objective, why_not)
-    baselines, notes = {}, {}
+    baselines: dict[str, dict[str, Any]] = {}
+    notes: dict[str, str] = {}
     for name in outcome.baselines.shown:
         entry, note = _baseline(network, bits, outcome, name, result, objective, device)
         baselines |= {name: entry} if entry else {}
@@ -91,10 +92,10 @@ def _bit_width(
 
 
 def _baseline(
-    network: Network, bits: int, outcome: Outcome, name: str, result: Result, objective: Objective, device: Device
+    network: Network, bits: Bits, outcome: Outcome, name: str, result: Result, objective: Objective, device: Device
 ) -> tuple[dict[str, Any] | None, str]:
     """(the sums of a dataflow over the layers that have a mapping in it, None where none has; a note on them)."""
-    found = found_of(network, bits, outcome, name)
+    found = baseline_of(network, bits, outcome, name)
     shapes = [item.layer for item in network.layers]
     with_one = [shape for shape, one in zip(shapes, found, strict=True) if one]
     notes = []
@@ -108,11 +109,11 @@ def _baseline(
         why = _why_missing(outcome, name, missing, device, bits)
     if not with_one:
         return None, f"none: {why}"
-    best = found_of(network, bits, outcome)
-    cost = sum((one or own).cost for one, own in zip(found, best, strict=True))
+    best = best_of(network, bits, outcome)
+    cost = sum(((one or own).cost for one, own in zip(found, best, strict=True)), Cost())
     own = [outcome.own(problem_of(item, bits)) for item in network.layers]
     converged = have_converged(own, objective) and have_converged([one for one in found if one], objective)
-    entry = {
+    entry: dict[str, Any] = {
         **_totals(cost, objective),
         "converged": converged,
         **(improvements(result.chosen, cost, objective) if converged else {}),
@@ -121,16 +122,16 @@ def _baseline(
         "layers": len(shapes),
     }
     if len(with_one) < len(shapes):
-        theirs = sum(one.cost for one in found if one)
-        ours = sum(own.cost for own, other in zip(best, found, strict=True) if other)
+        theirs = sum((one.cost for one in found if one), Cost())
+        ours = sum((own.cost for own, other in zip(best, found, strict=True) if other), Cost())
         gains = improvements(ours, theirs, objective) if converged else {}
         entry["covered"] = {**_totals(theirs, objective), "automapper": _totals(ours, objective), **gains}
         notes.insert(0, f"gain over {len(with_one)} of {len(shapes)} layers, on both sides, multi-cycle; {why}")
     return entry, "; ".join(notes)
 
 
-def _why_missing(outcome: Outcome, name: str, missing: Sequence[Layer], device: Device, bits: int) -> str:
-    """Why some layers have no mapping in a dataflow, or in a fixed one; empty where all have."""
+def _why_missing(outcome: Outcome, name: str, missing: Sequence[Layer], device: Device, bits: Bits) -> str:
+    """Why some layers have no mapping in a dataflow, or no fixed one; empty where all have."""
     if not missing:
         return ""
     kept = outcome.baselines.kept(name)
@@ -158,7 +159,7 @@ def _pipeline(pipeline: Pipeline, network: Network, objective: Objective, device
     return {**_totals(pipeline.cost, objective), "interval_s": pipeline.cost.interval_s, "stages": stages}
 
 
-def _layer(item: NetworkLayer, bits: int, outcome: Outcome, objective: Objective) -> dict[str, Any]:
+def _layer(item: NetworkLayer, bits: Bits, outcome: Outcome, objective: Objective) -> dict[str, Any]:
     problem = problem_of(item, bits)
     best = outcome.own(problem)
     baselines = {}
@@ -195,8 +196,8 @@ def _mapped(found: Found, objective: Objective) -> dict[str, Any]:
 
 
 def _proof(optimum: Optimum, best: Found, objective: Objective) -> dict[str, Any]:
-    """What shows how good a layer's mapping is. `bound`: no mapping is below the lower value; the gap is the share by
-    which the best one found could be improved at most, 0 where the walk came to its end (`complete`)."""
+    """The proof for a layer's mapping. `bound`: no mapping is below the lower value; the gap is the largest share by
+    which the best one found could still improve, 0 where the walk ended (`complete`)."""
     value = objective.value(best.cost.energy_j, best.cost.latency_s)
     gap = 0.0 if optimum.complete else -math.expm1(optimum.lower - optimum.score)
     what = "edp_js" if objective.name == "edp" else "objective_value"

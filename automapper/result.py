@@ -1,7 +1,8 @@
-"""What a run calls its result at one bit-width: multi-cycle or the best pipeline, whichever the objective prefers."""
+"""The result of a run at one bit-width: multi-cycle or the best pipeline, whichever has the lower objective."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from automapper.objective import Objective
@@ -9,6 +10,7 @@ from automapper.pipelines import Pipeline
 from automapper.search import Found, Outcome
 from automapper.workload import Network, problem_of
 from hw_model import Cost, NetworkCost, multi_cycle
+from hw_model.widths import Bits
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,25 @@ class Result:
     why: str
 
 
-def found_of(network: Network, bits: int, outcome: Outcome, baseline: str = "") -> list[Found | None]:
-    """What was found for every layer, in running order; None where a layer has no mapping in this baseline."""
-    if not baseline:
-        return [outcome.best(problem_of(item, bits), bits) for item in network.layers]
-    return [outcome.baseline(item, bits, baseline) for item in network.layers]
+def best_of(network: Network, bits: Bits, outcome: Outcome) -> list[Found]:
+    """The mapping of every layer as the network runs it, in running order. KeyError while a layer has none."""
+    return [outcome.best(problem_of(item, bits), bits) for item in network.layers]
 
 
-def network_cost(network: Network, bits: int, outcome: Outcome, baseline: str = "") -> Cost | None:
-    """The sum over the layers; None where one of them has no mapping in this baseline."""
-    found = found_of(network, bits, outcome, baseline)
-    return sum(item.cost for item in found) if all(found) else None
+def baseline_of(network: Network, bits: Bits, outcome: Outcome, name: str) -> list[Found | None]:
+    """What a baseline has for every layer, in running order; None where it has no mapping."""
+    return [outcome.baseline(item, bits, name) for item in network.layers]
+
+
+def network_cost(network: Network, bits: Bits, outcome: Outcome, baseline: str = "") -> Cost | None:
+    """The sum over the layers; None where one of them has no mapping, or none in this baseline."""
+    found: Sequence[Found | None] = ()
+    if baseline:
+        found = baseline_of(network, bits, outcome, baseline)
+    elif all(outcome.has(problem_of(item, bits)) for item in network.layers):
+        found = best_of(network, bits, outcome)
+    costs = [one.cost for one in found if one]
+    return sum(costs, Cost()) if len(costs) == len(network.layers) else None
 
 
 def value_of(objective: Objective, cost: Cost | NetworkCost) -> float:
@@ -43,13 +53,10 @@ def value_of(objective: Objective, cost: Cost | NetworkCost) -> float:
 
 
 def result_at(
-    network: Network, bits: int, outcome: Outcome, pipeline: Pipeline | None, objective: Objective, why_not: str = ""
-) -> Result | None:
-    """The result at a bit-width, None while a layer has no valid mapping. why_not: there is no pipeline."""
-    found = found_of(network, bits, outcome)
-    if not all(found):
-        return None
-    total = multi_cycle([item.cost for item in found])
+    network: Network, bits: Bits, outcome: Outcome, pipeline: Pipeline | None, objective: Objective, why_not: str = ""
+) -> Result:
+    """The result at a bit-width, of an outcome that has a mapping for every layer. why_not: there is no pipeline."""
+    total = multi_cycle([found.cost for found in best_of(network, bits, outcome)])
     alone = value_of(objective, total)
     if pipeline is None:
         return Result("multi-cycle", total, alone, total, None, f"no pipeline: {why_not}")

@@ -1,4 +1,4 @@
-"""All layers, bit-widths and dataflows of a network, searched together in rounds and spread over workers."""
+"""All layers, bit-widths and dataflows of a network, searched together in rounds, in parallel."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from dataclasses import dataclass, field, replace
 from automapper.baselines import Baselines
 from automapper.budget import Budget
 from automapper.dataflows import built_in, why_none
+from automapper.engines import ENGINES, Engine
 from automapper.evolve import CONVERGED, Evolution
 from automapper.exhaustive import Optimum, find_optimum
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import Objective, parse_objective
+from automapper.parallel import run_parallel
 from automapper.space import Search
-from automapper.spread import spread
 from automapper.workload import NetworkLayer, Problem, problem_of
 from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate
+from hw_model.widths import Bits
 
 ROUNDS = 20
 FIRST_ROUND, SECOND_ROUND = 8, 500  # mappings per search, where the budget is in seconds and the speed unknown
@@ -47,7 +49,7 @@ class Outcome:
     found: the best of every search; a dataflow that admits no mapping is left out. It depends on the search alone.
     mappings: evaluated in all; per_search: bred by each search; seconds: of searching. interrupted: by Ctrl-C;
     goal_met: ended by `after_round`. optima: of the exhaustive engine. traded: (bit-width of the network, problem) ->
-    another mapping that the network runs for the sake of its sums (see trade).
+    another mapping that the network runs for a lower total (see trade).
     """
 
     baselines: Baselines = field(default_factory=Baselines)
@@ -58,20 +60,24 @@ class Outcome:
     interrupted: bool = False
     goal_met: bool = False
     optima: dict[Problem, Optimum] = field(default_factory=dict)
-    traded: dict[tuple[int, Problem], Found] = field(default_factory=dict)
+    traded: dict[tuple[Bits, Problem], Found] = field(default_factory=dict)
 
-    def own(self, problem: Problem) -> Found | None:
-        """AutoMapper's best mapping of a layer, whatever network it is in."""
-        return self.found.get(Search(problem, self.baselines.own))
+    def has(self, problem: Problem) -> bool:
+        """Whether AutoMapper has a mapping of a layer; of every layer once `run_search` has returned."""
+        return Search(problem, self.baselines.own) in self.found
 
-    def best(self, problem: Problem, bits: int) -> Found | None:
+    def own(self, problem: Problem) -> Found:
+        """AutoMapper's best mapping of a layer, independent of the network. KeyError while it has none."""
+        return self.found[Search(problem, self.baselines.own)]
+
+    def best(self, problem: Problem, bits: Bits) -> Found:
         """The mapping that a layer has while its network runs at `bits`."""
         return self.traded.get((bits, problem)) or self.own(problem)
 
-    def baseline(self, item: NetworkLayer, bits: int, name: str) -> Found | None:
-        """What a baseline has for a layer while its network runs at `bits`."""
+    def baseline(self, item: NetworkLayer, bits: Bits, name: str) -> Found | None:
+        """A baseline's mapping of a layer while its network runs at `bits`."""
         kept = self.baselines.kept(name)
-        if kept and item.own_bits is not None:  # always at this width: nothing to cost anew
+        if kept and item.own_bits is not None:  # always at this width, so its cost is known
             return self.found.get(Search(problem_of(item, bits), kept))
         return self.found.get(Search(problem_of(item, bits), self.baselines.dataflows.get(name, name)))
 
@@ -102,14 +108,14 @@ def run_search(
     """The best mapping of every problem, and inside each dataflow: the built-in ones always, and those of `baselines`.
 
     Args:
-        engine: "evolution"; "random": as many random mappings, the floor; "exhaustive": evolution, and then whatever
-            its result does not already rule out, so that the outcome is the optimum.
+        engine: a name in `engines.ENGINES`. "random": as many random mappings, the floor. "exhaustive": evolution, then
+            branch and bound over what its result does not rule out, so that the outcome is the optimum.
         workers: shapes searched at once, 0 = as many as there are cores. The result does not depend on it, unless the
             budget is in seconds.
-        backend: see `spread`.
-        after_round: told the outcome so far and the share of the budget used; True ends the search.
-        after_proof: told how many problems of all the exhaustive engine has done.
-        interrupted: by Ctrl-C before it began; the first pools are the outcome then.
+        backend: see `run_parallel`.
+        after_round: called with the outcome so far and the share of the budget used; True ends the search.
+        after_proof: called with the number of problems that the exhaustive engine has done, and of all.
+        interrupted: by Ctrl-C before the start; the first pools are then the outcome.
         fixed: further problems, at another bit-width, that are searched inside the dataflows of the NAME_fixed.
 
     Ctrl-C ends the search too; the outcome is then the best so far.
@@ -122,7 +128,7 @@ def run_search(
     for search in _searches(problems, fixed, baselines, device):
         by_shape.setdefault(search.problem.layer, []).append(search)
     with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
-        units = [Evolution(searches, device, objective, seed, engine == "random") for searches in by_shape.values()]
+        units = [ENGINES[engine](searches, device, objective, seed) for searches in by_shape.values()]
         load_compiled(device)
     outcome = Outcome(baselines, interrupted=bool(came) or interrupted)
     begin = time.perf_counter()
@@ -147,7 +153,8 @@ def run_search(
         _collect(outcome, units, begin)
     if engine == "exhaustive" and not outcome.interrupted:
         try:
-            _find_optima(outcome, units, workers, backend, after_proof)
+            evolved = [unit for unit in units if isinstance(unit, Evolution)]
+            _find_optima(outcome, evolved, workers, backend, after_proof)
         except KeyboardInterrupt:
             outcome.interrupted = True
         outcome.seconds = time.perf_counter() - begin
@@ -156,9 +163,9 @@ def run_search(
     except KeyboardInterrupt:
         outcome.interrupted = True
     for problem in problems:
-        if not outcome.own(problem):
+        if not outcome.has(problem):
             _raise_no_mapping(Search(problem, baselines.own), units, device)
-        _settle(outcome, problem, objective)
+        _adopt_better_of_built_in(outcome, problem, objective)
     return outcome
 
 
@@ -176,7 +183,7 @@ def _searches(
 
 
 def load_compiled(device: Device) -> None:
-    """Load the compiled code, or compile it, once per machine: neither is time of a search."""
+    """Load the compiled code, or compile it once per machine, before the time of the search begins."""
     Evolution([Search(Problem(Layer(), 8))], device, parse_objective("edp"), 0).advance(1, 1.0).best(0)
 
 
@@ -195,11 +202,15 @@ def _next_round(budget: Budget, done: int, seconds: float) -> tuple[int, float]:
     return done + max(1, int(done * slice_s / seconds)), share
 
 
-def _advance(units: list[Evolution], target: int, share: float, workers: int, backend: str) -> list[Evolution]:
-    return spread(Evolution.advance, [(unit, target, share) for unit in units], workers, backend)
+def _advance(units: list[Engine], target: int, share: float, workers: int, backend: str) -> list[Engine]:
+    return run_parallel(_advanced, [(unit, target, share) for unit in units], workers, backend)
 
 
-def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None:
+def _advanced(unit: Engine, target: int, share: float) -> Engine:
+    return unit.advance(target, share)
+
+
+def _collect(outcome: Outcome, units: Iterable[Engine], begin: float) -> None:
     """Cost the bests so far by hw_model's own `evaluate`, those that changed."""
     outcome.seconds = time.perf_counter() - begin
     outcome.per_search = max(unit.mappings for unit in units)
@@ -218,8 +229,8 @@ def _collect(outcome: Outcome, units: Iterable[Evolution], begin: float) -> None
             outcome.found[search] = Found(search, mapping, cost, gaps)
 
 
-def _settle(outcome: Outcome, problem: Problem, objective: Objective) -> None:
-    """Let a layer have what a built-in dataflow found that is better by a rounding error, which scores do not show."""
+def _adopt_better_of_built_in(outcome: Outcome, problem: Problem, objective: Objective) -> None:
+    """Give a layer a built-in dataflow's mapping that is better by a rounding error, which scores do not show."""
     best = outcome.found.get(Search(problem))
     if best is None or problem in outcome.optima:
         return
@@ -251,7 +262,9 @@ def _find_optima(
     at_once = workers or os.cpu_count() or 1
     for begin in range(0, len(work), at_once):
         part = work[begin : begin + at_once]
-        for (problem, device, _, _), optimum in zip(part, spread(find_optimum, part, workers, backend), strict=True):
+        for (problem, device, _, _), optimum in zip(
+            part, run_parallel(find_optimum, part, workers, backend), strict=True
+        ):
             outcome.optima[problem] = optimum
             outcome.mappings += optimum.evaluated
             if optimum.mapping:
@@ -262,7 +275,7 @@ def _find_optima(
         after_proof(begin + len(part), len(work))
 
 
-def _raise_no_mapping(search: Search, units: Iterable[Evolution], device: Device) -> None:
+def _raise_no_mapping(search: Search, units: Iterable[Engine], device: Device) -> None:
     problem = search.problem
     for unit in units:
         if search in unit.searches:

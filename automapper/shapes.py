@@ -10,7 +10,7 @@ from hw_model import Layer
 
 
 class NoLayer(Exception):
-    """The operation has no Layer with the same multiply-accumulates and the same words; the message says why."""
+    """No Layer has the operation's multiply-accumulates and words; the message says why."""
 
 
 def convolution(
@@ -32,7 +32,7 @@ def convolution(
     """
     n, axes = x[0], list(zip(x[2:], w[2:], y[2:], stride, padding, dilation, strict=True))
     if len(axes) == 1:
-        # Rows, not columns: row-stationary and output-stationary arrays spread R and P.
+        # Rows, not columns: row-stationary and output-stationary arrays distribute R and P.
         axes.append((1, 1, 1, stride[0], 0, dilation[0]))  # one position: steps along it change nothing
     if len(axes) == 3:
         # A filter of one tap moves along its axis as the batch does: each output sees one slice of the input.
@@ -65,8 +65,8 @@ def transposed_convolution(x: Sequence[int], w: Sequence[int], groups: int) -> L
 def linear(rows: int, inner: int, columns: int, batch: int) -> Layer:
     """[rows, inner] times weights [inner, columns]: a 1x1 convolution.
 
-    batch: images per inference. Where rows are tokens of images, an image's are P: as rows of an output image they
-    spread over the arrays that spread P, and hardly any spreads N.
+    batch: images per inference. Where rows are tokens, those of an image are P: arrays distribute P, and hardly any
+    distributes N.
     """
     N = batch if rows % batch == 0 else 1
     return Layer(N=N, K=columns, C=inner, P=rows // N)

@@ -26,7 +26,7 @@ class Search:
 
     @property
     def definition(self) -> Dataflow:
-        """What the mappings are constrained to."""
+        """The dataflow that constrains the mappings."""
         if isinstance(self.dataflow, Dataflow):
             return self.dataflow
         return built_in()[self.dataflow] if self.dataflow else FREE
@@ -39,7 +39,7 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
     pools of a search of the whole space come from the built-in dataflows too.
 
     Raises:
-        Unfit: a dimension that a dataflow wants somewhere as a whole does not fit there.
+        Unfit: a `whole` dimension of a dataflow does not fit.
     """
     caps = np.zeros((len(device.levels), 3), np.int64)
     cap_bits = np.zeros((len(device.levels), 3), np.int64)
@@ -82,7 +82,7 @@ def _sets(dataflow: Dataflow, problem: Problem, device: Device) -> list[Constrai
 
 
 def _built_in_sets(problem: Problem, device: Device) -> list[Constraint]:
-    """Of the built-in dataflows, those that the layer fits."""
+    """The built-in dataflows that have a mapping of the layer."""
     found = []
     for dataflow in built_in().values():
         try:
@@ -99,27 +99,27 @@ def inside(space: Space, t: int, row: tuple[np.ndarray, np.ndarray, np.ndarray])
 
 
 def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:
-    """f [slots, 8] with every dimension on one axis of the array only, where it can be without changing the cost: then
-    Timeloop's format can say it.
+    """f [slots, 8] with every dimension on one axis of the array only, where that does not change the cost: Timeloop's
+    format needs it.
 
     Cost depends on how many PEs share a dimension; on the axis too where inputs are passed on along it, or sums add up
     along one axis only.
     """
     x, y = device.slots.index("spatial_x"), device.slots.index("spatial_y")
     both = [d for d in range(8) if f[x, d] > 1 and f[y, d] > 1]
-    spread = [d for d in range(8) if f[x, d] * f[y, d] > 1]
+    spatial = [d for d in range(8) if f[x, d] * f[y, d] > 1]
     if not both or device.forward_inputs:
         return f
     alike = device.reduces[0] == device.reduces[1]
-    ways = itertools.product((x, y), repeat=len(spread))
-    # those that change the least first
-    for way in sorted(ways, key=lambda way: [sum(f[axis, d] == 1 for axis, d in zip(way, spread, strict=True)), way]):
+    ways = itertools.product((x, y), repeat=len(spatial))
+    # the smallest changes first
+    for way in sorted(ways, key=lambda way: [sum(f[axis, d] == 1 for axis, d in zip(way, spatial, strict=True)), way]):
         new = f.copy()
         new[[x, y]] = 1
-        for axis, d in zip(way, spread, strict=True):
+        for axis, d in zip(way, spatial, strict=True):
             new[axis, d] = f[x, d] * f[y, d]
-        may = all(DIMS[d] in device.axis_dims[axis == y] for axis, d in zip(way, spread, strict=True))
-        same = alike or all((new[x, d] == f[x, d]) or DIMS[d] not in "CRS" for d in spread)
+        may = all(DIMS[d] in device.axis_dims[axis == y] for axis, d in zip(way, spatial, strict=True))
+        same = alike or all((new[x, d] == f[x, d]) or DIMS[d] not in "CRS" for d in spatial)
         if may and same and new[x].prod() <= device.array[0] and new[y].prod() <= device.array[1]:
             return new
     return f

@@ -1,4 +1,4 @@
-"""What a run prints: a table per bit-width, numbers a person can read."""
+"""What a run prints: a table of the bit-widths, and notes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _gain(baseline: Mapping[str, Any]) -> str:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What is to be said of the baselines, once for all bit-widths of which it holds."""
+    """Notes on the baselines, each once for all its bit-widths."""
     found: dict[tuple[str, str], list[int]] = {}
     for row in report["bit_widths"]:
         for name, note in row["baseline_notes"].items():
@@ -78,7 +78,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         bits = [row["bits"] for row in report["bit_widths"] if not _converged(row, name)]
         where += [f"{name.replace('_', '-')} ({_widths(bits)})"] if bits else []
     if where:
-        lines = [f"no gain is shown where a search has not converged, a larger --budget may do: {', '.join(where)}"]
+        lines = [f"no gain is shown where a search has not converged, a larger --budget may help: {', '.join(where)}"]
     for (name, note), bits in found.items():
         at = "" if len(bits) == every else f" at {_widths(bits)}"
         lines.append(f"{name.replace('_', '-')}{at}: {note}")

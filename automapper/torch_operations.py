@@ -1,4 +1,4 @@
-"""Names of torch's operations (namespace aten), by what the capture of a network makes of them. Knows no torch."""
+"""Names of torch's operations (namespace aten), by their role in the capture of a network. Imports no torch."""
 
 PRODUCTS = {  # -> position of the left operand among the arguments
     "mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "_int_mm": 0, "_scaled_mm": 0,
@@ -11,7 +11,7 @@ ATTENTION = {
     "_scaled_dot_product_cudnn_attention",
     "_scaled_dot_product_fused_attention_overrideable",
 }
-REFUSED = {  # full of products that are not seen one by one
+REFUSED = {  # full of products that are not visible one by one
     "_trilinear", "addbmm", "addbmm_", "mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn", "deform_conv2d",
     "_native_multi_head_attention", "_transformer_encoder_layer_fwd", "_flash_attention_forward",
     "_efficient_attention_forward", "_convert_weight_to_int4pack", "_weight_int4pack_mm", "_weight_int8pack_mm",
@@ -34,7 +34,7 @@ MOVES = {  # elements without computing any
     "fill_", "zero_", "resize_", "set_", "_local_scalar_dense", "equal", "upsample_nearest1d", "upsample_nearest2d",
     "upsample_nearest3d", "_fused_sdp_choice",
 }  # fmt: skip
-KINDS = {  # as a reader knows them
+KINDS = {  # names for readers
     "_native_batch_norm_legit_no_training": "batch_norm",
     "_native_batch_norm_legit": "batch_norm",
     "_batch_norm_impl_index": "batch_norm",

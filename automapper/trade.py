@@ -1,17 +1,18 @@
-"""Layers traded against each other, where the sums over a network would otherwise be behind.
+"""Trade-offs between layers, where the sums of a reference over the network would otherwise be ahead.
 
-Every layer minimises its own objective, and what a report shows of it depends on nothing else. What a *network* runs
-may differ. Its EDP is a product of two sums: a layer that saves much latency for a little more energy pays where the
-network spends its energy elsewhere. So the sums of a *rival*, a baseline or the mappings of the next wider words, can
-come out ahead by a fraction of a percent. Where that happens at a bit-width:
+Every layer minimises its own objective, and a report's entry of a layer depends on nothing else. What a *network* runs
+may differ. Its EDP is a product of two sums: a layer that saves much latency for a little more energy is worth it where
+other layers dominate the energy. So the sums of a *reference*, a baseline or the mappings of the next wider words, can
+be ahead by a fraction of a percent. Where that happens at a bit-width, layers run a *substitute*:
 
-1. Layers run a rival's mapping that is better at the layer itself: of a user's dataflow, of a mapping kept at another
-   bit-width, or of wider words. (The built-in dataflows have none: the search takes over from them.)
-2. Layers run other known mappings that no rival beats at the layer, as few as it takes.
-3. Layers are searched again for what they contribute to the network: near (E, L) its objective E^a * L^b moves with
-   layer i as E_i^(a * E_i/E) * L_i^(b * L_i/L). Then step 2 again, and a longer search while that is not enough.
-4. What the others leave, as the best mappings of two dataflows contradict each other or nothing may be searched, is
-   done by taking over mappings of the rival, as few as it takes.
+1. A mapping of a reference that is better at the layer itself: of a user's dataflow, of a mapping kept at another
+   bit-width, or of wider words. (Built-in dataflows have none, because the search takes over from them.)
+2. Another known mapping that no reference beats at the layer, for as few layers as possible.
+3. A mapping from another search of the layer, for what it contributes to the network: near (E, L) the network's
+   objective E^a * L^b moves with layer i as E_i^(a * E_i/E) * L_i^(b * L_i/L). Then step 2 again, and a longer search
+   while that is not enough.
+4. A mapping of the reference itself, for as few layers as possible. It remains where the best mappings of two dataflows
+   contradict each other, or where nothing may be searched.
 """
 
 from __future__ import annotations
@@ -24,37 +25,37 @@ import numpy as np
 
 from automapper.evolve import EXPLORE, Evolution
 from automapper.objective import Objective
+from automapper.parallel import run_parallel
 from automapper.search import Found, Outcome
 from automapper.space import Search, inside
-from automapper.spread import spread
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InvalidMapping, Mapping, encode, evaluate
-from hw_model.widths import is_wider, width_order
+from hw_model.widths import Bits, is_wider, width_order
 
-EFFORT = (1_000, 4_000, 16_000, 64_000)  # mappings of each search of a layer, one sweep after the other
-EPSILON = 1e-12  # a smaller part is rounding
-WALL = 100.0  # by how much a score grows per unit of the logarithm that it is above the most it may be
+MAPPINGS = (1_000, 4_000, 16_000, 64_000)  # of each search of a layer, sweep by sweep
+EPSILON = 1e-12  # relative; smaller differences are rounding
+PENALTY = 100.0  # on the score, per unit of its logarithm above the limit
 
 
 @dataclass(frozen=True)
-class Tilted:
+class Contribution:
     """What a layer contributes to its network's objective: energy ** energy_weight * latency ** latency_weight, with a
-    wall where the layer's own objective, as a score, is above `most`."""
+    penalty where the layer's own objective, as a score, exceeds `limit`."""
 
     own: Objective
     energy_weight: float
     latency_weight: float
-    most: float
+    limit: float
 
     def score(self, energy: np.ndarray, latency: np.ndarray) -> np.ndarray:
         """As Objective.score."""
-        above = np.maximum(0.0, self.own.score(energy, latency) - self.most)
-        return self.energy_weight * np.log(energy) + self.latency_weight * np.log(latency) + WALL * above
+        excess = np.maximum(0.0, self.own.score(energy, latency) - self.limit)
+        return self.energy_weight * np.log(energy) + self.latency_weight * np.log(latency) + PENALTY * excess
 
 
 def trade_layers(
     network: Network,
-    bit_widths: Sequence[int],
+    bit_widths: Sequence[Bits],
     outcome: Outcome,
     device: Device,
     objective: Objective,
@@ -63,117 +64,121 @@ def trade_layers(
     backend: str = "threading",
     searching: bool = True,
 ) -> None:
-    """Note in `outcome.traded` what layers run for the network, where a rival's sums are ahead at a bit-width.
+    """Set `outcome.traded`: what layers run for the network, where a reference's sums are ahead at a bit-width.
 
-    searching: False takes known mappings only, which is all that a comparison of engines may.
+    searching: False uses known mappings only, so that a comparison of engines stays fair.
     """
-    trade = _Trade(network, bit_widths, outcome, device, objective)
-    for sweep, mappings in enumerate((0, *(EFFORT if searching else ()))):
-        behind = [bits for bits in trade.bit_widths if trade.behind(bits) and not trade.choose(bits)]
+    selection = _Selection(network, bit_widths, outcome, device, objective)
+    for sweep, mappings in enumerate((0, *(MAPPINGS if searching else ()))):
+        behind = [bits for bits in selection.bit_widths if selection.is_behind(bits) and not selection.substitute(bits)]
         if not behind:
             break
         for bits in behind if mappings else ():
-            work = trade.searches(bits, mappings, seed + sweep - 1)
-            for found in spread(_search, work, workers, backend):
+            work = selection.searches(bits, mappings, seed + sweep - 1)
+            for found in run_parallel(_search_again, work, workers, backend):
                 if found:
-                    trade.offers.setdefault((bits, found.search.problem), []).append(found)
-            trade.choose(bits)
-    for bits in trade.bit_widths:
-        if trade.behind(bits) and not trade.choose(bits):
-            trade.follow(bits)
+                    selection.searched.setdefault((bits, found.search.problem), []).append(found)
+            selection.substitute(bits)
+    for bits in selection.bit_widths:
+        if selection.is_behind(bits) and not selection.substitute(bits):
+            selection.adopt_reference(bits)
 
 
-class _Trade:
-    """The networks of all bit-widths, widest first, against their rivals."""
+class _Selection:
+    """Which mapping each layer runs at each bit-width, widest first, compared with the references."""
 
     def __init__(
-        self, network: Network, bit_widths: Sequence[int], outcome: Outcome, device: Device, objective: Objective
+        self, network: Network, bit_widths: Sequence[Bits], outcome: Outcome, device: Device, objective: Objective
     ):
         self.network, self.outcome, self.device, self.objective = network, outcome, device, objective
         self.bit_widths = sorted(bit_widths, key=width_order, reverse=True)
         self.layers = {bits: [problem_of(item, bits) for item in network.layers] for bits in bit_widths}
-        self.offers: dict[tuple[int, Problem], list[Found]] = {}
-        self.narrowed: dict[tuple[Problem, Mapping], Found] = {}
+        self.searched: dict[tuple[Bits, Problem], list[Found]] = {}  # by the additional searches
+        self.recosted: dict[tuple[Problem, Mapping], Found] = {}
 
-    def own(self, bits: int) -> list[Found]:
-        """What the network runs."""
+    def current(self, bits: Bits) -> list[Found]:
+        """Per layer what the network runs."""
         return [self.outcome.best(problem, bits) for problem in self.layers[bits]]
 
-    def rivals(self, bits: int) -> list[list[Found | None]]:
-        """Per layer what each baseline has, None where nothing; and the mappings of the next wider words."""
+    def references(self, bits: Bits) -> list[list[Found | None]]:
+        """A row per reference, with the mapping of each layer or None: each baseline, and the next wider words."""
         rows = [
             [self.outcome.baseline(item, bits, name) for item in self.network.layers]
-            for name in self.outcome.baselines.rivals
+            for name in self.outcome.baselines.references
         ]
         wider = [other for other in self.bit_widths if is_wider(other, bits)]
         if wider:
-            pairs = zip(self.own(min(wider, key=width_order)), self.layers[bits], strict=True)
-            rows.append([self._narrowed(found.mapping, problem) for found, problem in pairs])
+            pairs = zip(self.current(min(wider, key=width_order)), self.layers[bits], strict=True)
+            rows.append([self._recosted(found.mapping, problem) for found, problem in pairs])
         return [row for row in rows if any(row)]
 
-    def behind(self, bits: int) -> bool:
-        """Whether a rival is ahead, over the layers that it has, or over all with the network's own at the others."""
-        own = self.own(bits)
+    def is_behind(self, bits: Bits) -> bool:
+        """Whether a reference is ahead: over the layers that it has, or over all with ours at the others."""
+        current = self.current(bits)
         return any(
-            self._total(ours) > self._total(theirs) for row in self.rivals(bits) for ours, theirs in _pairs(own, row)
+            self._total(ours) > self._total(theirs)
+            for row in self.references(bits)
+            for ours, theirs in _comparisons(current, row)
         )
 
-    def choose(self, bits: int) -> bool:
-        """Let as few layers as it takes have another mapping on offer; whether no rival is ahead then."""
-        problems, rivals = self.layers[bits], self.rivals(bits)
+    def substitute(self, bits: Bits) -> bool:
+        """Give as few layers as possible another known mapping; returns whether no reference is ahead any more."""
+        problems, references = self.layers[bits], self.references(bits)
         for problem in problems:
             self.outcome.traded.pop((bits, problem), None)
-        if not self.behind(bits):
+        if not self.is_behind(bits):
             return True
         for problem in problems:
-            self._take(bits, min(self._known(bits, problem, rivals), key=self._value))
-        offers = [one for problem in dict.fromkeys(problems) for one in self._allowed(bits, problem, rivals)]
-        takes = np.array([[one.search.problem == problem for problem in problems] for one in offers], float)
+            self._set(bits, min(self._known(bits, problem, references), key=self._value))
+        candidates = [one for problem in dict.fromkeys(problems) for one in self._allowed(bits, problem, references)]
+        replaces = np.array([[one.search.problem == problem for problem in problems] for one in candidates], float)
         excess = math.inf
-        while self.behind(bits):
-            own = self.own(bits)
-            after = self._excess(own, rivals, offers, takes) if offers else np.array([math.inf])
+        while self.is_behind(bits):
+            current = self.current(bits)
+            after = self._excess(current, references, candidates, replaces) if candidates else np.array([math.inf])
             if not after.min() < excess:
                 return False
             excess = after.min()
-            self._take(bits, offers[int(np.argmin(after))])
+            self._set(bits, candidates[int(np.argmin(after))])
         return True
 
-    def searches(self, bits: int, mappings: int, seed: int) -> list[tuple]:
-        """Arguments of `_search` for every problem of the network."""
-        own, rivals = self.own(bits), self.rivals(bits)
-        energy_j, latency_s = _sums(own)
+    def searches(self, bits: Bits, mappings: int, seed: int) -> list[tuple]:
+        """Arguments of `_search_again` for every problem of the network."""
+        current, references = self.current(bits), self.references(bits)
+        energy_j, latency_s = _sums(current)
         work = []
-        for problem, found in dict(zip(self.layers[bits], own, strict=True)).items():
+        for problem, found in dict(zip(self.layers[bits], current, strict=True)).items():
             joules = self.objective.energy_weight * found.cost.energy_j / energy_j
             seconds = self.objective.latency_weight * found.cost.latency_s / latency_s
             scale = (self.objective.energy_weight + self.objective.latency_weight) / (joules + seconds)
             limits = [self.objective.score(one.cost.energy_pj, one.cost.cycles) for one in self._limits(bits, problem)]
-            tilted = Tilted(self.objective, joules * scale, seconds * scale, float(min(limits, default=math.inf)))
-            known = dict.fromkeys([found.mapping, *(one.mapping for one in self._allowed(bits, problem, rivals))])
+            limit = float(min(limits, default=math.inf))
+            contribution = Contribution(self.objective, joules * scale, seconds * scale, limit)
+            known = dict.fromkeys([found.mapping, *(one.mapping for one in self._allowed(bits, problem, references))])
             search = Search(problem, self.outcome.baselines.own)
-            work.append((tilted, search, list(known), self.device, mappings, seed))
+            work.append((contribution, search, list(known), self.device, mappings, seed))
         return work
 
-    def follow(self, bits: int) -> None:
-        """Take over mappings of the rival that is furthest ahead, what helps most first, until none is ahead."""
+    def adopt_reference(self, bits: Bits) -> None:
+        """Run mappings of the reference that is furthest ahead, the most helpful first, until none is ahead."""
         problems = self.layers[bits]
         while True:
-            own = self.own(bits)
-            value = self._total(own)
-            ahead = min((_filled(row, own) for row in self.rivals(bits)), key=self._total, default=own)
+            current = self.current(bits)
+            value = self._total(current)
+            ahead = min((_filled(row, current) for row in self.references(bits)), key=self._total, default=current)
             if self._total(ahead) >= value:
                 return
             one_each = dict(zip(problems, ahead, strict=True))
             alone = {
-                problem: self._total([found if p == problem else one for p, one in zip(problems, own, strict=True)])
+                problem: self._total([found if p == problem else one for p, one in zip(problems, current, strict=True)])
                 for problem, found in one_each.items()
             }
-            best = min(alone, key=alone.get)
+            best = min(alone, key=alone.__getitem__)
             for found in [one_each[best]] if alone[best] < value * (1 - EPSILON) else ahead:
-                self._take(bits, found)
+                self._set(bits, found)
 
-    def _take(self, bits: int, found: Found) -> None:
+    def _set(self, bits: Bits, found: Found) -> None:
+        """Let the network run `found` at its layer; the layer's own best is no trade-off."""
         problem = found.search.problem
         if found.mapping == self.outcome.own(problem).mapping:
             self.outcome.traded.pop((bits, problem), None)
@@ -181,50 +186,58 @@ class _Trade:
             search = Search(problem, self.outcome.baselines.own)
             self.outcome.traded[bits, problem] = Found(search, found.mapping, found.cost)
 
-    def _limits(self, bits: int, problem: Problem) -> list[Found]:
-        """What no mapping of the layer may be worse than: the rivals', and what any wider word has."""
+    def _limits(self, bits: Bits, problem: Problem) -> list[Found]:
+        """What no mapping of the layer may be worse than: that of any reference, and of any wider words."""
         index = self.layers[bits].index(problem)
-        limits = [row[index] for row in self.rivals(bits)]
+        limits = [row[index] for row in self.references(bits)]
         wider = [other for other in self.bit_widths if is_wider(other, bits)]
-        limits += [self._narrowed(self.own(other)[index].mapping, problem) for other in wider]
+        limits += [self._recosted(self.current(other)[index].mapping, problem) for other in wider]
         return [one for one in limits if one]
 
-    def _most(self, bits: int, problem: Problem) -> float:
+    def _limit(self, bits: Bits, problem: Problem) -> float:
         return min((self._value(one) for one in self._limits(bits, problem)), default=math.inf)
 
-    def _known(self, bits: int, problem: Problem, rivals: Sequence[Sequence[Found | None]]) -> list[Found]:
+    def _known(self, bits: Bits, problem: Problem, references: Sequence[Sequence[Found | None]]) -> list[Found]:
         """The known mappings of a layer."""
         index = self.layers[bits].index(problem)
-        known = [self.outcome.own(problem), *(row[index] for row in rivals if row[index])]
+        theirs = (row[index] for row in references)
+        known = [self.outcome.own(problem), *(one for one in theirs if one)]
         return [
-            Found(Search(problem), one.mapping, one.cost) for one in [*known, *self.offers.get((bits, problem), [])]
+            Found(Search(problem), one.mapping, one.cost) for one in [*known, *self.searched.get((bits, problem), [])]
         ]
 
-    def _allowed(self, bits: int, problem: Problem, rivals: Sequence[Sequence[Found | None]]) -> list[Found]:
-        """The known mappings of a layer that no rival beats there."""
-        most = self._most(bits, problem)
-        return [one for one in self._known(bits, problem, rivals) if self._value(one) <= most]
+    def _allowed(self, bits: Bits, problem: Problem, references: Sequence[Sequence[Found | None]]) -> list[Found]:
+        """The known mappings of a layer that no reference beats there."""
+        limit = self._limit(bits, problem)
+        return [one for one in self._known(bits, problem, references) if self._value(one) <= limit]
 
-    def _narrowed(self, mapping: Mapping, problem: Problem) -> Found:
-        """A mapping of the same layer, found at these or wider words."""
+    def _recosted(self, mapping: Mapping, problem: Problem) -> Found:
+        """A mapping of the same layer, found at these or wider words, with its cost at the words of `problem`."""
         key = problem, mapping
-        if key not in self.narrowed:
+        if key not in self.recosted:
             cost = evaluate(problem.layer, mapping, self.device, problem.bits)
-            self.narrowed[key] = Found(Search(problem), mapping, cost)
-        return self.narrowed[key]
+            self.recosted[key] = Found(Search(problem), mapping, cost)
+        return self.recosted[key]
 
     def _excess(
-        self, own: Sequence[Found], rivals: Sequence[Sequence[Found | None]], offers: Sequence[Found], takes: np.ndarray
+        self,
+        current: Sequence[Found],
+        references: Sequence[Sequence[Found | None]],
+        candidates: Sequence[Found],
+        replaces: np.ndarray,
     ) -> np.ndarray:
-        """[offers]: by which part the rival that is furthest ahead is, after each offer. takes [offers, layers]."""
-        costs = _numbers(own)  # [2, layers]: energy, latency
-        gains = takes[None] * (_numbers(offers)[:, :, None] - costs[:, None])  # [2, offers, layers]
-        worst = np.full(len(offers), -np.inf)
-        for row in rivals:
+        """[candidates]: how far the leading reference is ahead, relative, once each candidate runs.
+
+        replaces [candidates, layers]: 1 where a candidate is a mapping of the layer.
+        """
+        costs = _numbers(current)  # [2, layers]: energy, latency
+        changes = replaces[None] * (_numbers(candidates)[:, :, None] - costs[:, None])  # [2, candidates, layers]
+        worst = np.full(len(candidates), -np.inf)
+        for row in references:
             has = np.array([one is not None for one in row])
             theirs = _numbers([one for one in row if one]).sum(1)[:, None]
-            ours = costs[:, has].sum(1)[:, None] + gains[:, :, has].sum(2)
-            rest = costs[:, ~has].sum(1)[:, None] + gains[:, :, ~has].sum(2)
+            ours = costs[:, has].sum(1)[:, None] + changes[:, :, has].sum(2)
+            rest = costs[:, ~has].sum(1)[:, None] + changes[:, :, ~has].sum(2)
             for more in (np.zeros_like(rest), rest):
                 worst = np.maximum(worst, self.objective.value(*(ours + more)) / self.objective.value(*(theirs + more)))
         return worst - 1.0
@@ -250,24 +263,27 @@ def _sums(found: Sequence[Found]) -> tuple[float, float]:
     return energy_pj * 1e-12, latency_s
 
 
-def _filled(row: Sequence[Found | None], own: Sequence[Found]) -> list[Found]:
-    """What a rival has, the network's own at the layers where it has nothing."""
-    return [theirs or one for theirs, one in zip(row, own, strict=True)]
+def _filled(row: Sequence[Found | None], current: Sequence[Found]) -> list[Found]:
+    """A reference's mappings, with ours at the layers where it has none."""
+    return [theirs or ours for theirs, ours in zip(row, current, strict=True)]
 
 
-def _pairs(own: Sequence[Found], row: Sequence[Found | None]) -> Iterator[tuple[Sequence[Found], Sequence[Found]]]:
-    """What is compared with a rival: all layers, and those that it has."""
-    yield own, _filled(row, own)
+def _comparisons(
+    current: Sequence[Found], row: Sequence[Found | None]
+) -> Iterator[tuple[Sequence[Found], Sequence[Found]]]:
+    """(ours, theirs) over all layers, and over those that the reference has."""
+    yield current, _filled(row, current)
     if not all(row):
-        yield [one for one, theirs in zip(own, row, strict=True) if theirs], [one for one in row if one]
+        yield [ours for ours, theirs in zip(current, row, strict=True) if theirs], [one for one in row if one]
 
 
-def _search(
-    tilted: Tilted, search: Search, known: Sequence[Mapping], device: Device, mappings: int, seed: int
+def _search_again(
+    contribution: Contribution, search: Search, known: Sequence[Mapping], device: Device, mappings: int, seed: int
 ) -> Found | None:
-    evolution = Evolution([search], device, tilted, seed)
+    evolution = Evolution([search], device, contribution, seed)
     for mapping in known:
-        row = encode(mapping, device)
+        factors, orders, bypass = encode(mapping, device)
+        row = factors, orders[: len(device.levels)], bypass  # searches leave the loops of an axis in one order
         if inside(evolution.space, 0, row):
             evolution.remember(0, row)
     evolution.advance(int(EXPLORE * mappings), EXPLORE).advance(mappings, 1.0)

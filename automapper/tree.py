@@ -1,11 +1,11 @@
 """Compiled half of the exhaustive engine: a walk over all splits of all dimensions that skips what cannot win.
 
-The tree assigns one dimension after the other. A node is left when its tiles no longer fit, when the array has no room,
-or when a lower bound of its cost is above the best mapping known.
+The tree assigns one dimension after another. A node is abandoned when its tiles do not fit, when the array has no room,
+or when a lower bound of its cost is above the best known mapping.
 
 Legend: L levels, 8 dimensions N G K C P Q R S. A split of a dimension is a row of L + 2 factors: one per level,
-outermost first, then PEs, then lanes. Cost depends on how many PEs share a dimension, not on which axis they lie, so
-that x and y are one factor here; whether factors fit on two axes is followed along (`reach`).
+outermost first, then PEs, then lanes. Cost depends on how many PEs share a dimension, not on their axis, so x and y are
+one factor here. `reach` tracks whether the factors fit on two axes.
 """
 
 import math
@@ -78,8 +78,8 @@ def fits(f, hold, chip, work):
 
 @jit
 def again(f, child, relevant):
-    """How often at least a whole tensor is brought to level `child` anew: loops outside the innermost level that has a
-    loop over one of its dimensions, over the other dimensions."""
+    """A lower bound on how often a whole tensor is moved to level `child`: the product of the loops over other
+    dimensions, outside the innermost level that has a loop over one of the tensor's dimensions."""
     times = 1.0
     started = False
     for level in range(child - 1, -1, -1):
@@ -189,17 +189,11 @@ def least_inputs(f, child, crossing, chip, work):
 
 
 @jit
-def bound(f, assigned, hold, chip, work):
-    """A lower bound of (energy in pJ, cycles) of every mapping that splits the assigned dimensions as f does.
-
-    f [8, L + 2], 1 where not assigned.
-    """
-    device, bandwidth, sizes, bits = chip.device, chip.bandwidth, work.sizes[0], work.bits[0]
-    per_word, per_final, per_hop, rate = work.per_word[0], work.per_final[0], work.per_hop[0], work.mac_rate[0]
+def least_steps(f, assigned, chip, work):
+    """(cycles that the MACs take at least, PEs times lanes left for the dimensions not assigned, product of those of
+    them that are reduced)."""
+    device, sizes, rate = chip.device, work.sizes[0], work.mac_rate[0]
     levels = f.shape[1] - 2
-    first_pe = device[FIRST_PE]
-    multicast = device[MULTICAST] != 0
-    reduction = device[REDUCE_X] != 0 or device[REDUCE_Y] != 0
     steps = 1.0
     pes = 1.0
     lanes = 1.0
@@ -216,7 +210,22 @@ def bound(f, assigned, hold, chip, work):
             if d == C or d == R or d == S:  # noqa: SIM109, numba compiles this to less
                 rest_reduction *= sizes[d]
     room = max(1.0, float(device[X] * device[Y] // int(pes))) * max(1.0, float(device[LANE_COUNT] // int(lanes)))
-    cycles = math.ceil(steps * math.ceil(rest / room) * rate[1] / rate[0])
+    return math.ceil(steps * math.ceil(rest / room) * rate[1] / rate[0]), room, rest_reduction
+
+
+@jit
+def bound(f, assigned, hold, chip, work):
+    """A lower bound of (energy in pJ, cycles) of every mapping that splits the assigned dimensions as f does.
+
+    f [8, L + 2], 1 where not assigned.
+    """
+    device, bandwidth, sizes, bits = chip.device, chip.bandwidth, work.sizes[0], work.bits[0]
+    per_word, per_final, per_hop = work.per_word[0], work.per_final[0], work.per_hop[0]
+    levels = f.shape[1] - 2
+    first_pe = device[FIRST_PE]
+    multicast = device[MULTICAST] != 0
+    reduction = device[REDUCE_X] != 0 or device[REDUCE_Y] != 0
+    cycles, room, rest_reduction = least_steps(f, assigned, chip, work)
     macs, weights, outputs = float(work.macs[0]), float(work.words[0, W]), float(work.words[0, O])
     fan_w = product(f, levels, 1 << N | 1 << P | 1 << Q)
     fan_o = product(f, levels, 1 << C | 1 << R | 1 << S)
@@ -288,8 +297,8 @@ def bound(f, assigned, hold, chip, work):
 
 
 @jit
-def spread(reach, into, factor):
-    """into [x + 1]: the widths along x that `factor` more PEs can make of the widths in reach."""
+def widen(reach, into, factor):
+    """Set into [x + 1]: the widths along x that `factor` times as many PEs can have, from the widths in reach."""
     into[:] = False
     for part in range(1, factor + 1):
         if factor % part == 0:
@@ -312,7 +321,7 @@ class Tree(NamedTuple):
 
     dims [depth]: dimensions in the order they are assigned; table, start: the splits of dims[k] are rows
     start[k]..start[k + 1] - 1; weights [2]: of log energy and log cycles in the score; hold [L]: tensor bits;
-    f [8, L + 2], pes, lanes [depth + 1], reach [depth + 1, x + 1]: the way down, changed as it goes.
+    f [8, L + 2], pes, lanes [depth + 1], reach [depth + 1, x + 1]: the current path, changed in place.
     """
 
     dims: np.ndarray
@@ -328,7 +337,7 @@ class Tree(NamedTuple):
 
 @jit
 def alive(d, row, k, assigned, best, tree, chip, work):
-    """Whether a mapping that beats `best` can have the split `row` of dimension d; the way down gets it."""
+    """Whether a mapping that beats `best` can have the split `row` of dimension d, which joins the current path."""
     f, pes, lanes = tree.f, tree.pes, tree.lanes
     levels = f.shape[1] - 2
     f[d] = row
@@ -336,7 +345,7 @@ def alive(d, row, k, assigned, best, tree, chip, work):
     lanes[k + 1] = lanes[k] * row[levels + 1]
     if pes[k + 1] > chip.device[X] * chip.device[Y] or lanes[k + 1] > chip.device[LANE_COUNT]:
         return False
-    spread(tree.reach[k], tree.reach[k + 1], row[levels])
+    widen(tree.reach[k], tree.reach[k + 1], row[levels])
     if not room_on_array(tree.reach[k + 1], pes[k + 1], chip.device[Y]):
         return False
     if not fits(f, tree.hold, chip, work):
@@ -357,10 +366,10 @@ def assigned_at_start(work):
 
 @jit
 def walk(index, best, leaves, node_limit, tree, chip, work):
-    """Go on with the walk and write what may beat the score `best` into leaves [n, 8, L + 2].
+    """Continue the walk; write splits that may beat the score `best` into leaves [n, 8, L + 2].
 
-    index [depth]: where the walk stands, changed in place; -1 everywhere at its start. Returns (leaves written, nodes
-    visited, whether the walk is over).
+    index [depth]: the position of the walk, changed in place; -1 everywhere at its start. Returns (leaves written,
+    nodes visited, whether the walk is over).
     """
     dims, table, start, f = tree.dims, tree.table, tree.start, tree.f
     depth = len(dims)
@@ -368,7 +377,7 @@ def walk(index, best, leaves, node_limit, tree, chip, work):
     f[:] = 1
     assigned = assigned_at_start(work)
     k = 0
-    while k < depth and index[k] >= 0:  # take up the way to where it stopped
+    while k < depth and index[k] >= 0:  # restore the path to where it stopped
         row = table[start[k] + index[k]]
         f[dims[k]] = row
         tree.pes[k + 1] = tree.pes[k] * row[levels]

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hw_model import Layer
-
-Bits = int | str  # a bit-width, or "w4a8": 4-bit weights, 8-bit activations
+from hw_model.widths import Bits
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Network:
     name: str
     layers: tuple[NetworkLayer, ...]
     bit_widths: tuple[int, ...]
-    accuracy: dict[int, float] = field(default_factory=dict)
+    accuracy: dict[Bits, float] = field(default_factory=dict)
     unmapped: tuple[Unmapped, ...] = ()
 
     @property
@@ -62,20 +61,20 @@ class Network:
         return [asdict(item) | {"share": item.operations / every} for item in self.unmapped]
 
     def name_of(self, problem: Problem) -> str:
-        """The name of the first layer that poses `problem`."""
+        """The name of the first layer with this problem."""
         return next(item.layer.name for item in self.layers if problem_of(item, problem.bits) == problem)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One question for the search: the best mapping of a shape at a bit-width. The layer carries no name."""
+    """The unit of the search: a shape at a bit-width. The layer has no name."""
 
     layer: Layer
     bits: Bits
 
 
 def problem_of(item: NetworkLayer, bits: Bits) -> Problem:
-    """The problem that `item` poses while the network runs at `bits`."""
+    """The problem of a layer while the network runs at `bits`."""
     sizes = item.layer.to_dict()
     sizes.pop("name", None)
     return Problem(Layer(**sizes), item.bits_at(bits))
@@ -96,7 +95,7 @@ def listed(names: Iterable[str], most: int = 4) -> str:
 
 
 def unmapped_lines(items: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What no mapping covers, by kind, with its share of the network's operations: a line, none where it is nothing."""
+    """Unmapped operations by kind, with their share of the network's operations: one line, or none."""
     shares: dict[str, float] = {}
     for item in items:
         shares[item["kind"]] = shares.get(item["kind"], 0.0) + item["share"]

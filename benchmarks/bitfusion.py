@@ -2,9 +2,10 @@
 
     python benchmarks/bitfusion.py [FILE.csv] [--json FILE]
 
-Rows: tests/data/bitfusion_simulator.csv, point-wise and depth-wise layers at W = A = 4, 6, 8. Printed, for each kind
-and bit-width and for all bit-widths together: Spearman's rank correlation of cycles and energy, and the median of
-simulator/modelled. No constant is tuned on these rows; which traffic the device charges was chosen with them in view.
+Rows: tests/data/bitfusion_simulator.csv, point-wise and depth-wise layers at W = A = 4, 6, 8. For each kind and
+bit-width, and for all bit-widths together, it prints Spearman's rank correlation of cycles and energy, and the median
+of simulator/modelled. No constant is tuned on these rows; which traffic the device charges was chosen with them in
+view.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def simulator_rows(path: Path = DATA) -> list[dict]:
 
 
 def modelled(row: dict, device: hw_model.Device, budget: int = BUDGET) -> tuple[int, float]:
-    """Cycles and energy (nJ) of the mapping of least EDP that AutoMapper finds for a row."""
+    """Cycles and energy (nJ) of AutoMapper's mapping of least EDP for a row."""
     layer = hw_model.Layer(
         G=row["G"], K=row["K"], C=row["C"], P=row["P"], Q=row["P"], R=row["R"], S=row["R"], stride=row["stride"]
     )

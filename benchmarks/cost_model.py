@@ -2,8 +2,8 @@
 
     python benchmarks/cost_model.py [--device eyeriss] [--rows 1000000] [--repeats 7] [--json FILE]
 
-Every mapping timed is valid (an invalid one is rejected early and would flatter the figure), all eight dimensions are
-in play, and rows differ in layer, bit-width, factors and loop orders. Compilation is not timed.
+Every timed mapping is valid, because an invalid one is rejected early and would inflate the speed. All eight dimensions
+are used, and rows differ in layer, bit-width, factors and loop orders. Compilation is not timed.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def valid_population(device: hw_model.Device, seed: int = 0) -> dict:
 
 
 def repeated(population: dict, rows: int) -> dict:
-    """The population's mappings, over and over, as a batch of so many rows."""
+    """The population's mappings, repeated to a batch of `rows` rows."""
     index = np.arange(rows) % len(population["problem"])
     return {name: population[name][index] for name in ("factors", "orders", "problem")}
 

@@ -3,12 +3,12 @@
     python benchmarks/eyeriss.py [--json FILE]
 
 Chip: JSSC 2017, table V (measured) and table III (mappings), in tests/data/eyeriss_alexnet.csv. MB = 1e6 bytes.
-A strip of ofmap rows that does not divide the layer leaves a shorter last strip, costed on its own and added.
+A strip of ofmap rows that does not divide the layer leaves a shorter last strip, costed separately and added.
 
 Core power: energy on the chip, without DRAM and idle power, over the chip's processing time, plus `idle_power_mw` of
 eyeriss.yaml. That constant is fitted on these five layers. VGG-16 (table VI, batch 3, tests/data/eyeriss_vgg16.csv)
-checks it without refitting. Its mappings are unpublished, so buffer megabytes and time are the chip's own. What the PEs
-and the network spend per MAC is what CONV3, 4 and 5, 3x3 like all of VGG-16, spend at the layer's share of zeros.
+checks it without refitting. Its mappings are unpublished, so buffer megabytes and time are the chip's own. PEs and
+network take the energy per MAC of CONV3, 4 and 5, which are 3x3 like all of VGG-16, at the layer's share of zeros.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 import hw_model  # noqa: E402
 
-# What the chip's traffic comes to when the published mappings are counted by hand: psum writes and reads for every
+# The chip's traffic when the published mappings are counted by hand: psum writes and reads for every
 # group of channels, each input row once per pass (GLB); every tile once per pass, uncompressed (DRAM).
 EXPECTED_GLB_MB = {"CONV1": 18.45, "CONV2": 77.57, "CONV4": 37.37, "CONV5": 24.92}
 EXPECTED_DRAM_MB = {"CONV1": 6.06, "CONV2": 5.43, "CONV3": 5.05, "CONV4": 3.92, "CONV5": 2.61}
@@ -123,7 +123,7 @@ def access_power_mw(row: dict) -> float:
 
 
 def fitted_idle_mw(access: list[float], chip: list[float]) -> float:
-    """The idle power (mW, steps of 0.5) with the least largest relative error over some layers."""
+    """The idle power (mW, steps of 0.5) that minimises the largest relative error over some layers."""
     return min(
         (step / 2 for step in range(801)),
         key=lambda idle: max(abs((a + idle) / c - 1) for a, c in zip(access, chip, strict=True)),

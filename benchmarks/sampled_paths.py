@@ -1,10 +1,10 @@
 """What running only some candidates changes: python benchmarks/sampled_paths.py [--seeds 1,2,3] [--json FILE]
 
 For each value of `sample_paths` (0 = all candidates run, the paper's method) and each seed: a search on the handwritten
-digits, then the training of what it found, both as the presets have them. Time: processor seconds of the search, its
-validation included; the values are interleaved seed by seed. Accuracy: of weights.pt, recalibrated. Same layers: how
-many of the found operations are those that the search with all candidates found with the same seed; two searches with
-all candidates that differ only in the seed agree in as many as the last line says.
+digits, then the training of the network it found, both with their presets. Time: processor seconds of the search, its
+validation included; the values are interleaved seed by seed. Accuracy: of weights.pt, recalibrated. Same layers: the
+number of operations equal to those that the search with all candidates found with the same seed. The last line has the
+same number for two searches with all candidates that differ only in the seed.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""How far apart the seeds of a search are: (worst - best) / best of a layer's energy-delay product over five seeds.
+"""The spread of a search over seeds: (worst - best) / best of a layer's energy-delay product over five seeds.
 
-    python benchmarks/seeds.py [--device simba_like,eyeriss] [--cases 48] [--budget 30000] [--seeds 5] [--json FILE]
+    python benchmarks/seeds.py [--device simba_like,eyeriss] [--cases 48] [--budget 20000] [--seeds 5] [--json FILE]
 
 48 cases: layers of AlexNet, VGG-16, ResNet, MobileNetV2 and EfficientNet, linear, grouped and odd-sized ones, each at
 one bit-width. A search is what a run does for a layer: the whole space and the built-in dataflows. One core;
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default=",".join(device_names()), help="devices, by comma")
     parser.add_argument("--cases", type=int, default=48)
-    parser.add_argument("--budget", type=int, default=30000, help="mappings per search")
+    parser.add_argument("--budget", type=int, default=20000, help="mappings per search")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
     options = parser.parse_args(arguments)

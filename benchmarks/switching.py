@@ -1,4 +1,4 @@
-"""What switchable precision costs where it should cost nothing: python benchmarks/switching.py [--json FILE]
+"""What switchable precision costs at 32 bit, where it should cost nothing: python benchmarks/switching.py [--json FILE]
 
 1. A training step at 32 bit against the same network of plain nn.Conv2d and nn.BatchNorm2d (target: at most 1.05x).
 2. Switching the bit-width of a network (target: under 1 microsecond, no allocation).

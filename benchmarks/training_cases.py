@@ -30,14 +30,16 @@ from config_search import C as SEARCH
 from config_train import C as TRAIN
 from instantnet.architect import Architect
 from instantnet.distill import Cascade
-from instantnet.engine.loop import frozen, make_optimizer, updater
-from instantnet.engine.machine import autocasted, compiled, placed, tune_cpu, tune_gpu
+from instantnet.engine.loop import frozen, updater
+from instantnet.engine.machine import tune_cpu, tune_gpu
 from instantnet.kernels import with_kernels
 from instantnet.model_infer import DerivedNetwork
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Backbone, Geometry
 from instantnet.quantize import Precision
 from instantnet.settings.stages import NetworkSettings
+from instantnet.strategies import autocasted, compiled, placed
+from instantnet.training import make_optimizer
 
 PLAIN = {"channels_last": False, "fused_quantizer": False, "compiled_layers": False, "keep_memory": False}
 TINY = {

@@ -1,8 +1,8 @@
 """What the choices of stage 2 cost and give: python benchmarks/training_options.py [--seeds 1,2,3] [--json FILE]
 
 Each row trains the same network (`--arch`, by default one of k3_e3 layers) on the handwritten digits with one setting
-changed. Time: processor seconds of a training step with all that belongs to it, median over the steps (on a GPU the
-host waits for it); rows are interleaved seed by seed. Accuracy: of weights.pt, recalibrated, mean over the seeds and
+changed. Time: processor seconds of a training step as a whole, median over the steps (on a GPU the host waits for
+it); rows are interleaved seed by seed. Accuracy: of weights.pt, recalibrated, mean over the seeds and
 (in brackets) the spread (largest minus smallest).
 """
 

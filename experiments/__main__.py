@@ -3,20 +3,25 @@ prints its table; `python -m experiments report` writes all tables that have res
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from experiments.claims import CLAIMS, seeds_of
 from experiments.images import subset
-from experiments.runs import RESULTS, WORK, Run, Store
+from experiments.runs import Run
 from experiments.scales import SCALES, Scale
+from experiments.shards import Shard, TimeLimit, expected_seconds, unique, work_through
+from experiments.store import RESULTS, WORK, Store
 from experiments.tables import Results, duration
 from instantnet.engine.errors import UserError, exit_status
 from instantnet.engine.folders import writable_folder
 
+ALONE = ("RANK", "WORLD_SIZE", "SLURM_PROCID")  # unset, a run is of this process, whatever started it beside others
 NOTHING_TO_PUBLISH = (
     "nothing to publish: the results are stored, but not the weights, which lie in --work where they were trained; "
     "--redo trains them again"
@@ -29,25 +34,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(listing(arguments.out))
         return
     if arguments.claim == "report":
-        ignored = [name for name in ("scale", "seeds", "only", "data", "redo", "smoke") if getattr(arguments, name)]
-        if ignored:
-            raise UserError(
-                f"report: --{ignored[0]} has no effect: it writes what is stored for the seeds of every scale"
-            )
-        from experiments.report import write  # here: it draws figures, which takes seconds to load
-
-        for path in write(arguments.out):
-            print(f"wrote {path}")
+        write_report(arguments)
         return
     claim = CLAIMS[arguments.claim]
     scale = chosen_scale(arguments, claim.LEGAL)
     seeds = arguments.seeds or seeds_of(claim, scale)
-    results = writable_folder(arguments.out, f"--out {arguments.out}")
-    work = writable_folder(arguments.work, f"--work {arguments.work}")
-    data = None
-    if scale.images_per_class and arguments.data:
-        data = subset(arguments.data, work / "images", *scale.images_per_class)
-    store = Store(scale.name, results, work, data)
+    store = store_of(arguments, scale)
     planned = claim.runs(scale, seeds)
     if arguments.only:
         planned = [run for run in planned if fnmatch(run.name, arguments.only)]
@@ -55,25 +47,65 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"--only {arguments.only}: no run of {arguments.claim} at scale {scale.name} has such a name"
             )
-    for number, run in enumerate(planned, start=1):
-        before = store.result(run)
-        try:
-            result = store.perform(run, arguments.redo)
-        except KeyboardInterrupt:
-            print(f"stopped in {run.name}: the same command goes on", file=sys.stderr)
-            raise
-        said = "stored" if result == before else duration(result["seconds"])
-        print(f"[{number}/{len(planned)}] {run.name}: {brief(run, result['result'])} ({said})", flush=True)
-    if hasattr(claim, "publish") and not arguments.only and scale.name != "smoke":
+    left = measure(planned, store, scale, arguments)
+    if left:
+        print(f"{left} of the {len(planned)} runs are left to other processes or to the same command later")
+    elif hasattr(claim, "publish") and not arguments.only and scale.name != "smoke":
         written = claim.publish(store, scale)
         print(f"wrote {', '.join(map(str, written))}" if written else NOTHING_TO_PUBLISH)
+    print(f"\n{claim_table(claim, scale, seeds, store)}")
+
+
+def write_report(arguments: argparse.Namespace) -> None:
+    options = ("scale", "seeds", "only", "data", "redo", "smoke", "shard", "minutes")
+    ignored = [name for name in options if getattr(arguments, name)]
+    if ignored:
+        raise UserError(f"report: --{ignored[0]} has no effect: it writes what is stored for the seeds of every scale")
+    from experiments.report import write  # here: it draws figures, which takes seconds to load
+
+    for path in write(arguments.out):
+        print(f"wrote {path}")
+
+
+def store_of(arguments: argparse.Namespace, scale: Scale) -> Store:
+    """The scale's runs in the folders that the command names."""
+    results = writable_folder(arguments.out, f"--out {arguments.out}")
+    work = writable_folder(arguments.work, f"--work {arguments.work}")
+    data = None
+    if scale.images_per_class and arguments.data:
+        data = subset(arguments.data, work / "images", *scale.images_per_class)
+    return Store(scale.name, results, work, data)
+
+
+def measure(planned: Sequence[Run], store: Store, scale: Scale, arguments: argparse.Namespace) -> int:
+    """Do the runs and print a line for each; returns how many are not done when there is nothing more to do, or no
+    time."""
+    for name in ALONE:
+        os.environ.pop(name, None)
+    shard, limit = arguments.shard or Shard(1, 1), TimeLimit(arguments.minutes)
+    mine, done = shard.order(planned), 0
+    try:
+        with limit.enforced():
+            for run, kept, new in work_through(store, scale, mine, limit, arguments.redo, waits=shard.count == 1):
+                done += 1
+                said = duration(kept["seconds"]) if new else "stored"
+                print(f"[{done}/{len(planned)}] {run.name}: {brief(run, kept['result'])} ({said})", flush=True)
+    except KeyboardInterrupt:
+        if not limit.over:
+            print("stopped: the same command continues where it was", file=sys.stderr)
+            raise
+        print(f"--minutes {arguments.minutes:g} are over: what ran is saved, and the same command continues it")
+    return len(planned) - done
+
+
+def claim_table(claim: ModuleType, scale: Scale, seeds: Sequence[int], store: Store) -> str:
+    """What is stored of a claim at a scale, or that it is too little."""
     stored = Results(store)
     table = claim.section(scale, seeds, stored)
     if not table:
         missing = sum(store.result(run) is None for run in claim.runs(scale, seeds))
-        print(f"\nno table yet: {missing} of the runs of {arguments.claim} are not done")
-        return
-    print(f"\nScale {scale.name}: {getattr(claim, 'CAPTION', scale.caption)}.\n\n{table}\n\n{stored.provenance()}")
+        return f"no table yet: {missing} of the runs of {claim.__name__.rpartition('.')[2]} are not done"
+    return f"Scale {scale.name}: {getattr(claim, 'CAPTION', scale.caption)}.\n\n{table}\n\n{stored.provenance()}"
 
 
 def chosen_scale(arguments: argparse.Namespace, legal: Sequence[Scale]) -> Scale:
@@ -102,6 +134,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=numbers, help="comma-separated, instead of the scale's")
     parser.add_argument("--only", metavar="PATTERN", help="only the runs of such a name, as '*resnet38*none*'")
     parser.add_argument("--redo", action="store_true", help="do again what another commit of the code did")
+    parser.add_argument("--shard", type=shard, metavar="I/N", help="this is the I-th of N processes over one --out")
+    parser.add_argument("--minutes", type=minutes, help="start nothing that takes longer than is left; save and end")
     parser.add_argument("--data", type=folder, help="folder of CIFAR-10 as images: train/<class>/, test/<class>/")
     parser.add_argument("--out", type=folder, default=RESULTS, help="folder of the results; default: %(default)s")
     parser.add_argument("--work", type=folder, default=WORK, help="folder of what the runs write; default: %(default)s")
@@ -116,6 +150,23 @@ def numbers(text: str) -> tuple[int, ...]:
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return found
+
+
+def shard(text: str) -> Shard:
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share, as 1/4 to 4/4 for four processes")
+    return Shard(int(match[1]), int(match[2]))
+
+
+def minutes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes above 0")
+    return number
 
 
 def folder(text: str) -> Path:
@@ -148,26 +199,6 @@ def listing(out: Path) -> str:
     lines.append("\npython -m experiments CLAIM --scale SCALE [--data DIR]   measures (a stored run is not repeated)")
     lines.append("python -m experiments report                             docs/results.md out of what is stored")
     return "\n".join(lines)
-
-
-def unique(planned: Sequence[Run]) -> list[Run]:
-    """`planned` and what it needs, each once."""
-    found: dict[str, Run] = {}
-    for run in planned:
-        for need in unique(run.needs):
-            found.setdefault(need.name, need)
-        found.setdefault(run.name, run)
-    return list(found.values())
-
-
-def expected_seconds(run: Run, scale: Scale, store: Store) -> float:
-    """As long as it took, or it with another seed, on an idle machine, where stored; else the scale's estimate."""
-    content = store.result(run) or store.other_seed(run)
-    if content is not None:
-        alone = content["device"].startswith("CPU") and content["threads"] == 1  # what it waited for was other work
-        return content["cpu_seconds"] if alone else content["seconds"]
-    alone = run.stage == "train" and "/alone/" in run.name
-    return 60 * scale.minutes[run.stage] * (0.25 if alone else 1)
 
 
 if __name__ == "__main__":

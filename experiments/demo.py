@@ -10,8 +10,8 @@ from experiments.tables import Results, table
 
 TITLE = "The demo on handwritten digits"
 CLAIM = (
-    "Nothing is claimed: search, then training, as `make demo` runs them (seed 12345, shown in README.md), with other "
-    "seeds"
+    "No claim of the paper: search, then training, as `make demo` runs them (seed 12345, shown in README.md), with "
+    "other seeds"
 )
 LEGAL = (SCALES["demo"], SCALES["smoke"])
 

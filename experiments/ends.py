@@ -10,13 +10,13 @@ from experiments.tables import PerSeed, Results, accuracy_table, compared, table
 from experiments.verdicts import NO_SPREAD, Verdict, ranged
 
 TITLE = "Quantizing the ends"
-CLAIM = "Nothing is claimed: the released code leaves the ends at 32 bit, the paper is silent"
+CLAIM = "No claim of the paper: the released code leaves the ends at 32 bit, the paper is silent"
 LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 AT_32, QUANTIZED = "ends at 32 bit", "ends quantized"
 
 
 def training(scale: Scale, seed: int) -> dict[str, Run]:
-    quantized = train_run(scale, seed, name="quantized_ends", extra=("--quantize_ends", "yes"))
+    quantized = train_run(scale, seed, name="quantized_ends", extra={"quantize_ends": True})
     return {AT_32: train_run(scale, seed), QUANTIZED: quantized}
 
 
@@ -58,7 +58,7 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
     known = all(p == p for p in tests.values())
     differ = significant(tests) if known else set()
     change = [mean(rows[QUANTIZED][b]) - mean(rows[AT_32][b]) for b in PAPER_BITS]
-    word = "accuracy changes" if differ else "accuracy not told apart" if known else NO_SPREAD
+    word = "accuracy changes" if differ else "no significant difference in accuracy" if known else NO_SPREAD
     because = f"{ranged(change, '+.2f', ' points')} when quantized"
     below_32 = [gain for b, gain in gains.items() if b < 32]
     if below_32:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hw_model import Device, Layer, evaluate, load_device
 from hw_model.tables import word_bits
+from hw_model.widths import BitsLike
 
 COSTS = ("energy_j", "latency_s", "edp_js")
 
@@ -72,7 +73,7 @@ def least_of(layer: Mapping[str, Any], device: Device) -> int:
     return least_dram_cycles(Layer(**layer["dims"]), device, layer["bits"])
 
 
-def least_dram_cycles(layer: Layer, device: Device, bits: object) -> int:
+def least_dram_cycles(layer: Layer, device: Device, bits: BitsLike) -> int:
     """Cycles that the DRAM link takes to bring every weight and input once, or to take every output once: the slower
     of the two. No mapping is faster, whatever its dataflow."""
     width, dram = word_bits(device, bits), device.levels[0]

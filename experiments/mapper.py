@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.plan import join
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
 from experiments.statistics import mean
@@ -17,14 +16,17 @@ CAPTION = (
     "20,000 mappings per layer, bit-width and dataflow, layers one after another"
 )
 REMARKS = {
-    "full": "The paper's gain, largest at the lowest bit-width, appears over a fixed mapping: tiles chosen for 32-bit "
-    "words leave the memories mostly empty at 4 bit. It does not appear over the best row-stationary mapping of each "
-    "bit-width, whose latency is within a few percent of AutoMapper's. Where the DRAM link bounds a layer no dataflow "
-    "is faster, and row-stationary is as fast at nearly all of these layers; idle power and DRAM traffic, which a "
-    "dataflow cannot lower there, are more than half of the energy. Every search has the same budget, and AutoMapper "
-    "takes over what the dataflows' searches find: its EDP is never above theirs by construction. A negative energy or "
-    "latency is what a network pays for the other. The published mappings are those of AlexNet's five convolutions for "
-    "words of up to 16 bit; they do not fit at 32.",
+    "full": "The paper's gain, largest at the lowest bit-width, appears over a fixed mapping: tiles "
+    "chosen for 32-bit words leave the memories mostly empty at 4 bit. It does not appear "
+    "over the best row-stationary mapping of each bit-width, whose latency is within a few "
+    "percent of AutoMapper's. Where the DRAM link bounds a layer no dataflow is faster, and "
+    "row-stationary is as fast at nearly all of these layers. Idle power and DRAM traffic, "
+    "which a dataflow cannot lower there, are more than half of the energy.\n"
+    "\n"
+    "Every search has the same budget, and AutoMapper takes over what the dataflows' searches "
+    "find, so its EDP is never above theirs by construction. A negative gain in energy or "
+    "latency is the price for the other. The published mappings are those of AlexNet's five "
+    "convolutions for words of up to 16 bit; they do not fit at 32.",
 }
 LEGAL = (SCALES["full"], SCALES["smoke"])
 BARS = "Means over the search's seeds; bars: sample standard deviation. No bar where a search has not converged."
@@ -41,8 +43,8 @@ CELLS = (
     "the baseline has no mapping. A fixed mapping is the best one at 32 bit, costed at every other width."
 )
 BOUND = (
-    "Such a layer runs in the cycles that the link takes to bring every weight and every input once, or to take every "
-    "output once. No mapping of any dataflow is faster there."
+    "Such a layer takes exactly the cycles that the link needs to read every weight and input once, "
+    "or to write every output once. No mapping of any dataflow is faster there."
 )
 JUDGED = ("row_stationary", "row_stationary_fixed")  # what the paper's Eyeriss dataflow may mean
 NETWORKS = {"alexnet": "AlexNet", "vgg16": "VGG-16", "mobilenet_v2": "MobileNetV2", "resnet18": "ResNet-18"}
@@ -67,10 +69,9 @@ def seeds_of(scale: Scale) -> tuple[int, ...]:
 
 
 def network_run(scale: Scale, network: str, seed: int) -> Run:
-    words = ("--network", network, "--device", "eyeriss", "--bits", join(PAPER_BITS), "--budget", scale.map_budget)
-    return Run(
-        "map", f"map/{network}/eyeriss/seed{seed}", (*words, "--stages", "1", "--workers", "1", "--seed", f"{seed}")
-    )
+    settings = {"network": network, "device": "eyeriss", "bits": list(PAPER_BITS), "budget": scale.map_budget}
+    settings |= {"stages": 1, "workers": 1, "seed": seed}
+    return Run("map", f"map/{network}/eyeriss/seed{seed}", settings=settings)
 
 
 def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:

@@ -1,19 +1,22 @@
 """The runs that claims are made of. A run that two claims need has one name, and is done once."""
 
-from experiments.runs import Run
-from experiments.scales import PAPER_BITS, Scale, Window
+from typing import Any
+
+from experiments.runs import DATA, Run
+from experiments.scales import PAPER_BITS, Scale, Settings, Window
 
 METHODS = {"sp_nas": "SP-NAS", "fp_nas": "FP-NAS", "lp_nas": "LP-NAS"}  # presets of config_search.py
+NONE: Settings = {}
 
 
 def join(bit_widths: tuple[int, ...], by: str = ",") -> str:
     return by.join(map(str, bit_widths))
 
 
-def with_presets(words: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
-    """`words`, which begin with `--preset NAMES`, with presets named in front of them: what a scale sets, it keeps."""
-    assert words[0] == "--preset"
-    return "--preset", ",".join([*more, words[1]]), *words[2:]
+def common_settings(scale: Scale, bits: tuple[int, ...], seed: int) -> dict[str, Any]:
+    """What every search and training at a scale sets."""
+    images = {"dataset_path": DATA} if scale.images_per_class else {}
+    return {**images, **scale.settings, "num_bits_list": list(bits), "seed": seed}
 
 
 def search_run(
@@ -23,15 +26,15 @@ def search_run(
     window: Window | None = None,
     bits: tuple[int, ...] = PAPER_BITS,
     name: str = "",
-    extra: tuple[str, ...] = (),
+    extra: Settings = NONE,
     presets: tuple[str, ...] = (),
 ) -> Run:
-    """A search by one of `METHODS`; name, extra, presets: of a variation of it."""
+    """A search by one of `METHODS`; name, extra, presets: of a variation of it. What the scale's preset sets, it
+    keeps."""
     window = window or scale.windows[0]
     parts = ["search", name or method, window.name, join(bits, "-"), f"seed{seed}"]
-    words = [*with_presets(scale.shape, (*presets, method)), *scale.search, *window.words]
-    words += ["--num_bits_list", join(bits), "--seed", str(seed), *extra]
-    return Run("search", "/".join(parts), tuple(words))
+    settings = {**common_settings(scale, bits, seed), "flops_min": window.low, "flops_max": window.high, **extra}
+    return Run("search", "/".join(parts), (*presets, method, scale.preset), settings)
 
 
 def derived_network(scale: Scale) -> Run:
@@ -47,26 +50,25 @@ def train_run(
     network: str = "derived",
     architecture: Run | None = None,
     name: str = "",
-    extra: tuple[str, ...] = (),
+    extra: Settings = NONE,
     presets: tuple[str, ...] = (),
 ) -> Run:
     """Training of the derived network (of `architecture`, None = `derived_network`) or of one of the paper's others."""
-    words = [*with_presets(scale.shape, presets), *scale.train, "--num_bits_list", join(bits), "--seed", str(seed)]
-    words += [*scale.networks[network], *extra]
+    settings = {**common_settings(scale, bits, seed), **scale.networks[network], **extra}
     if len(bits) > 1:
-        words += ["--teachers", teachers]
+        settings["teachers"] = teachers
     else:
         teachers = "alone"
     of = network
     if network == "derived":
         architecture = architecture or derived_network(scale)
-        words += ["--load_path", architecture]
+        settings["load_path"] = architecture
         if architecture != derived_network(scale):
             of = architecture.name.replace("/", "_").removeprefix("search_")
     else:
-        words += ["--network", network]
+        settings["network"] = network
     parts = ["train", of, join(bits, "-"), teachers, *([name] if name else []), f"seed{seed}"]
-    return Run("train", "/".join(parts), tuple(words))
+    return Run("train", "/".join(parts), (*presets, scale.preset), settings)
 
 
 def budget(scale: Scale) -> str:
@@ -74,7 +76,7 @@ def budget(scale: Scale) -> str:
     return f"Mapped with a budget of {int(scale.map_budget):,} mappings per layer, bit-width and dataflow, seed 0:"
 
 
-def map_run(scale: Scale, name: str, source: Run, device: str = "eyeriss", extra: tuple[str, ...] = ()) -> Run:
+def map_run(scale: Scale, name: str, source: Run, device: str = "eyeriss") -> Run:
     """The network of another run, mapped."""
-    words = ("--checkpoint", source, "--device", device, "--budget", scale.map_budget, "--workers", "1", *extra)
-    return Run("map", f"map/{name}/{device}", words)
+    settings = {"checkpoint": source, "device": device, "budget": scale.map_budget, "workers": 1}
+    return Run("map", f"map/{name}/{device}", settings=settings)

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import cdt, cdt_tried
+from experiments.origin import ROOT
 from experiments.plan import derived_network, join
-from experiments.runs import ROOT, Run, Store
+from experiments.runs import Run
 from experiments.scales import SCALES, Scale
+from experiments.store import Store
 from experiments.tables import Results, accuracy_table
 from instantnet.engine.checkpoint import load_checkpoint, save_checkpoint
 

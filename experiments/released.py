@@ -1,72 +1,76 @@
 """Claim 4: each point where the authors' released code differs from the paper, alone, against the default."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.plan import search_run, train_run
 from experiments.runs import Run
-from experiments.scales import PAPER_BITS, SCALES, Scale
+from experiments.scales import PAPER_BITS, SCALES, Scale, Settings
 from experiments.tables import PerSeed, Results, accuracy_table, compared, table, with_spread
 from experiments.verdicts import Verdict, differing
 
 TITLE = "The released code's differences from the paper"
-CLAIM = "Nothing is claimed: what each documented difference (docs/method.md) does to accuracy"
+CLAIM = "No claim of the paper: what each documented difference (docs/method.md) does to accuracy"
 LEGAL = (SCALES["digits"], SCALES["cifar_cpu"], SCALES["cifar_gpu"], SCALES["smoke"])
 
-TRAINING = {  # label -> words of train.py
-    "one running range for all bit-widths, 0.9 of the newest batch": "--range_scope shared --range_momentum 0.9",
-    "sum over bit-widths instead of mean": "--loss_reduction sum",
-    "no gradient clipping": "--grad_clip 0",
-    "training images in a fixed order, last partial batch dropped": "--shuffle no --drop_last yes",
-    "recalibration clears every bit-width": "--recalibration all",
-    "sum, and no gradient clipping": "--loss_reduction sum --grad_clip 0",
+TRAINING = {  # label -> settings of train.py
+    "one running range for all bit-widths, 0.9 of the newest batch": {"range_scope": "shared", "range_momentum": 0.9},
+    "sum over bit-widths instead of mean": {"loss_reduction": "sum"},
+    "no gradient clipping": {"grad_clip": 0.0},
+    "training images in a fixed order, last partial batch dropped": {"shuffle": False, "drop_last": True},
+    "recalibration clears every bit-width": {"recalibration": "all"},
+    "sum, and no gradient clipping": {"loss_reduction": "sum", "grad_clip": 0.0},
 }
-SEARCH = {  # label -> words of train_search.py
-    "fresh Gumbel noise in every forward": "--gumbel_noise per_forward",
-    "two Adam steps on alpha": "--alpha_step separate",
-    "split by index": "--split index",
-    "last epoch's architecture": "--arch_choice last",
-    "validation with noise, on the test set, run together": "--validation released",
-    "a strided skip counted at stride 1": "--skip_flops released",
+SEARCH = {  # label -> settings of train_search.py
+    "fresh Gumbel noise in every forward": {"gumbel_noise": "per_forward"},
+    "two Adam steps on alpha": {"alpha_step": "separate"},
+    "split by index": {"split": "index"},
+    "last epoch's architecture": {"arch_choice": "last"},
+    "validation with noise, on the test set, run together": {"validation": "released"},
+    "a strided skip counted at stride 1": {"skip_flops": "released"},
 }
-BY_ORDER = {  # rows that go by the images' own order -> words that mix the images all the same
-    "training images in a fixed order, last partial batch dropped": ("--shuffle", "yes"),
-    "split by index": ("--split", "random"),
+BY_ORDER = {  # rows that go by the images' own order -> settings that mix the images all the same
+    "training images in a fixed order, last partial batch dropped": {"shuffle": True},
+    "split by index": {"split": "random"},
 }
 REMARKS = {
-    "cifar_cpu": "The released code reads CIFAR's own files, in which the classes are mixed, in a fixed order "
-    "and splits them by index. Folders of images come one class after another, so that in that order nearly every "
-    "batch would be of one class. So the two points that go by the order are left out here, of the whole preset "
-    "too. What the preset loses in the mean, the sum over bit-widths loses by itself (more than six points). The "
-    "clipping never acts without the sum: its row repeats the default's to the last digit.",
-    "digits": "What `--preset released` loses in the mean of the final training, the sum loses once nothing "
-    "clips it: its gradient is N times that of the mean, here at a learning rate of 0.1, four times the released "
-    "one. The clipping never acts without the sum: its row repeats the default's to the last digit.",
+    "cifar_cpu": "The released code reads CIFAR's own files, in which the classes are mixed, in a "
+    "fixed order and splits them by index. In folders of images one class follows "
+    "another, so in that order nearly every batch would be of one class. The two points "
+    "that depend on the order are therefore left out here, of the whole preset too. The "
+    "preset's loss in the mean is that of the sum over bit-widths (more than six "
+    "points). The clipping never acts without the sum: its row repeats the default's to "
+    "the last digit.",
+    "digits": "In the mean of the final training, the loss of `--preset released` is that of the sum "
+    "when nothing clips it. The sum's gradient is N times that of the mean, here at a "
+    "learning rate of 0.1, four times the released one. The clipping never acts without the "
+    "sum: its row repeats the default's to the last digit.",
 }
 DEFAULT, ALL = "default", "all of them (`--preset released`)"
 ALL_OF_SEARCH = "`--preset released`, with the default's epochs"  # which the scale sets
-FEWER = "half the epochs, down to the same temperature"  # the row whose words depend on the scale: `Scale.fewer_epochs`
+FEWER = "half the epochs, down to the same temperature"  # its settings: `Scale.fewer_epochs`
 HOW = {
     "final training": "one architecture for all rows",
     "search": "each row: its own search, then the default training",
 }
 
 
-def points(scale: Scale, of_stage: dict[str, str]) -> dict[str, tuple[int, str]]:
-    """Label -> number and words, of the rows that the scale's images allow."""
-    numbered = {label: (number, words) for number, (label, words) in enumerate(of_stage.items(), start=1)}
+def points(scale: Scale, of_stage: Mapping[str, Settings]) -> dict[str, tuple[int, Settings]]:
+    """Label -> number and settings, of the rows that the scale's images allow."""
+    numbered = {label: (number, settings) for number, (label, settings) in enumerate(of_stage.items(), start=1)}
     return {label: point for label, point in numbered.items() if not (scale.by_class and label in BY_ORDER)}
 
 
-def mixed(scale: Scale, of_stage: dict[str, str]) -> tuple[str, ...]:
-    """Words that take back what of the preset goes by the images' order."""
-    return tuple(word for label in of_stage for word in BY_ORDER.get(label, ())) if scale.by_class else ()
+def mixed(scale: Scale, of_stage: Mapping[str, Settings]) -> Settings:
+    """Settings that take back what of the preset goes by the images' order."""
+    back = [BY_ORDER[label] for label in of_stage if label in BY_ORDER] if scale.by_class else []
+    return {name: value for settings in back for name, value in settings.items()}
 
 
 def training_rows(scale: Scale, seed: int) -> dict[str, list[Run]]:
     """Label -> runs; the architecture is the same in every row."""
     rows = {DEFAULT: [train_run(scale, seed)]}
-    for label, (number, words) in points(scale, TRAINING).items():
-        rows[label] = [train_run(scale, seed, name=f"released{number}", extra=tuple(words.split()))]
+    for label, (number, settings) in points(scale, TRAINING).items():
+        rows[label] = [train_run(scale, seed, name=f"released{number}", extra=settings)]
     rows[ALL] = [train_run(scale, seed, name="released", presets=("released",), extra=mixed(scale, TRAINING))]
     return rows
 
@@ -74,8 +78,8 @@ def training_rows(scale: Scale, seed: int) -> dict[str, list[Run]]:
 def search_rows(scale: Scale, seed: int) -> dict[str, list[Run]]:
     """Label -> runs: a search with the seed and the difference, and the default training of what it found."""
     searches = {DEFAULT: search_run(scale, seed)}
-    for label, (number, words) in points(scale, SEARCH).items():
-        searches[label] = search_run(scale, seed, name=f"released{number}", extra=tuple(words.split()))
+    for label, (number, settings) in points(scale, SEARCH).items():
+        searches[label] = search_run(scale, seed, name=f"released{number}", extra=settings)
     searches[FEWER] = search_run(scale, seed, name=f"released{len(SEARCH) + 1}", extra=scale.fewer_epochs)
     searches[ALL_OF_SEARCH] = search_run(
         scale, seed, name="released", presets=("released",), extra=mixed(scale, SEARCH)

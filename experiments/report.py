@@ -1,12 +1,14 @@
-"""Out of what is stored: the sections of docs/results.md and README.md's table, each between two markers; figures."""
+"""From what is stored: the sections of docs/results.md and the list in README.md, each between two markers; figures."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from experiments.claims import CLAIMS, seeds_of
-from experiments.runs import RESULTS, ROOT, Store
-from experiments.tables import HOW, Results, table
+from experiments.origin import ROOT
+from experiments.scales import SCALES
+from experiments.store import RESULTS, Store
+from experiments.tables import HOW, Results
 from experiments.verdicts import Verdict, listed
 from instantnet.engine.errors import UserError
 
@@ -16,26 +18,34 @@ BEGIN = "<!-- begin: written by `python -m experiments report`, do not edit -->"
 END = "<!-- end: python -m experiments report -->"
 README = ROOT / "README.md"
 INTRODUCTION = (
-    "## The paper's claims\n\nWritten by `python -m experiments report` out of `experiments/results/`; "
-    "`python -m experiments CLAIM --scale SCALE` measures one. Accuracies are in %, recalibrated per bit-width, of one "
-    f"set of weights switched (but for independent networks); {HOW}. CIFAR-10 is read from JPEG copies of quality 75: "
-    "accuracies sit slightly below those on the original images. A run repeats to the last bit at its commit on a "
-    "processor of its kind; other kernels round differently, which moves a single result as another seed does, and a "
-    "table whose runs are of several commits names them all (`--redo` measures it at one)."
+    "## The paper's claims\n\n`python -m experiments report` writes this part from `experiments/results/`; `python -m "
+    "experiments CLAIM --scale SCALE` measures a claim.\n\n"
+    "* **Accuracies** are in %, recalibrated per bit-width. They belong to one set of weights, switched, except for "
+    "independent networks.\n"
+    f"{HOW}\n"
+    "* **Images.** CIFAR-10 is read from JPEG copies of quality 75; accuracies are slightly below those on the "
+    "original images.\n"
+    "* **Repeatability.** A run repeats to the last bit at its commit on the same kind of processor. Other kernels "
+    "round differently, which moves a single result as another seed does. A table whose runs are of several commits "
+    "names them all (`--redo` measures it at one)."
 )
 
 
 def write(
     results: Path = RESULTS, page: Path = PAGE, folder: Path = FIGURES, readme: Path | None = README
 ) -> list[Path]:
-    """Put the sections into `page`, the table of claims into `readme` (None: nowhere) and the figures into `folder`;
-    returns what was written."""
+    """Write the sections into `page`, the list of claims into `readme` (None: nowhere) and the figures into `folder`.
+
+    Returns what was written. Lines of results that later ones replace are removed from their files.
+    """
     if not results.is_dir():
-        raise UserError(f"--out {results}: no such folder, so there is nothing to write {page.name} out of")
+        raise UserError(f"--out {results}: no such folder, so there is nothing to write {page.name} from")
+    for scale in SCALES:
+        Store(scale, results).file.tidy()
     figures: list[Path] = []
     between_markers(page, sections(results, folder, figures))
     if readme:
-        between_markers(readme, claims_table(results))
+        between_markers(readme, claims_list(results))
     return [page, *([readme] if readme else []), *figures]
 
 
@@ -47,37 +57,33 @@ def between_markers(page: Path, body: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{rest.split(END)[1]}")
 
 
-def claims_table(results: Path) -> str:
-    """A line per claim and scale: what the paper says, linked to its section, and what was found."""
+def claims_list(results: Path) -> str:
+    """A line per claim: its title, linked to its section, and the verdicts at each scale."""
     lines = []
     for number, claim in enumerate(CLAIMS.values(), start=1):
         if not hasattr(claim, "verdicts"):
             continue  # evidence for another claim
         link = f"[{claim.TITLE}](docs/results.md#{anchor(heading(number, claim))})"
-        head = link, sentence(claim.CLAIM.removeprefix("The paper: "))
-        found = []
+        found: dict[str, list[str]] = {}
         for scale in claim.LEGAL:
             stored = scale, seeds_of(claim, scale), Results(Store(scale.name, results))
             verdicts = claim.verdicts(*stored) if scale.name != "smoke" else {}
             if verdicts:
-                more = f"; {claim.summary(*stored)}" if hasattr(claim, "summary") else ""
-                found.append([f"`{scale.name}`", f"{in_brief(verdicts)}{more}"])
-        for index, line in enumerate(found or [["–", "not measured yet"]]):
-            lines.append([*(head if index == 0 else ("", "")), *line])
-    return table(["claim", "published", "scale", "measured here"], lines)
+                found.setdefault(in_brief(verdicts), []).append(f"`{scale.name}`")
+        said = "; ".join(f"{words} ({listed(scales)})" for words, scales in found.items())
+        lines.append(f"* {link}: {said or 'not measured yet'}")
+    return "\n".join(lines)
 
 
 def in_brief(found: Mapping[str, Verdict]) -> str:
-    """Every verdict with what it is about; with what it rests on too where there are few."""
-    if len(found) <= 2:
-        return "; ".join(f"{subject}: **{verdict.word}** ({verdict.because})" for subject, verdict in found.items())
-    subjects: dict[str, dict[str, list[str]]] = {}
+    """The verdicts without their reasons; with their subjects where they differ."""
+    subjects: dict[str, list[str]] = {}
     for subject, verdict in found.items():
-        what, _, at = subject.partition(" at ")
-        subjects.setdefault(verdict.word, {}).setdefault(what, []).append(at)
-    return "; ".join(
-        f"**{word}** for {listed(f'{what} at {listed(places)}' for what, places in of.items())}"
-        for word, of in subjects.items()
+        subjects.setdefault(verdict.word, []).append(subject)
+    if len(subjects) == 1:
+        return f"**{next(iter(subjects))}**"
+    return ", ".join(
+        f"**{word}** {'' if of[0].startswith('against') else 'for '}{listed(of)}" for word, of in subjects.items()
     )
 
 
@@ -101,6 +107,8 @@ def sections(results: Path, folder: Path | None = None, figures: list[Path] | No
             if not text:
                 continue
             found += [f"#### Scale `{scale.name}`\n\n{sentence(getattr(claim, 'CAPTION', scale.caption))}.", text]
+            if hasattr(claim, "summary"):
+                found.append(f"In all: {claim.summary(scale, seeds_of(claim, scale), stored)}.")
             if hasattr(claim, "figures"):
                 drawn = [path.name for path in figure_files(claim, scale, stored, folder, figures)]
                 found += [f"![{claim.TITLE}](figures/{file})" for file in drawn if file.endswith(".svg")]

@@ -3,27 +3,24 @@
 Every run of a scale gets the same number of epochs and steps, with the learning rate on a cosine to zero within them.
 """
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 PAPER_BITS = (4, 8, 12, 16, 32)
+Settings = Mapping[str, Any]
 BIT_LISTS = (PAPER_BITS, (4, 5, 6, 8), (2, 4, 8, 32))
 
 
 @dataclass(frozen=True)
 class Window:
-    """A window of FLOPs that a search is to end in; stands_for: how it relates to those the authors ran; search: words
-    that its searches have beside the scale's."""
+    """A window of FLOPs that a search is to end in; stands_for: how it relates to those the authors ran; search:
+    settings that its searches have beside the scale's."""
 
     low: float
     high: float
     stands_for: str
-    search: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        return "--flops_min", f"{self.low:g}", "--flops_max", f"{self.high:g}"
+    search: Settings = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -32,49 +29,40 @@ class Window:
 
 @dataclass(frozen=True)
 class Scale:
-    """caption: what every table of the scale says about itself. images_per_class: of training and test that a run
-    reads, None = no folder of images is needed. shape: words for both stages; bit_lists: of claim 1, per network.
-    minutes: per run of a stage, as long as nothing has been measured. fewer_epochs: a search of half the epochs, down
-    to the same temperature. tried: other ways to train, for `cdt_tried`. by_class: the images lie sorted by class, so
-    that nothing may depend on their own order."""
+    """caption: what every table of the scale says about itself. preset: of stages 1 and 2 (instantnet/settings), with
+    `settings` beside it. images_per_class: of training and test that a run reads, None = no folder of images is needed.
+    bit_lists: of claim 1, per network. networks: what the training of each sets. minutes: per run of a stage, as long
+    as nothing has been measured. fewer_epochs: a search of half the epochs, down to the same temperature. tried: other
+    ways to train, for `cdt_tried`. by_class: the images lie sorted by class, so that nothing may depend on their own
+    order."""
 
     name: str
     caption: str
     seeds: tuple[int, ...]
-    shape: tuple[str, ...]
-    search: tuple[str, ...]
-    train: tuple[str, ...]
+    preset: str
     windows: tuple[Window, ...]
     bit_lists: Mapping[str, tuple[tuple[int, ...], ...]]
-    networks: Mapping[str, tuple[str, ...]]
+    networks: Mapping[str, Settings]
     map_budget: str
     minutes: Mapping[str, float]
-    fewer_epochs: tuple[str, ...]
+    fewer_epochs: Settings = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     images_per_class: tuple[int, int] | None = None
-    tried: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tried: Mapping[str, Settings] = field(default_factory=dict)
     by_class: bool = False
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(shlex.split(text))
 
 
 SMOKE = Scale(
     name="smoke",
     caption="to see that it runs: handwritten digits, a tiny network, one step of training; the numbers mean nothing",
     seeds=(1,),
-    shape=_words(
-        "--preset digits --device cpu --num_layer_list 1,1 --num_channel_list 4,6 --stride_list 2,2 --stem_channel 4 "
-        "--header_channel 8"
-    ),
-    search=_words("--nepochs 1 --max_steps 1 --batch_size 16"),
-    train=_words("--nepochs 1 --max_steps 1 --batch_size 16"),
+    preset="digits_tiny",
     windows=(Window(0.0, 1e6, "any network"),),
     bit_lists={"derived": ((2, 8, 32),), "resnet38": ((2, 32),), "mobilenet_v2": ((2, 32),)},
-    networks={"derived": (), "resnet38": ("--width_mult", "0.125"), "mobilenet_v2": ("--width_mult", "0.125")},
+    networks={"derived": {}, "resnet38": {"width_mult": 0.125}, "mobilenet_v2": {"width_mult": 0.125}},
     map_budget="200",
     minutes={"search": 0.02, "train": 0.02, "map": 0.3},
-    fewer_epochs=_words("--temp_decay 0.9"),
+    fewer_epochs={"temp_decay": 0.9},
 )
 
 DIGITS = Scale(
@@ -82,16 +70,14 @@ DIGITS = Scale(
     caption="handwritten digits (scikit-learn, 8x8 pixels, 1437 to train, 360 to test: one image is 0.28 points), the "
     "network of `--preset digits`, 6 epochs at batch 64, learning rate 0.1 on a cosine to zero",
     seeds=(1, 2, 3),
-    shape=_words("--preset digits --device cpu"),
-    search=(),
-    train=_words("--nepochs 6 --learning_rate_min 0 --eval_epoch 6"),
+    preset="digits_short",
     windows=(Window(0.3e6, 0.6e6, "that of `--preset digits`"),),
     bit_lists={"derived": BIT_LISTS},
-    networks={"derived": ()},
+    networks={"derived": {}},
     map_budget="10000",
     minutes={"search": 1.1, "train": 0.25, "map": 0.5},
-    fewer_epochs=_words("--nepochs 3 --temp_decay 0.927"),
-    tried={"Longer": _words("--nepochs 20 --eval_epoch 20"), "Gentler": _words("--lr 0.025")},
+    fewer_epochs={"nepochs": 3, "temp_decay": 0.927},
+    tried={"Longer": {"nepochs": 20, "eval_epoch": 20}, "Gentler": {"lr": 0.025}},
 )
 
 DEMO = replace(
@@ -100,7 +86,8 @@ DEMO = replace(
     caption="handwritten digits (scikit-learn, 8x8 pixels, 1437 to train, 360 to test: one image is 0.28 points), "
     "`python train_search.py --preset digits --seed S`, then `python train.py --preset digits --seed S` on what it "
     "found: 20 epochs of cascade distillation",
-    train=(),
+    preset="digits",
+    settings={"device": "cpu"},
     tried={},
 )
 
@@ -111,16 +98,7 @@ CIFAR_CPU = Scale(
     "on a cosine to zero. The searched network has 5 layers to choose (of 16, 24 and 48 channels), MobileNetV2 and "
     "ResNet-38 a quarter of their width. Accuracies are far below those of full training; compare rows, not papers",
     seeds=(1, 2, 3),
-    shape=_words(
-        "--preset cifar10 --dataset image_folder --dataset_path {data} --device cpu --num_threads 1 --num_workers 0 "
-        "--image_height 16 --image_width 16 --crop_padding 2 --num_layer_list 1,2,2 --num_channel_list 16,24,48 "
-        "--stride_list 2,1,2 --header_channel 192"
-    ),
-    search=_words(
-        "--nepochs 6 --max_steps 20 --eval_epoch 3 --batch_size 32 --lr 0.05 --learning_rate_min 0 "
-        "--arch_learning_rate 3e-2 --temp_decay 0.75 --flops_weight 2e-8"
-    ),
-    train=_words("--nepochs 4 --max_steps 100 --eval_epoch 4 --batch_size 64 --lr 0.1 --learning_rate_min 0"),
+    preset="cifar_cpu",
     windows=(
         Window(
             1.16e6,
@@ -132,21 +110,17 @@ CIFAR_CPU = Scale(
             1.05e6,
             "44 to 54M in the same proportion, below the authors'; these searches validate every one of 12 epochs of "
             "12 steps, so that some epoch of each is inside",
-            _words("--nepochs 12 --max_steps 12 --eval_epoch 1 --temp_decay 0.85"),
+            {"nepochs": 12, "max_steps": 12, "eval_epoch": 1, "temp_decay": 0.85},
         ),
     ),
     bit_lists={"derived": BIT_LISTS, "mobilenet_v2": BIT_LISTS, "resnet38": BIT_LISTS},
-    networks={
-        "derived": (),
-        "mobilenet_v2": ("--width_mult", "0.25"),
-        "resnet38": ("--width_mult", "0.25"),
-    },
+    networks={"derived": {}, "mobilenet_v2": {"width_mult": 0.25}, "resnet38": {"width_mult": 0.25}},
     map_budget="10000",
     minutes={"search": 1.5, "train": 1.0, "map": 0.7},
-    fewer_epochs=_words("--nepochs 3 --temp_decay 0.487"),
+    fewer_epochs={"nepochs": 3, "temp_decay": 0.487},
     images_per_class=(2000, 500),
     by_class=True,
-    tried={"Gentler": _words("--lr 0.025")},
+    tried={"Gentler": {"lr": 0.025}},
 )
 
 CIFAR_CPU_LONG = replace(
@@ -156,10 +130,10 @@ CIFAR_CPU_LONG = replace(
     "as those of scale `cifar_cpu`, trained ten times as long as there: 40 epochs of 100 steps at batch 64 (256,000 "
     "images in all), the paper's learning rate 0.025 on a cosine to zero; MobileNetV2 at a quarter of its width",
     seeds=(1, 2, 3, 4, 5),
-    train=_words("--nepochs 40 --max_steps 100 --eval_epoch 40 --batch_size 64 --lr 0.025 --learning_rate_min 0"),
+    preset="cifar_cpu_long",
     windows=CIFAR_CPU.windows[:1],
     bit_lists={"derived": (PAPER_BITS,)},
-    networks={"derived": (), "mobilenet_v2": ("--width_mult", "0.25")},
+    networks={"derived": {}, "mobilenet_v2": {"width_mult": 0.25}},
     minutes={"search": 1.5, "train": 4.0, "map": 0.7},
     images_per_class=(5000, 1000),
     tried={},
@@ -172,14 +146,10 @@ CIFAR_CPU_SEARCH = replace(
     "those of scale `cifar_cpu`: 30 epochs of 40 steps at batch 32 (38,400 images for the weights, as many for "
     "alpha), each epoch validated on 1,280 images; training of 20 epochs of 100 steps at batch 64 (128,000 images), "
     "the paper's learning rate 0.025 on a cosine to zero",
-    search=_words(
-        "--nepochs 30 --max_steps 40 --eval_epoch 1 --batch_size 32 --lr 0.05 --learning_rate_min 0 "
-        "--arch_learning_rate 1e-2 --temp_decay 0.9 --flops_weight 2e-8"
-    ),
-    train=_words("--nepochs 20 --max_steps 100 --eval_epoch 20 --batch_size 64 --lr 0.025 --learning_rate_min 0"),
+    preset="cifar_cpu_search",
     windows=CIFAR_CPU.windows[:1],
     bit_lists={},
-    networks={"derived": ()},
+    networks={"derived": {}},
     minutes={"search": 6.0, "train": 2.0, "map": 0.7},
     images_per_class=(5000, 1000),
     tried={},
@@ -190,22 +160,20 @@ CIFAR_GPU = Scale(
     caption="CIFAR-10 (JPEG copies, quality 75: slightly below the original), 32x32 pixels, the paper's networks, "
     "30 epochs at batch 128, learning rate 0.1 on a cosine to zero (the paper: 200)",
     seeds=(1, 2, 3),
-    shape=_words("--preset cifar10 --dataset image_folder --dataset_path {data} --device cuda"),
-    search=_words("--nepochs 20 --temp_decay 0.86 --arch_learning_rate 3e-3"),
-    train=_words("--nepochs 30 --eval_epoch 30 --lr 0.1 --learning_rate_min 0"),
+    preset="cifar_gpu",
     windows=(
         Window(90e6, 100e6, "the authors' own"),
         Window(60e6, 70e6, "the authors' own"),
         Window(120e6, 130e6, "the authors' own"),
     ),
     bit_lists={"derived": BIT_LISTS, "resnet38": BIT_LISTS, "mobilenet_v2": BIT_LISTS},
-    networks={"derived": (), "resnet38": (), "mobilenet_v2": ()},
+    networks={"derived": {}, "resnet38": {}, "mobilenet_v2": {}},
     map_budget="10000",
     minutes={"search": 60.0, "train": 30.0, "map": 0.7},
-    fewer_epochs=_words("--nepochs 10 --temp_decay 0.727"),
+    fewer_epochs={"nepochs": 10, "temp_decay": 0.727},
     images_per_class=(5000, 1000),
     by_class=True,
-    tried={"Longer": _words("--nepochs 90 --eval_epoch 90"), "Gentler": _words("--lr 0.025")},
+    tried={"Longer": {"nepochs": 90, "eval_epoch": 90}, "Gentler": {"lr": 0.025}},
 )
 
 FULL = Scale(
@@ -214,20 +182,12 @@ FULL = Scale(
     "8 (192 images for the weights, 192 for alpha; alpha's learning rate 0.1): it finds a network of the paper's size, "
     "and is far too short to tell accurate networks from others",
     seeds=(1,),
-    shape=_words(
-        "--preset cifar10 --dataset image_folder --dataset_path {data} --device cpu --num_threads 1 --num_workers 0"
-    ),
-    search=_words(
-        "--nepochs 3 --max_steps 8 --eval_epoch 1 --batch_size 8 --lr 0.025 --arch_learning_rate 0.1 --temp_decay 0.5 "
-        "--flops_weight 1e-10"
-    ),
-    train=(),
+    preset="paper_size",
     windows=(Window(60e6, 130e6, "from the lowest to the highest of the authors'"),),
     bit_lists={},
-    networks={"derived": ()},
+    networks={"derived": {}},
     map_budget="20000",
     minutes={"search": 20.0, "train": 0.0, "map": 0.7},
-    fewer_epochs=(),
     images_per_class=(100, 100),
 )
 

@@ -3,22 +3,23 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from experiments.runs import Run, Store
+from experiments.runs import Run
 from experiments.statistics import difference, mean, spread, verdict
+from experiments.store import Store
 
 PerSeed = Mapping[int, Sequence[float]]  # bit-width -> accuracy in % of every seed
 HOW = (
-    "mean ± sample standard deviation over the seeds, the highest mean of a column in bold. A difference is in bold "
-    "where the 95 % interval of the difference of two means (Welch 1947), given behind it, excludes zero; one in 20 "
-    "does so by chance. The verdict below a table is worked out from its numbers: every row against the first, at the "
-    "lowest bit-width and in the mean over the bit-widths, all of them together at 5 % (Holm 1979). The spread is that "
-    "of the training's seeds; claims 1, 3, 5 and 8 train one searched network"
+    "* **Cells** are the mean ± sample standard deviation over the seeds. The highest mean of a column is in bold.\n"
+    "* **Differences** are followed by their 95 % interval (Welch 1947), and in bold where it excludes zero; one in 20 "
+    "does so by chance.\n"
+    "* **Verdicts** are computed from the table: every row against the first, at the lowest bit-width and in the mean "
+    "over the bit-widths, all tests together at 5 % (Holm 1979). *Undecided*: none of them is significant.\n"
+    "* **Seeds** are those of the training; claims 1, 3, 5 and 8 train one searched network."
 )
 
 
 class Results:
-    """What is stored of the runs of one scale; notes which runs were asked for and are there, and which of them
-    diverged (name -> when)."""
+    """The stored runs of one scale. It records which runs were asked for, and which diverged (name -> when)."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -66,9 +67,10 @@ class Results:
         results = list(self.used.values())
         trained = [result for result in results if result["stage"] != "map"]  # else the mapper's own seeds
         seeds = sorted({result["settings"]["seed"] for result in trained or results})
-        commits = sorted({commit_of(result) for result in results})
-        versions = sorted({f"{name} {value}" for result in results for name, value in result["versions"].items()})
-        devices = sorted({device_of(result) for result in results})
+        origins = [result["origin"] for result in results]
+        commits = sorted({commit_of(origin) for origin in origins})
+        versions = sorted({f"{name} {value}" for origin in origins for name, value in origin["versions"].items()})
+        devices = sorted({device_of(origin) for origin in origins})
         seconds = sum(result["seconds"] for result in results)
         cpu = sum(result["cpu_seconds"] for result in results)
         text = f"{len(results)} run{'s' * (len(results) != 1)}, {duration(seconds)} ({duration(cpu)} of processor time)"
@@ -86,17 +88,17 @@ def without(diverged: Mapping[str, str]) -> str:
     return f"Diverged, and in no mean above: {told}.\n\n" if told else ""
 
 
-def device_of(result: dict) -> str:
+def device_of(origin: dict) -> str:
     """`CPU AMD EPYC, 1 thread`, or the GPU: how many cores lie idle beside the threads does not matter."""
-    if not result["device"].startswith("CPU"):
-        return result["device"]
-    threads = result["threads"]
-    return f"{result['device'].rsplit(', ', 1)[0]}, {threads} thread{'s' * (threads != 1)}"
+    if not origin["device"].startswith("CPU"):
+        return origin["device"]
+    threads = origin["threads"]
+    return f"{origin['device'].rsplit(', ', 1)[0]}, {threads} thread{'s' * (threads != 1)}"
 
 
-def commit_of(result: dict) -> str:
-    """The commit of a result, short, and whether the code differed from it."""
-    return (result["commit"] or "unknown")[:9] + ("+changes" if result["uncommitted_changes"] else "")
+def commit_of(origin: dict) -> str:
+    """The commit of an origin, short, and whether the code differed from it."""
+    return (origin["commit"] or "unknown")[:9] + ("+changes" if origin["uncommitted_changes"] else "")
 
 
 def duration(seconds: float) -> str:

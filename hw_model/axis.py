@@ -1,4 +1,4 @@
-"""One axis of the input, rows or columns: which of its positions outputs and filter taps need."""
+"""One axis of the input, rows or columns: the positions that outputs and filter taps need."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Axis(NamedTuple):
         return found
 
     def real_pairs(self) -> int:
-        """Pairs of an output and a tap whose position is real: the others multiply zeros."""
+        """Number of (output, tap) pairs whose position is real; the others multiply zeros."""
         total = 0
         for r in range(self.taps):
             at = self.pad - r * self.dilation  # outputs * stride from here on are real
@@ -46,7 +46,7 @@ class Axis(NamedTuple):
         return total
 
     def reduced(self) -> Axis:
-        """The same axis with stride and dilation as small as can be: positions that nothing needs are left out.
+        """The same axis with the smallest stride and dilation: without positions that nothing needs.
 
         Whatever divides both steps divides every position. One tap makes the stride a change of unit, one output the
         dilation. No count of positions changes.

@@ -38,12 +38,12 @@ class Tile(NamedTuple):
 
 
 class Loops(NamedTuple):
-    """dims [m]: 0 for a loop over outputs, 1 over taps; trips, steps [m]; count: how many there are, at most m."""
+    """dims [m]: 0 for a loop over outputs, 1 over taps; trips, steps [m]; depth: how many there are, at most m."""
 
     dims: np.ndarray
     trips: np.ndarray
     steps: np.ndarray
-    count: int
+    depth: int
 
 
 def uncounted(make, function, **options):
@@ -56,13 +56,16 @@ def uncounted(make, function, **options):
         return make(function, **options)
 
 
-def jit(function):
-    """A compiled function, kept on disk."""
+def jit_of(sources):
+    """A decorator: compiled functions, kept on disk until one of the files `sources` changes."""
 
     def make(function, **options):
-        return cached(function, sources=SOURCES, **options)
+        return cached(function, sources=sources, **options)
 
-    return uncounted(make, function)
+    return lambda function: uncounted(make, function)
+
+
+jit = jit_of(SOURCES)
 
 
 def part(function):
@@ -337,7 +340,7 @@ def axis_sums(axis, loops, tile, p, r, sharing, split, which, out, work):
     `kept`.
     """
     dp, dr = 0, 0
-    for k in range(loops.count, -1, -1):
+    for k in range(loops.depth, -1, -1):
         out[0, k] = kept(axis, loops, k, False, dp, dr, tile, p, r, sharing, split, which, work)
         if k == 0:
             break
@@ -358,7 +361,7 @@ def remembered(axis, loops, tile, sharing, table, work):
     keys, sums = work.memo_keys[table], work.memo_sums[table]
     rows = len(keys) - 1
     key = work.key
-    m = loops.count
+    m = loops.depth
     largest = max(axis[OUTPUTS], axis[TAPS])
     for i in range(m):
         largest = max(largest, loops.steps[i] * loops.trips[i])

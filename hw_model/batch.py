@@ -5,11 +5,15 @@ A mapping is a row of three arrays, in the device's own terms (B mappings, L tem
     factors [B, slots, 8] int32   trips of each dimension (order of DIMS) in each slot (order of Device.slots)
     orders  [B, L, 8]     int8    per temporal level the dimensions' indices, outermost first (a permutation of 0..7)
     bypass  [B, L]        uint8   per temporal level the tensors sent past it: W 1, I 2, O 4
+
+The loops of an axis of the array are in the order of DIMS. That matters where `Device.passes_tiles`; there, orders may
+be [B, L + 2, 8], the last two for the loops of y and of x.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as MappingABC
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +26,7 @@ from hw_model.errors import InputError
 from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Mapping
 from hw_model.tables import device_table, problem_table, scratch, tensor_bits
-from hw_model.widths import Widths
+from hw_model.widths import BitsLike, Widths
 
 ROWS_PER_THREAD = 2048  # below this a second thread costs more than it saves
 REASONS = ("factor", "overflow", "spatial_x", "spatial_y", "lanes", "uncovered", "capacity", "bypass")
@@ -90,7 +94,7 @@ def evaluate_batch(
     factors: np.ndarray,
     orders: np.ndarray,
     device: Device | str,
-    bits: object,
+    bits: BitsLike | Sequence[BitsLike],
     *,
     bypass: np.ndarray | None = None,
     problem: np.ndarray | None = None,
@@ -113,7 +117,8 @@ def evaluate_batch(
     n_levels, n_slots = len(device.levels), len(device.slots)
     factors = _array("factors", factors, np.int32, (n_slots, 8))
     rows = len(factors)
-    orders = _array("orders", orders, np.int8, (n_levels, 8), rows)
+    ordered = n_levels if np.shape(orders)[1:2] == (n_levels,) else len(device.ordered_slots)
+    orders = _array("orders", orders, np.int8, (ordered, 8), rows)
     bypass = np.zeros((rows, n_levels), np.uint8) if bypass is None else bypass
     bypass = _array("bypass", bypass, np.uint8, (n_levels,), rows)
     if problem is None:
@@ -145,53 +150,55 @@ def evaluate_batch(
 
 
 def encode(mapping: Mapping | dict, device: Device | str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One mapping as (factors [slots, 8], orders [L, 8], bypass [L]).
+    """One mapping as (factors [slots, 8], orders [L, 8], bypass [L]); orders [L + 2, 8] where `device.passes_tiles`.
 
     Raises:
-        InputError: a level repeats a dimension with another one in between (K C K), which `evaluate` takes but the
-            arrays cannot say.
+        InputError: a level, or an axis whose order matters, repeats a dimension with another one in between (K C K),
+            which `evaluate` takes but the arrays cannot say.
     """
     device = load_device(device)
     mapping = Mapping.from_dict(mapping).on(device)
     factors = np.ones((len(device.slots), 8), np.int32)
-    orders = np.empty((len(device.levels), 8), np.int8)
+    orders = np.empty((len(device.ordered_slots), 8), np.int8)
     for slot, name in enumerate(device.slots):
         order: list[int] = []
         for dim, factor in mapping[name]:
             d = DIMS.index(dim)
-            if name in device.level_names and d in order[:-1]:
+            if name in device.ordered_slots and d in order[:-1]:
                 raise InputError(f"{name}: dimension {dim} twice with others in between is not possible in a batch")
             product = int(factors[slot, d]) * factor
             if product > np.iinfo(np.int32).max:
                 raise InputError(f"{name}: the factors of {dim} multiply to {product}, more than 2**31 - 1")
             factors[slot, d] = product
             order += [d] if d not in order else []
-        if name in device.level_names:
-            orders[device.level_names.index(name)] = order + [d for d in range(8) if d not in order]
+        if name in device.ordered_slots:
+            orders[device.ordered_slots.index(name)] = order + [d for d in range(8) if d not in order]
     bypass = np.array([tensor_bits(mapping.bypassed(name)) for name in device.level_names], np.uint8)
     return factors, orders, bypass
 
 
 def encode_batch(mappings: Sequence[Mapping | dict], device: Device | str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Several mappings as (factors [B, slots, 8], orders [B, L, 8], bypass [B, L])."""
+    """Several mappings as (factors [B, slots, 8], orders [B, L, 8] or [B, L + 2, 8], bypass [B, L]), see `encode`."""
     device = load_device(device)
     rows = [encode(mapping, device) for mapping in mappings]
     if not rows:
-        n_levels = len(device.levels)
         return (
             np.ones((0, len(device.slots), 8), np.int32),
-            np.zeros((0, n_levels, 8), np.int8),
-            np.zeros((0, n_levels), np.uint8),
+            np.zeros((0, len(device.ordered_slots), 8), np.int8),
+            np.zeros((0, len(device.levels)), np.uint8),
         )
-    return tuple(np.stack(column) for column in zip(*rows, strict=True))
+    factors, orders, bypass = zip(*rows, strict=True)
+    return np.stack(factors), np.stack(orders), np.stack(bypass)
 
 
 def decode(factors: np.ndarray, orders: np.ndarray, device: Device | str, bypass: np.ndarray | None = None) -> Mapping:
-    """The mapping of one row: factors [slots, 8], orders [L, 8], bypass [L]; loops of one trip are left out."""
+    """The mapping of one row: factors [slots, 8], orders [L, 8] or [L + 2, 8], bypass [L]; loops of one trip are left
+    out."""
     device = load_device(device)
+    given = dict(zip((*device.level_names, "spatial_y", "spatial_x"), orders, strict=False))
     loops = []
     for slot, name in enumerate(device.slots):
-        order = orders[device.level_names.index(name)] if name in device.level_names else range(8)
+        order = given.get(name, range(8))
         loops.append((name, tuple((DIMS[d], int(factors[slot, d])) for d in order if factors[slot, d] != 1)))
     past = []
     for name, mask in zip(device.level_names, [] if bypass is None else bypass, strict=False):
@@ -200,10 +207,9 @@ def decode(factors: np.ndarray, orders: np.ndarray, device: Device | str, bypass
     return Mapping(tuple(loops), tuple(past))
 
 
-def _problems(layers: Layer | Sequence[Layer], bits: object) -> list[tuple[Layer, object]]:
+def _problems(layers: Layer | Sequence[Layer], bits: BitsLike | Sequence[BitsLike]) -> list[tuple[Layer, BitsLike]]:
     layers = [layers] if isinstance(layers, Layer) else list(layers)
-    one = isinstance(bits, str | dict | Widths) or not hasattr(bits, "__len__")
-    widths = [bits] if one else list(bits)
+    widths = [bits] if isinstance(bits, str | MappingABC | Widths) or not isinstance(bits, Iterable) else list(bits)
     count = max(len(layers), len(widths))
     layers = layers * count if len(layers) == 1 else layers
     widths = widths * count if len(widths) == 1 else widths

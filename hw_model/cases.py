@@ -15,7 +15,7 @@ from hw_model.evaluate import evaluate
 from hw_model.layer import Layer
 from hw_model.mapping import Mapping
 from hw_model.timeloop import import_mapping
-from hw_model.widths import widths_of
+from hw_model.widths import Bits, widths_of
 from hw_model.yaml_lines import read_json, read_text
 
 FIELDS = ("layer", "device", "bits", "mapping")
@@ -27,12 +27,12 @@ class Case:
 
     layer: Layer
     device: Device
-    bits: int | str | dict[str, int]
+    bits: Bits | dict[str, int]
     mapping: Mapping
 
     @classmethod
     def from_dict(cls, data: Any, folder: str = "") -> Case:
-        """From a case's JSON; paths (of a device, of a Timeloop mapping) are taken relative to `folder` if not found.
+        """From a case's JSON. Paths that do not exist are relative to `folder`.
 
         Raises:
             InputError: a field is missing, unknown or wrong.
@@ -65,7 +65,7 @@ class Case:
 
 
 def _beside(device: Any, folder: str) -> Any:
-    """A path of a device that is not found from the working directory but from the folder of the case, as that."""
+    """The device; a path that exists only in the case's folder becomes a path to there."""
     if not isinstance(device, str) or device in device_names() or os.path.isfile(device):
         return device
     beside = os.path.join(folder, device)

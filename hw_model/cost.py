@@ -165,14 +165,16 @@ _NUMBERS = tuple(f.name for f in fields(Cost) if f.name not in ("levels", "noc")
 
 
 def cost_from_arrays(layer: Layer, device: Device, bits: Widths, work: Scratch, total_pj: float, cycles: int) -> Cost:
-    """A Cost from what the kernel wrote."""
+    """The Cost in the kernel's arrays."""
     n_levels = len(device.levels)
     counters, network, energy_pj = work.counters, work.network, work.energy
     levels = {}
     for index, level in enumerate(device.levels):
         levels[level.name] = {
-            tensor: Traffic(*(int(n) for n in counters[index, column]), energy_pj=float(energy_pj[index, column]))
-            for column, tensor in enumerate(TENSORS)
+            tensor: Traffic(reads, fills, updates, drains, energy)
+            for tensor, (reads, fills, updates, drains), energy in zip(
+                TENSORS, counters[index].tolist(), energy_pj[index].tolist(), strict=True
+            )
         }
     noc = {
         "W": Traffic(fills=int(network[0]), energy_pj=float(energy_pj[n_levels, 0])),

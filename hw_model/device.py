@@ -17,6 +17,7 @@ from hw_model.layer import DIMS, TENSORS
 from hw_model.yaml_lines import place, read_text, read_yaml
 
 DEVICE_FOLDER = Path(__file__).parent / "devices"
+PASSING_PES = 2**20  # counting what neighbours pass on takes an array of that size
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Device:
     reduces: whether partial sums add up along x, along y; lanes_dims: the dimensions that may lie on lanes.
 
     input_sharing: whether one read of inputs serves all PEs that need the word ("union") or only those that need the
-    same whole tile ("identical"); forward_inputs: PEs pass on what their neighbour needs next;
+    same whole tile ("identical"); forward_inputs: PEs pass on what their neighbour needs next, words out of queues or,
+    with "identical", boxes (`has_queues`, `passes_tiles`);
     input_words: "real" words, or the bounding "box" as Timeloop counts; zero_gating: zero inputs cost no MAC, no read
     of a weight and no partial sum; idle_power_mw: clock, control and leakage, charged every cycle.
     """
@@ -120,6 +122,23 @@ class Device:
         return any(self.reduces)
 
     @property
+    def has_queues(self) -> bool:
+        """Whether PEs pass inputs on word by word, each kept in a queue until the neighbour needs it."""
+        return self.forward_inputs and self.input_sharing == "union"
+
+    @property
+    def passes_tiles(self) -> bool:
+        """Whether PEs pass on what a neighbour needs the step after, as Timeloop counts. Cost then depends on the order
+        of the loops of an axis, too."""
+        identical_boxes = self.input_sharing == "identical" and self.input_words == "box"
+        return self.forward_inputs and identical_boxes and self.multicast
+
+    @property
+    def ordered_slots(self) -> tuple[str, ...]:
+        """The slots whose loop order may change the cost: the temporal levels; then y and x where `passes_tiles`."""
+        return (*self.level_names, "spatial_y", "spatial_x") if self.passes_tiles else self.level_names
+
+    @property
     def pes(self) -> int:
         """PEs of the whole array."""
         return math.prod(self.array)
@@ -133,8 +152,11 @@ class Device:
 
     def unlimited(self) -> Device:
         """This device with unlimited bandwidth everywhere (cycles are then those of the MACs alone)."""
-        free = {"read_bandwidth_bits_per_cycle": math.inf, "write_bandwidth_bits_per_cycle": math.inf}
-        return replace(self, levels=tuple(replace(level, **free) for level in self.levels))
+        free = (
+            replace(level, read_bandwidth_bits_per_cycle=math.inf, write_bandwidth_bits_per_cycle=math.inf)
+            for level in self.levels
+        )
+        return replace(self, levels=tuple(free))
 
 
 def device_names() -> list[str]:
@@ -186,7 +208,7 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
     _check_levels(levels, data["levels"], source, lines)
     array = data["array"]
     network = data["network"]
-    return Device(
+    device = Device(
         name=data["name"],
         clock_mhz=float(data["clock_mhz"]),
         array=(int(array["x"]), int(array["y"])),
@@ -197,7 +219,7 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
         mac=_mac(data["mac"], source, lines),
         psum_bits=int(data["psum_bits"]),
         output_bits=data.get("output_bits"),
-        axis_dims=tuple("".join(array.get(f"{axis}_dims", DIMS)) for axis in "xy"),
+        axis_dims=("".join(array.get("x_dims", DIMS)), "".join(array.get("y_dims", DIMS))),
         reduces=_reduces(array, network, source, lines),
         lanes_dims="".join(array.get("lanes_dims", DIMS)),
         input_sharing=data.get("input_sharing", "union"),
@@ -209,6 +231,10 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
         description=data.get("description", ""),
         energy_unit=data.get("energy_unit", "pJ"),
     )
+    if device.passes_tiles and device.pes > PASSING_PES:
+        where = place(source, ("array", "x"), lines)
+        raise InputError(f"{where}: at most {PASSING_PES} PEs can pass identical boxes on, got {device.pes}")
+    return device
 
 
 def _level(fields: Mapping, index: int, source: str, lines: Mapping) -> Level:
@@ -226,31 +252,28 @@ def _level(fields: Mapping, index: int, source: str, lines: Mapping) -> Level:
             raise wrong("size_bits", f"expected each of {', '.join(holds)} once, as in `holds`, got {', '.join(named)}")
     else:
         partitions = ((holds, int(size)),)
-    energies = {}
-    for kind in ("read_energy_pj_per_bit", "write_energy_pj_per_bit"):
+
+    def energies(kind: str) -> dict[str, float]:
         given = fields[kind]
-        if isinstance(given, Mapping):
-            missing = [tensor for tensor in holds if tensor not in given]
-            if missing:
-                raise wrong(kind, f"expected an energy for {', '.join(missing)} too")
-            energies[kind] = {tensor: float(given.get(tensor, 0.0)) for tensor in TENSORS}
-        else:
-            energies[kind] = dict.fromkeys(TENSORS, float(given))
+        if not isinstance(given, Mapping):
+            return dict.fromkeys(TENSORS, float(given))
+        if missing := [tensor for tensor in holds if tensor not in given]:
+            raise wrong(kind, f"expected an energy for {', '.join(missing)} too")
+        return {tensor: float(given.get(tensor, 0.0)) for tensor in TENSORS}
+
     may_bypass = holds if index else ()
     if "may_bypass" in fields:
         may_bypass = tuple(tensor for tensor in TENSORS if tensor in fields["may_bypass"])
-    bandwidths = {
-        f"{kind}_bandwidth_bits_per_cycle": float(fields.get(f"{kind}_bandwidth_bits_per_cycle") or math.inf)
-        for kind in ("read", "write")
-    }
     return Level(
         name=fields["name"],
         in_pe=fields.get("scope", "chip") == "pe",
         holds=holds,
         may_bypass=may_bypass,
         partitions=partitions,
-        **energies,
-        **bandwidths,
+        read_energy_pj_per_bit=energies("read_energy_pj_per_bit"),
+        write_energy_pj_per_bit=energies("write_energy_pj_per_bit"),
+        read_bandwidth_bits_per_cycle=float(fields.get("read_bandwidth_bits_per_cycle") or math.inf),
+        write_bandwidth_bits_per_cycle=float(fields.get("write_bandwidth_bits_per_cycle") or math.inf),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a device file must contain; the text of each `description` is what an error says was expected."""
+"""The schema of a device file; error messages quote the `description` of what was expected."""
 
 from __future__ import annotations
 
@@ -151,7 +151,10 @@ DEVICE = _fields(
             "enum": ["union", "identical"],
             "description": "union (one read serves all PEs that need the word) or identical (that need the same tile)",
         },
-        "forward_inputs": FLAG,
+        "forward_inputs": {
+            **FLAG,
+            "description": "true (PEs pass on what a neighbour needs next; with identical, boxes only) or false",
+        },
         "input_words": {
             "enum": ["real", "box"],
             "description": "real (words that exist and are needed) or box (the bounding box, padding included)",
@@ -165,7 +168,7 @@ _VALIDATOR = jsonschema.Draft202012Validator(DEVICE)
 
 
 def check_device(data: Any, source: str, lines: Mapping[Path, int]) -> None:
-    """Raise InputError for the first (topmost) thing in `data` that is not as DEVICE says: line, field, expectation."""
+    """Raise InputError for the first (topmost) violation of DEVICE in `data`: line, field, expectation."""
     if isinstance(data, dict) and "levels" not in data:
         raise InputError(f"{source}: missing field 'levels', a device without memories (expected the DRAM first)")
     _check_numbers(data, (), source, lines)
@@ -198,17 +201,17 @@ def _check_numbers(value: Any, path: Path, source: str, lines: Mapping[Path, int
 
 def _sentence(error: jsonschema.ValidationError, source: str, lines: Mapping[Path, int]) -> str:
     path = tuple(error.absolute_path)
-    value = error.instance
-    if error.validator == "additionalProperties" and isinstance(value, dict):
-        legal = list(error.schema.get("properties", {}))
-        key = next((k for k in value if k not in legal), None)
-        if legal:
-            return f"{place(source, (*path, key), lines)}: {unknown('field', key, legal)}"
+    value: Any = error.instance
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
+    legal = list(schema.get("properties", {}))
+    if error.validator == "additionalProperties" and isinstance(value, dict) and legal:
+        key = next(key for key in value if key not in legal)
+        return f"{place(source, (*path, key), lines)}: {unknown('field', key, legal)}"
     if error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in value)
-        expected = error.schema["properties"][missing].get("description", "")
+        missing = next(name for name in schema["required"] if name not in value)
+        expected = schema["properties"][missing].get("description", "")
         return f"{place(source, path, lines)}: missing field {missing!r}" + (f" ({expected})" if expected else "")
-    expected = error.schema.get("description", error.message[:120])
+    expected = schema.get("description", error.message[:120])
     hint = ""
     if isinstance(value, str) and _reads_as_number(value):
         hint = " (text to YAML; write numbers with a dot and a signed exponent: 1.0e+3)"

@@ -1,18 +1,20 @@
-"""Machine code kept on disk between processes, wherever that works: for all compiled code of the project, here because
-this package imports nothing of it."""
+"""Machine code kept on disk between processes, where possible, for all compiled code of the project.
+
+It is here because this package imports nothing else of the project."""
 
 import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from numba import njit
 from numba.core.caching import FunctionCache
 
 
 class DiskCache(FunctionCache):
-    """numba's cache, which never stops a program: what cannot be read is compiled anew and takes the place of the
-    damaged file; what cannot be written is not kept.
+    """numba's cache, made safe: a file that cannot be read is compiled again and replaced; one that cannot be written
+    is not kept.
 
     sources: files whose functions are inlined; numba itself notices changes only in the function's own file.
     """
@@ -25,7 +27,7 @@ class DiskCache(FunctionCache):
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # unpickling a damaged file raises whatever it comes upon
+        except Exception:  # unpickling a damaged file can raise anything
             return None
 
     def save_overload(self, sig, data):
@@ -37,9 +39,9 @@ class DiskCache(FunctionCache):
                 super().save_overload(sig, data)
 
 
-def cached(function: Callable, *, sources: Iterable[str] = (), **options: object) -> Callable:
+def cached(function: Callable, *, sources: Iterable[str] = (), **options: Any) -> Callable:
     """`numba.njit(function, **options)` with a `DiskCache`; without one where numba finds no folder it can write."""
     dispatcher = njit(function, **options)
     with suppress(RuntimeError, AttributeError):  # the latter: NUMBA_DISABLE_JIT, plain functions
-        dispatcher._cache = DiskCache(dispatcher.py_func, sources)
+        dispatcher._cache = DiskCache(dispatcher.py_func, sources)  # type: ignore[attr-defined]  # numba's own affair
     return dispatcher

@@ -1,7 +1,8 @@
-"""How energy and rate scale with the bit-width, the size of a memory and the process: the one place with the laws.
+"""Scaling laws of energy and rate with the bit-width, the size of a memory and the process, all in one place.
 
-Measured (published) points are the constants below, each with its source; everything else on a device is one of them
-scaled by a law of this file. docs/hardware.md shows the plots and says which numbers of a device are which.
+The constants below are measured (published) points, each with its source. Every other energy of a device is one of
+them, scaled by a law of this file. docs/hardware.md shows the plots, and which numbers of a device are measured or
+scaled.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from fractions import Fraction
 
 from hw_model.device import Mac
 from hw_model.errors import InputError
-from hw_model.widths import widths_of
+from hw_model.widths import BitsLike, widths_of
 
 # Integer arithmetic at 45 nm, 0.9 V (Horowitz, ISSCC 2014): {bits: pJ}.
 MULTIPLY_PJ: Mapping[int, float] = {8: 0.2, 32: 3.1}
@@ -28,7 +29,7 @@ DRAM_PJ_PER_BIT: Mapping[str, float] = {"LPDDR4": 8.0, "HBM2": 6.25, "DDR3": 70.
 # A wire on the chip at 40 nm, 0.9 V: 310 pJ for 256 bits over 10 mm (Keckler et al., IEEE Micro 2011).
 WIRE_PJ_PER_BIT_MM = 310 / 256 / 10
 # Energy of the same circuit, 45 nm = 1 (Stillmaker and Baas, Integration 2017, at 0.9 V); 40 nm is taken as 45.
-NODE_ENERGY: Mapping[int, float] = {65: 1.25, 45: 1.0, 32: 0.64, 16: 0.19, 7: 0.10}
+NODE_ENERGY: Mapping[float, float] = {65: 1.25, 45: 1.0, 32: 0.64, 16: 0.19, 7: 0.10}
 
 
 def next_power_of_two(bits: int) -> int:
@@ -37,13 +38,13 @@ def next_power_of_two(bits: int) -> int:
 
 
 def operand_bits(mac: Mac, bits: int) -> int:
-    """Width at which an operand of `bits` really runs: `fused` arrays are built of power-of-two granules."""
+    """Width at which an operand of `bits` runs: `fused` arrays consist of power-of-two granules."""
     if mac.rate == "fixed":
         return bits
     return max(mac.granule_bits, next_power_of_two(bits))
 
 
-def mac_energy_pj(mac: Mac, bits: object) -> float:
+def mac_energy_pj(mac: Mac, bits: BitsLike) -> float:
     """Energy of one MAC of w-bit weights and a-bit inputs: multiplier with w*a, adder (w + a bits wide) with w + a.
 
     bits: 8, "w4a8", .. (`widths_of`).
@@ -53,7 +54,7 @@ def mac_energy_pj(mac: Mac, bits: object) -> float:
     return mac.multiplier_energy_pj * w * a / mac.multiplier_bits**2 + mac.adder_energy_pj * (w + a) / mac.adder_bits
 
 
-def mac_rate(mac: Mac, bits: object) -> tuple[int, int]:
+def mac_rate(mac: Mac, bits: BitsLike) -> tuple[int, int]:
     """MACs per MAC unit and cycle, as a fraction: `fixed` 1; `fused` native_bits / w * native_bits / a, below 1 for
     wider words."""
     if mac.rate == "fixed":

@@ -73,7 +73,7 @@ def network_plot(axes: Any) -> None:
 
 
 def layer_plot(axes: Any) -> None:
-    """Where the energy of one layer with one mapping goes on Eyeriss at each bit-width."""
+    """The breakdown of one layer's energy on Eyeriss, with one mapping, at each bit-width."""
     bit_widths = (2, 4, 6, 8, 12, 16)
     costs = [evaluate(LAYER, MAPPING, "eyeriss", bits) for bits in bit_widths]
     parts = {name: [sum(p.energy_pj for p in c.levels[name].values()) for c in costs] for name in costs[0].levels}

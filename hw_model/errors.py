@@ -1,4 +1,4 @@
-"""The two ways a question to the model can be wrong."""
+"""Errors of the input: not a question for the model, or an invalid mapping."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """What was asked is not a question the model can answer; the message is one line that says what was expected."""
+    """The input is not a layer, device, mapping or bit-width. The message is one line with what was expected."""
 
     def __init__(self, message: str):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))

@@ -1,4 +1,4 @@
-"""What one layer costs on a device with one mapping."""
+"""The cost of one layer on a device with one mapping."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from hw_model.cost import Cost, cost_from_arrays
 from hw_model.device import Device, load_device
 from hw_model.errors import InvalidMapping
 from hw_model.layer import DIMS, Layer
-from hw_model.mapping import Mapping
+from hw_model.mapping import Loops, Mapping
 from hw_model.reasons import factor_products, invalid_reasons
 from hw_model.tables import device_table, keep_table, problem_table, scratch
-from hw_model.widths import Widths, widths_of
+from hw_model.widths import BitsLike, Widths, widths_of
 
 OVERFLOW = 1 << REASONS.index("overflow")
 
 
-def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: Device | str, bits: object) -> Cost:
+def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: Device | str, bits: BitsLike) -> Cost:
     """Cost of a layer at a bit-width (weights and activations), with its breakdown by level and tensor.
 
     Args:
         layer: a Layer, or its sizes as a dictionary.
         mapping: a Mapping, or its JSON form.
         device: a Device, or what `load_device` takes.
-        bits: 1 to 32, where 32 stands for full width; or widths per tensor: "w4a8", {"W": 4, "I": 8, "O": 16}.
+        bits: 1 to 32, where 32 means full width; or widths per tensor: "w4a8", {"W": 4, "I": 8, "O": 16}.
 
     Raises:
         InvalidMapping: the mapping does not run this layer on this device; `.reasons` says why.
@@ -47,15 +47,18 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: Widths) -> Cost:
     problem = problem_table([(layer, bits)], device)
     products = factor_products(mapping, device)
     factors = np.array([[list(products[slot].values()) for slot in device.slots]], np.int32)
-    loops = [pair for name in device.level_names for pair in mapping[name]]
-    work = scratch(device, problem, len(loops))
+    levels = [_merged(mapping[name]) for name in device.level_names]
+    loops = [pair for level in levels for pair in level]
+    spatial = [*mapping["spatial_y"], *mapping["spatial_x"]]
+    work = scratch(device, problem, len(loops), len(spatial))
     count = len(loops)
     trips = np.array([factor for _, factor in loops], np.int64)
     work.loop_dim[:count] = [DIMS.index(dim) for dim, _ in loops]
     work.loop_n[:count] = trips
     work.prefix[:count] = np.cumprod(trips)
-    work.level_end[:] = np.cumsum([len(mapping[name]) for name in device.level_names])
+    work.level_end[:] = np.cumsum([len(level) for level in levels])
     work.keep[:] = keep_table(mapping, device)
+    work.pe_loops[:2, : len(spatial)] = np.array([(DIMS.index(dim), n) for dim, n in spatial]).reshape(-1, 2).T
     row = Batch(
         factors,
         np.zeros((0, len(device.levels), 8), np.int8),
@@ -66,7 +69,17 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: Widths) -> Cost:
     kernel().cost_batch(0, 1, row, device_table(device), problem, work, found)
     reason = int(found.reason[0])
     if reason == OVERFLOW:
-        raise InvalidMapping([f"overflow: the bandwidths of device {device.name} make for more than 2**53 cycles"])
+        raise InvalidMapping([f"overflow: the bandwidths of device {device.name} give more than 2**53 cycles"])
     if reason:
         raise AssertionError(f"compiled and worded validity disagree (reason {reason}): {layer} {mapping}")
     return cost_from_arrays(layer, device, bits, work, float(found.energy_pj[0]), int(found.cycles[0]))
+
+
+def _merged(loops: Loops) -> Loops:
+    """Loops over the same dimension, one directly inside the other, as one: [K 2, K 3] is [K 6]."""
+    merged: list[tuple[str, int]] = []
+    for dim, n in loops:
+        if merged and merged[-1][0] == dim:
+            n *= merged.pop()[1]
+        merged.append((dim, n))
+    return tuple(merged)

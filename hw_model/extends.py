@@ -22,7 +22,7 @@ def extended(data: Any, source: str, devices: Path, folder: str = "", seen: tupl
 
     Args:
         devices: folder of the devices known by name.
-        folder: where a path is looked up that does not exist from the working directory.
+        folder: the base of paths that do not exist from the working directory.
 
     Raises:
         InputError: no such device, a level that it does not have, or devices that extend each other.

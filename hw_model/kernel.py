@@ -18,34 +18,61 @@ from hw_model.axis_words import (
     IDENTICAL,
     STRIDE,
     TAIL,
-    UNION,
     Loops,
     Tile,
     axis_sums,
     distinct_starts,
-    jit,
+    jit_of,
     part,
     remembered,
     union_length,
 )
 from hw_model.compiled_rules import capacity_bits, input_words, output_words, returning, span, weight_words
+from hw_model.indices import (
+    BOX,
+    FIRST_PE,
+    FORWARD,
+    FUSED_DIMS,
+    LANE_COUNT,
+    LANE_DIMS,
+    LEVELS,
+    MULTICAST,
+    PLANES,
+    QUEUES,
+    REDUCE_X,
+    REDUCE_Y,
+    SHARING,
+    TILES,
+    X_DIMS,
+    Y_DIMS,
+    C,
+    G,
+    I,
+    K,
+    N,
+    O,
+    P,
+    Q,
+    R,
+    S,
+    W,
+    X,
+    Y,
+)
+from hw_model.passed_tiles import SOURCES, list_spatial, passed_on
 
-N, G, K, C, P, Q, R, S = range(8)
-W, I, O = range(3)
 READS, FILLS, UPDATES, DRAINS = range(4)
 FACTOR, OVERFLOW, ARRAY_X, ARRAY_Y, LANES, UNCOVERED, CAPACITY, BYPASS = (1 << bit for bit in range(8))
-# columns of DeviceTable.device
-LEVELS, FIRST_PE, X, Y, LANE_COUNT, MULTICAST, REDUCE_X, REDUCE_Y, X_DIMS, Y_DIMS, SHARING, FORWARD, BOX = range(13)
-LANE_DIMS, FUSED_DIMS = 13, 14
 LIMIT = 2.0**53
 index = np.uint32  # numba looks for negative indices in signed ones only, which costs an eighth of the time
 NO_SLOT = 255  # where a device has no lanes
 ALL_DIMS = 255
 NO_CYCLES = 2**62  # of an invalid mapping: worse than any valid one
-PLANES = 1 << N | 1 << G | 1 << C  # dimensions whose every step replaces the whole input tile
 REDUCED = 1 << C | 1 << R | 1 << S
 RELEVANT_W = 1 << G | 1 << K | REDUCED
 RELEVANT_O = 1 << N | 1 << G | 1 << K | 1 << P | 1 << Q
+
+jit = jit_of(SOURCES)
 
 
 @part
@@ -83,30 +110,7 @@ def check(b, p, factors, chip, work, scratch):
         total *= trips
     if total * work.mac_rate[p, 1] > LIMIT:
         return OVERFLOW, 1.0 + math.log2(total * work.mac_rate[p, 1] / LIMIT)
-    reason = 0
-    violation = 0.0
-    if x > chip.device[X]:
-        reason |= ARRAY_X
-        violation += math.log2(x / chip.device[X])
-    if y > chip.device[Y]:
-        reason |= ARRAY_Y
-        violation += math.log2(y / chip.device[Y])
-    if along_x & ~chip.device[X_DIMS] or along_y & ~chip.device[Y_DIMS]:
-        for d in range(8):
-            if along_x & ~chip.device[X_DIMS] & 1 << d:
-                reason |= ARRAY_X
-                violation += math.log2(factors[b, slot_x, d])
-            if along_y & ~chip.device[Y_DIMS] & 1 << d:
-                reason |= ARRAY_Y
-                violation += math.log2(factors[b, slot_y, d])
-    if v > chip.device[LANE_COUNT]:
-        reason |= LANES
-        violation += math.log2(v / chip.device[LANE_COUNT])
-    if v > 1 and chip.device[LANE_DIMS] != ALL_DIMS:
-        for d in range(8):
-            if tiles[index(n_levels), d] > 1 and not chip.device[LANE_DIMS] >> d & 1:
-                reason |= LANES
-                violation += math.log2(tiles[index(n_levels), d])
+    reason, violation = check_array(b, x, y, v, along_x, along_y, factors, chip, scratch)
     for step in range(n_levels - 1, -1, -1):
         level = index(step)
         slot = slots[level]
@@ -148,6 +152,39 @@ def check(b, p, factors, chip, work, scratch):
 
 
 @part
+def check_array(b, x, y, v, along_x, along_y, factors, chip, scratch):
+    """What of the array and the lanes is exceeded, as `check` returns it. x, y, v: PEs along x and y, and lanes, that
+    the mapping needs; along_x, along_y: bits of the dimensions that lie there."""
+    n_levels = chip.device[LEVELS]
+    slot_x, slot_y = chip.slots[index(n_levels)], chip.slots[index(n_levels + 1)]
+    reason = 0
+    violation = 0.0
+    if x > chip.device[X]:
+        reason |= ARRAY_X
+        violation += math.log2(x / chip.device[X])
+    if y > chip.device[Y]:
+        reason |= ARRAY_Y
+        violation += math.log2(y / chip.device[Y])
+    if along_x & ~chip.device[X_DIMS] or along_y & ~chip.device[Y_DIMS]:
+        for d in range(8):
+            if along_x & ~chip.device[X_DIMS] & 1 << d:
+                reason |= ARRAY_X
+                violation += math.log2(factors[b, slot_x, d])
+            if along_y & ~chip.device[Y_DIMS] & 1 << d:
+                reason |= ARRAY_Y
+                violation += math.log2(factors[b, slot_y, d])
+    if v > chip.device[LANE_COUNT]:
+        reason |= LANES
+        violation += math.log2(v / chip.device[LANE_COUNT])
+    if v > 1 and chip.device[LANE_DIMS] != ALL_DIMS:
+        for d in range(8):
+            if scratch.tiles[index(n_levels), d] > 1 and not chip.device[LANE_DIMS] >> d & 1:
+                reason |= LANES
+                violation += math.log2(scratch.tiles[index(n_levels), d])
+    return reason, violation
+
+
+@part
 def turns(end, loop_dim, prefix, relevant):
     """How often a tile is replaced by loops 0..end-1: loops inside the innermost relevant one leave it in place."""
     for j in range(end - 1, -1, -1):
@@ -180,7 +217,6 @@ def boxes_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
     step_q = stride_q * tiles[neighbours, Q]
     step_s = dilation_s * tiles[neighbours, S]
     identical = chip.device[SHARING] == IDENTICAL
-    newest = end - 1  # the innermost loop: with another inside, neighbours have moved on
     starts_rows = 1
     starts_columns = 1
     if spread:
@@ -244,20 +280,7 @@ def boxes_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
                     kept_columns = (columns - shift_columns) * starts_columns
                 else:
                     kept_columns = all_columns - union_length(shift_columns, step_q, fan[Q], step_s, fan[S])
-            stays = kept_rows * kept_columns
-            if identical and chip.device[FORWARD] and overlap == 0 and j == newest:
-                # the tile that a neighbour had the step before is passed on: only the edge of the array reads
-                readers = starts_rows * starts_columns
-                if shift_columns == 0 and shift_rows == step_p and scratch.alone[P]:
-                    readers = starts_columns * distinct_starts(step_p, 1, step_r, fan[R])
-                elif shift_columns == 0 and shift_rows == step_r and scratch.alone[R]:
-                    readers = starts_columns * distinct_starts(step_p, fan[P], step_r, 1)
-                elif shift_rows == 0 and shift_columns == step_q and scratch.alone[Q]:
-                    readers = starts_rows * distinct_starts(step_q, 1, step_s, fan[S])
-                elif shift_rows == 0 and shift_columns == step_s and scratch.alone[S]:
-                    readers = starts_rows * distinct_starts(step_q, fan[Q], step_s, 1)
-                stays = all_rows * all_columns - rows * columns * readers
-            together = n * together - (n - 1) * stays
+            together = n * together - (n - 1) * kept_rows * kept_columns
     return words * all_planes, together * all_planes
 
 
@@ -334,7 +357,7 @@ def forwarding_loop(side, loops, chip, work, p, scratch):
     if scratch.tiles[0, outputs] != work.sizes[p, outputs] or scratch.tiles[0, taps] != work.sizes[p, taps]:
         return -1, False
     stride, dilation = work.axes[p, side, STRIDE], work.axes[p, side, DILATION]
-    for i in range(loops.count):
+    for i in range(loops.depth):
         step = loops.steps[i] * (stride if loops.dims[i] == 0 else dilation)
         if scratch.alone[outputs] and step == stride * scratch.tiles[first_pe, outputs]:
             return i, False
@@ -355,7 +378,7 @@ def reading_sums(side, loops, level, fan, split, along_taps, which, chip, work, 
         stride, dilation = axis[STRIDE], axis[DILATION]
         wide, high = (wide - 1) * stride + 1, (high - 1) * dilation + 1
         pitch_p, pitch_r = pitch_p * stride, pitch_r * dilation
-        for i in range(loops.count):
+        for i in range(loops.depth):
             scratch.box_steps[i] = steps[i] * (stride if loops.dims[i] == 0 else dilation)
         steps = scratch.box_steps
         axis = scratch.box_axis
@@ -365,7 +388,7 @@ def reading_sums(side, loops, level, fan, split, along_taps, which, chip, work, 
     elif which == TAIL:
         p_edge, fan_p = (fan_p - 1) * pitch_p, 1
     tile = Tile(wide, high, pitch_p, pitch_r, fan_p, fan_r)
-    own = Loops(loops.dims, loops.trips, steps, loops.count)
+    own = Loops(loops.dims, loops.trips, steps, loops.depth)
     sharing = chip.device[SHARING]
     axis_sums(axis, own, tile, p_edge, r_edge, sharing, split, which, scratch.sums[side], scratch)
 
@@ -407,7 +430,7 @@ def forwarded_together(end, pe_end, level, fan, chip, work, p, scratch):
             reading_sums(0, rows, level, fan, row_loop, rows_taps, part_rows, chip, work, p, scratch)
             reading_sums(1, columns, level, fan, column_loop, columns_taps, part_columns, chip, work, p, scratch)
             total += combined(
-                end, scratch.loop_dim, scratch.loop_n, scratch.sums[0], rows.count, scratch.sums[1], columns.count
+                end, scratch.loop_dim, scratch.loop_n, scratch.sums[0], rows.depth, scratch.sums[1], columns.depth
             )
     return total
 
@@ -423,7 +446,7 @@ def tiles_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
     for side in range(2):
         outputs, taps = (P, R) if side == 0 else (Q, S)
         loops = list_axis(side, end, pe_end, level, fan, first_pe, scratch)
-        count[side] = loops.count
+        count[side] = loops.depth
         tile = Tile(
             scratch.tiles[level, outputs], scratch.tiles[level, taps],
             scratch.tiles[first_pe, outputs] if in_pe else one, scratch.tiles[first_pe, taps] if in_pe else one,
@@ -488,23 +511,19 @@ def note_alone(b, factors, x, y, alone):
 
 
 @part
-def count(b, p, factors, chip, work, scratch):
-    """Words moved: counters [L, 3, 4] (reads, fills, updates, drains) and network [4] (W, I, O, of O down to PEs).
-
-    Of a tensor's own dimensions only real iterations count, and of the MACs' operands only those of real MACs.
-    """
-    device, slots, tiles, keep = chip.device, chip.slots, scratch.tiles, scratch.keep
-    counters, network, fan, level_end = scratch.counters, scratch.network, scratch.fan, scratch.level_end
-    n_levels, first_pe = device[LEVELS], device[FIRST_PE]
-    multicast = device[MULTICAST] != 0
+def start_count(b, factors, chip, scratch):
+    """Clear counters and network, fill fan [8], PEs along each dimension, and alone [8]; returns the PEs that reduce
+    into the same word on an axis that cannot add them up."""
+    device, fan = chip.device, scratch.fan
+    n_levels = device[LEVELS]
     for level in range(n_levels):
         for tensor in range(3):
             for counter in range(4):
-                counters[level, tensor, counter] = 0
+                scratch.counters[level, tensor, counter] = 0
     for tensor in range(4):
-        network[tensor] = 0
-    x, y = slots[index(n_levels)], slots[index(n_levels + 1)]
-    apart = 1  # PEs that reduce into the same word on an axis that cannot add them up
+        scratch.network[tensor] = 0
+    x, y = chip.slots[index(n_levels)], chip.slots[index(n_levels + 1)]
+    apart = 1
     for d in range(8):
         fan[d] = np.int64(factors[b, x, d]) * factors[b, y, d]
         scratch.alone[d] = False
@@ -513,8 +532,53 @@ def count(b, p, factors, chip, work, scratch):
                 apart *= factors[b, x, d]
             if not device[REDUCE_Y]:
                 apart *= factors[b, y, d]
-    if device[FORWARD]:
+    if device[FORWARD] == QUEUES:
         note_alone(b, factors, x, y, scratch.alone)
+    return apart
+
+
+@part
+def inputs_moved(end, pe_end, level, inside_pe, crossing, pes, exact, chip, work, p, scratch):
+    """Input words that enter all instances of a level, and that are read for them where one read serves all PEs.
+
+    end, pe_end: loops outside the level, outside the array; crossing: on their way into the PEs.
+    """
+    device, tiles, fan = chip.device, scratch.tiles, scratch.fan
+    multicast = device[MULTICAST] != 0
+    planes = work.words[p, I]
+    queues = crossing and device[FORWARD] == QUEUES  # counted by `forwarded_together`
+    spread = crossing and multicast and pes > fan[K] and not queues
+    if unbroken(level, exact, chip, work, p, scratch):
+        fills, together = boxes_moved(end, pe_end if inside_pe else 0, level, spread, fan, chip, work, p, scratch)
+        if not exact:
+            padded = tiles[0, N] * tiles[0, G] * tiles[0, C]
+            fills, together = fills // padded * planes, together // padded * planes
+        if not spread:
+            together = fills
+        if inside_pe:
+            fills *= fan[P] * fan[Q] * fan[R] * fan[S] * fan[K]
+    else:
+        tiles_moved(end, pe_end if inside_pe else 0, level, spread, fan, chip, work, p, scratch)
+        fills = scratch.moved[0] * planes * (fan[K] if inside_pe else 1)
+        together = scratch.moved[1] * planes if spread else scratch.moved[0] * planes
+    if queues and multicast:
+        together = planes * forwarded_together(end, pe_end, level, fan, chip, work, p, scratch)
+    if crossing and device[FORWARD] == TILES:
+        together -= passed_on(end, pe_end, level, chip, work, p, scratch)
+    return fills, together
+
+
+@part
+def count(b, p, factors, chip, work, scratch):
+    """Words moved: counters [L, 3, 4] (reads, fills, updates, drains) and network [4] (W, I, O, of O down to PEs).
+
+    Of a tensor's own dimensions only real iterations count, and of the MACs' operands only those of real MACs.
+    """
+    device, tiles, keep = chip.device, scratch.tiles, scratch.keep
+    counters, network, fan, level_end = scratch.counters, scratch.network, scratch.fan, scratch.level_end
+    n_levels, first_pe = device[LEVELS], device[FIRST_PE]
+    multicast = device[MULTICAST] != 0
+    apart = start_count(b, factors, chip, scratch)
     end = level_end[index(n_levels - 1)]
     pe_end = level_end[index(first_pe - 1)]
     steps = scratch.prefix[index(end - 1)] if end > 0 else 1
@@ -523,11 +587,10 @@ def count(b, p, factors, chip, work, scratch):
     pes_w = fan[G] * fan[K] * reducing
     pes_o = fan[N] * fan[G] * fan[K] * fan[P] * fan[Q]
     pes = pes_o * reducing
-    serving_i = multicast and pes > fan[K]
     exact = True
     for d in range(8):
         exact &= tiles[0, d] == work.sizes[p, d]
-    weights, planes, outputs = work.words[p, W], work.words[p, I], work.words[p, O]
+    weights, outputs = work.words[p, W], work.words[p, O]
 
     parent_w = index(0)
     parent_i = index(0)
@@ -551,25 +614,7 @@ def count(b, p, factors, chip, work, scratch):
             parent_w = level
         if keep[level] & 2:
             crossing = inside_pe and parent_i < first_pe
-            queues = crossing and device[FORWARD] and device[SHARING] == UNION  # counted by `forwarded_together`
-            spread = crossing and serving_i and not queues
-            if unbroken(level, exact, chip, work, p, scratch):
-                fills, together = boxes_moved(
-                    end, pe_end if inside_pe else 0, level, spread, fan, chip, work, p, scratch
-                )
-                if not exact:
-                    padded = tiles[0, N] * tiles[0, G] * tiles[0, C]
-                    fills, together = fills // padded * planes, together // padded * planes
-                if not spread:
-                    together = fills
-                if inside_pe:
-                    fills *= fan[P] * fan[Q] * fan[R] * fan[S] * fan[K]
-            else:
-                tiles_moved(end, pe_end if inside_pe else 0, level, spread, fan, chip, work, p, scratch)
-                fills = scratch.moved[0] * planes * (fan[K] if inside_pe else 1)
-                together = scratch.moved[1] * planes if spread else scratch.moved[0] * planes
-            if queues and multicast:
-                together = planes * forwarded_together(end, pe_end, level, fan, chip, work, p, scratch)
+            fills, together = inputs_moved(end, pe_end, level, inside_pe, crossing, pes, exact, chip, work, p, scratch)
             counters[level, I, FILLS] = fills
             counters[parent_i, I, READS] = together if crossing and multicast else fills
             if crossing:
@@ -841,6 +886,8 @@ def list_loops(b, batch, chip, scratch):
         keep[level] = hold[level] & ~bypass[b, level]
         if hold[level] & bypass[b, level] & ~may_bypass[level]:
             reason |= BYPASS
+    if chip.device[FORWARD] == TILES and not list_spatial(b, batch, chip, scratch):
+        reason |= FACTOR
     lowest = factors[b, 0, 0]
     for slot in range(n_slots):
         for d in range(8):

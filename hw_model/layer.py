@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 from hw_model import rules
 from hw_model.axis import Axis
@@ -12,11 +13,34 @@ from hw_model.errors import InputError, shown, unknown
 
 DIMS = ("N", "G", "K", "C", "P", "Q", "R", "S")
 TENSORS = ("W", "I", "O")
-RELEVANT = {"W": "GKCRS", "I": "NGCPQRS", "O": "NGKPQ"}  # dimensions that move a tensor's tile
-STEPS = ("stride_h", "stride_w", "dilation_h", "dilation_w")
-INPUT = ("H", "W", "pad_top", "pad_left")
+RELEVANT = {"W": "GKCRS", "I": "NGCPQRS", "O": "NGKPQ"}  # dimensions that each tensor depends on
 COUNT_LIMIT = 2**53  # largest integer a JSON reader keeps exactly; nothing here counts beyond it
 SIZE_LIMIT = 2**31 - 1  # loop bounds and factors travel as 32-bit integers in batches
+
+
+class LayerFields(TypedDict, total=False):
+    """What a Layer can be made of. All may be left out; None counts as left out."""
+
+    name: str
+    N: int
+    G: int
+    K: int
+    C: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    stride: int | None
+    dilation: int | None
+    stride_h: int | None
+    stride_w: int | None
+    dilation_h: int | None
+    dilation_w: int | None
+    H: int | None
+    W: int | None
+    pad_top: int
+    pad_left: int
+    input_zeros: float
 
 
 @dataclass(frozen=True, init=False)
@@ -26,10 +50,10 @@ class Layer:
     N batch, G groups, K output channels per group, C input channels per group, P x Q output rows and columns,
     R x S filter rows and columns. Depth-wise: G = channels, K = C = 1. Linear: P = Q = R = S = 1.
 
-    Output row p and filter row r need input row p*stride_h + r*dilation_h - pad_top, which is real where it is at least
-    0 and below H; all others are zeros that the PE makes. Columns likewise, with stride_w, dilation_w, pad_left and W.
-    H and W are, when left out, as many as the outputs need. `stride` and `dilation` set both directions. input_zeros is
-    the share of inputs that are zero, which devices with zero gating skip.
+    Output row p and filter row r need input row p*stride_h + r*dilation_h - pad_top. It is real from 0 to H - 1; others
+    are zeros that the PE makes. The same holds for columns, with stride_w, dilation_w, pad_left and W. H and W default
+    to as many as the outputs need. `stride` and `dilation` set both directions. input_zeros is the share of inputs that
+    are zero, which devices with zero gating skip.
 
     Raises:
         InputError: a size is not an integer from 1 (paddings: 0) to 2**31 - 1, `stride` contradicts `stride_h` or
@@ -55,51 +79,28 @@ class Layer:
     pad_left: int
     input_zeros: float
 
-    def __init__(
-        self,
-        *,
-        name: str = "",
-        N: int = 1,
-        G: int = 1,
-        K: int = 1,
-        C: int = 1,
-        P: int = 1,
-        Q: int = 1,
-        R: int = 1,
-        S: int = 1,
-        stride: int | None = None,
-        stride_h: int | None = None,
-        stride_w: int | None = None,
-        dilation: int | None = None,
-        dilation_h: int | None = None,
-        dilation_w: int | None = None,
-        H: int | None = None,
-        W: int | None = None,
-        pad_top: int = 0,
-        pad_left: int = 0,
-        input_zeros: float = 0.0,
-    ) -> None:
+    def __init__(self, **given: Unpack[LayerFields]) -> None:
+        for key in given:
+            if key not in LayerFields.__annotations__:
+                raise TypeError(f"Layer.__init__() got an unexpected keyword argument {key!r}")
+        name, input_zeros = given.get("name", ""), given.get("input_zeros", 0.0)
         if not isinstance(name, str):
             raise InputError(f"layer: name: {shown(name)} is not a string")
-        sizes = dict(zip(DIMS, (N, G, K, C, P, Q, R, S), strict=True))
-        fields = {dim: _integer(dim, size, 1) for dim, size in sizes.items()}
-        fields["stride_h"], fields["stride_w"] = _both("stride", stride, stride_h, stride_w)
-        fields["dilation_h"], fields["dilation_w"] = _both("dilation", dilation, dilation_h, dilation_w)
-        fields["pad_top"] = _integer("pad_top", pad_top, 0)
-        fields["pad_left"] = _integer("pad_left", pad_left, 0)
-        for size, given, axis in (("H", H, ("P", "R", "h", "top")), ("W", W, ("Q", "S", "w", "left"))):
-            needed = _needed(fields, *axis)
-            if given is None and needed < 1:
-                raise InputError(
-                    f"layer: pad_{axis[3]}: {fields[f'pad_{axis[3]}']} leaves no real input to the outputs"
-                )
-            fields[size] = needed if given is None else _integer(size, given, 1)
+        fields = {dim: _integer(dim, given.get(dim, 1), 1) for dim in DIMS}
+        for step in ("stride", "dilation"):
+            fields[f"{step}_h"], fields[f"{step}_w"] = _both(step, given)
+        for pad in ("pad_top", "pad_left"):
+            fields[pad] = _integer(pad, given.get(pad, 0), 0)
+        for size, outputs, taps, way, pad in (("H", "P", "R", "h", "pad_top"), ("W", "Q", "S", "w", "pad_left")):
+            stride, dilation = fields[f"stride_{way}"], fields[f"dilation_{way}"]
+            needed = Axis(fields[outputs], fields[taps], stride, dilation, fields[pad], 0).needed
+            if given.get(size) is None and needed < 1:
+                raise InputError(f"layer: {pad}: {fields[pad]} leaves no real input to the outputs")
+            fields[size] = needed if given.get(size) is None else _integer(size, given.get(size), 1)
         if isinstance(input_zeros, bool) or not isinstance(input_zeros, int | float) or not 0 <= input_zeros <= 1:
             raise InputError(f"layer: input_zeros: {shown(input_zeros)} is not a share between 0 and 1")
-        object.__setattr__(self, "name", name)
-        object.__setattr__(self, "input_zeros", float(input_zeros))
-        for field, value in fields.items():
-            object.__setattr__(self, field, value)
+        for field, value in {"name": name, "input_zeros": float(input_zeros), **fields}.items():
+            object.__setattr__(self, field, value)  # frozen: there is no other way
         if self.macs > COUNT_LIMIT:
             raise InputError(f"layer: {self.macs} MACs are more than 2**53, beyond what is counted exactly")
         if (box := tile_words("I", dict(zip(DIMS, self.sizes, strict=True)), self)) > COUNT_LIMIT:
@@ -155,15 +156,13 @@ class Layer:
         """From {"K": 4, ...}; sizes left out are 1. Raises InputError naming an unknown or bad field."""
         if not isinstance(fields, MappingABC):
             raise InputError(f"layer: expected an object of sizes, got {shown(fields)}")
-        legal = ("name", *DIMS, "stride", "dilation", *STEPS, *INPUT, "input_zeros")
         for key in fields:
-            if key not in legal:
-                raise unknown("layer field", key, legal)
+            if key not in LayerFields.__annotations__:
+                raise unknown("layer field", key, LayerFields.__annotations__)
         return cls(**fields)
 
     def to_dict(self) -> dict:
-        """The sizes and the stride, with the name if there is one, and whatever is not the default; `from_dict` reads
-        it back."""
+        """The sizes and the stride, and other fields that differ from their defaults; `from_dict` reads it back."""
         fields: dict = {"name": self.name} if self.name else {}
         fields |= dict(zip(DIMS, self.sizes, strict=True))
         for step in ("stride", "dilation"):
@@ -193,24 +192,19 @@ def tile_words(tensor: str, tile: MappingABC[str, int], layer: Layer) -> int:
 def _integer(field: str, value: object, least: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InputError(f"layer: {field}: {shown(value)} is not an integer")
-    value = value.__index__()
-    if not least <= value <= SIZE_LIMIT:
-        raise InputError(f"layer: {field}: {shown(value)} is not between {least} and {SIZE_LIMIT}")
-    return value
+    number: int = value.__index__()
+    if not least <= number <= SIZE_LIMIT:
+        raise InputError(f"layer: {field}: {shown(number)} is not between {least} and {SIZE_LIMIT}")
+    return number
 
 
-def _both(name: str, both: int | None, down: int | None, across: int | None) -> tuple[int, int]:
+def _both(name: str, given: LayerFields) -> tuple[int, int]:
     """Steps down and across from `stride` and `stride_h`, `stride_w`; 1 where nothing is given."""
-    common = None if both is None else _integer(name, both, 1)
+    common = None if given.get(name) is None else _integer(name, given.get(name), 1)
     steps = []
-    for field, value in ((f"{name}_h", down), (f"{name}_w", across)):
-        step = common if value is None else _integer(field, value, 1)
+    for field in (f"{name}_h", f"{name}_w"):
+        step = common if given.get(field) is None else _integer(field, given.get(field), 1)
         if common is not None and step != common:
             raise InputError(f"layer: {field}: {step} contradicts {name}: {common}; give one of them")
         steps.append(1 if step is None else step)
     return steps[0], steps[1]
-
-
-def _needed(fields: MappingABC[str, int], outputs: str, taps: str, way: str, side: str) -> int:
-    stride, dilation = fields[f"stride_{way}"], fields[f"dilation_{way}"]
-    return Axis(fields[outputs], fields[taps], stride, dilation, fields[f"pad_{side}"], 0).needed

@@ -1,4 +1,4 @@
-"""A mapping as the nested loops people draw, with the tiles each level holds."""
+"""A mapping as nested for-loops, with the tiles that each level holds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from hw_model.layer import Layer, tile_words
 from hw_model.mapping import SPATIAL_SLOTS, Mapping
 from hw_model.reasons import held_tensors, level_tiles
 from hw_model.tables import word_bits
+from hw_model.widths import BitsLike
 
 
-def loop_nest(layer: Layer, mapping: Mapping, device: Device, bits: object) -> str:
+def loop_nest(layer: Layer, mapping: Mapping, device: Device, bits: BitsLike) -> str:
     """The nested for-loops, outermost first, with each level's tile per tensor in words and its share of the capacity.
 
-    A dimension with several loops has one index each, k2 the outermost, k0 the innermost, and k is what they amount to.
+    A dimension with several loops has one index each, k2 the outermost, k0 the innermost; k is composed of them.
 
     Raises:
         InputError: the mapping names a level that the device does not have.
@@ -61,7 +62,7 @@ def _amount(name: str, factors: list[int]) -> str:
     return " + ".join(reversed(terms))
 
 
-def _tiles(layer: Layer, tile: dict, tensors: tuple, device: Device, slot: str, bits: object) -> str:
+def _tiles(layer: Layer, tile: dict, tensors: tuple, device: Device, slot: str, bits: BitsLike) -> str:
     widths = word_bits(device, bits)
     if not tensors:
         return "nothing: all tensors pass it by"

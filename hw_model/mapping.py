@@ -1,4 +1,4 @@
-"""A mapping: which loops run where, in which order, and which tensors pass a level by."""
+"""A mapping: the loops of each level in order, and the tensors that bypass a level."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Mapping:
     bypass: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @classmethod
-    def from_dict(cls, data: MappingABC) -> Mapping:
+    def from_dict(cls, data: Mapping | MappingABC) -> Mapping:
         """From the JSON form. Raises InputError naming the slot, dimension or factor that is wrong."""
         if isinstance(data, Mapping):
             return data
@@ -51,7 +51,7 @@ class Mapping:
         return dict(self.loops).get(slot, ())
 
     def bypassed(self, level: str) -> tuple[str, ...]:
-        """Tensors that the mapping sends past this level."""
+        """Tensors that bypass this level."""
         return dict(self.bypass).get(level, ())
 
     def on(self, device: Device) -> Mapping:

@@ -1,6 +1,6 @@
 """Networks: layers one after another on the whole array, or as a pipeline of stages on parts of it.
 
-A cost here is made of the costs of layers (`evaluate`); which mapping and which mode is best is for a mapper to find.
+The cost of a network is made of the costs of its layers (`evaluate`). A mapper finds the best mappings and mode.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def multi_cycle(costs: Sequence[Cost]) -> NetworkCost:
     """
     if not costs:
         raise InputError("network: expected the cost of at least one layer")
-    total = sum(costs)
+    total = sum(costs, Cost())
     return NetworkCost("multi-cycle", (total,), total, total.latency_s)
 
 
@@ -82,8 +82,8 @@ def pipeline(stages: Sequence[Sequence[Cost]]) -> NetworkCost:
     """
     if not stages or not all(stages):
         raise InputError("network: expected stages with at least one layer each")
-    sums = tuple(sum(costs) for costs in stages)
-    return NetworkCost("pipeline", sums, sum(sums), max(stage.latency_s for stage in sums))
+    sums = tuple(sum(costs, Cost()) for costs in stages)
+    return NetworkCost("pipeline", sums, sum(sums, Cost()), max(stage.latency_s for stage in sums))
 
 
 def partition(device: Device, columns: Sequence[int]) -> list[Device]:

@@ -9,6 +9,7 @@ from hw_model.energy import mac_rate
 from hw_model.layer import COUNT_LIMIT, DIMS, Layer, tile_words
 from hw_model.mapping import Mapping
 from hw_model.tables import word_bits
+from hw_model.widths import BitsLike
 
 ARRAY_SLOTS = (("spatial_x", 0), ("spatial_y", 1))
 
@@ -42,7 +43,7 @@ def held_tensors(mapping: Mapping, device: Device) -> dict[str, tuple[str, ...]]
     }
 
 
-def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: object) -> list[str]:
+def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: BitsLike) -> list[str]:
     """One line per thing that is wrong; empty when the mapping is valid. `mapping` must be `mapping.on(device)`."""
     products = factor_products(mapping, device)
     tiles = level_tiles(mapping, device)
@@ -83,7 +84,7 @@ def invalid_reasons(layer: Layer, mapping: Mapping, device: Device, bits: object
     return reasons
 
 
-def _overflow(layer: Layer, mapping: Mapping, device: Device, bits: object, tiles: dict) -> list[str]:
+def _overflow(layer: Layer, mapping: Mapping, device: Device, bits: BitsLike, tiles: dict) -> list[str]:
     total = math.prod(factor for _, pairs in mapping.loops for _, factor in pairs)
     if total * mac_rate(device.mac, bits)[1] > COUNT_LIMIT:
         return [f"overflow: the factors multiply to {total} MACs, counts beyond 2**53 are refused"]

@@ -1,13 +1,13 @@
 """The rules of the cost model that several parts of it share, each stated once.
 
-Plain functions of numbers: `layer`, `reasons` and `loop_nest` call them as they stand; the kernel, the bounds and the
-operators of the search call them compiled and inlined (`compiled_rules`). None calls another, so that both work.
+Plain functions of numbers: `layer`, `reasons` and `loop_nest` call them directly. The kernel, the bounds and the
+operators of the search call them compiled and inlined (`compiled_rules`). None calls another, so both ways work.
 """
 
 
 def span(outputs, taps, stride, dilation):
-    """Positions from the first to the last that a tile of outputs and taps touches on one input axis: what a memory has
-    room for, padding included."""
+    """Positions from the first to the last that a tile of outputs and taps touches on one input axis. A memory needs
+    room for all of them, padding included."""
     return (outputs - 1) * stride + (taps - 1) * dilation + 1
 
 
@@ -39,6 +39,6 @@ def capacity_bits(mask, weights, inputs, outputs, weight_bits, input_bits, outpu
 
 
 def returning(entered, finished):
-    """Of the partial sums that enter a memory, those that have been there before and are read back from the one above:
-    all but the first of each output. The ones on their way up (drains) are as many as entered."""
+    """Partial sums that return to a memory and are read back from the one above: all but the first of each output.
+    Those on their way up (drains) are as many as entered."""
     return entered - finished

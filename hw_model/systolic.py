@@ -3,12 +3,12 @@
 `hw_model.evaluate` counts words and takes the slowest memory; it leaves out how a systolic array fills, what a request
 costs and what a cache keeps. This model has those three, from the tiles of the mapping alone. A tile of the DRAM loops
 takes the longest of its compute, its memory requests and its instructions, since loads, compute and stores of
-neighbouring tiles overlap; before the first and after the last there is nothing to hide behind:
+neighbouring tiles overlap; nothing overlaps before the first and after the last:
 
     cycles = (tiles - 1) * max(compute, memory, instructions) + compute + memory + instructions
 
 Array rows hold input channels (C), columns output channels (K), one weight in each PE; pixels stream through.
-docs/hardware.md says what it was checked against and where it is blind.
+docs/hardware.md has its validation and its limits.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Run(NamedTuple):
     program: str
     size: MappingABC[str, int]
     tile: MappingABC[str, float]
-    trips: MappingABC[str, int]
+    trips: dict[str, int]
     stride: tuple[int, int]
     weight_blocks: float
     steps: float
@@ -211,7 +211,7 @@ def missed_lines(run: Run, cache_bytes: float) -> dict[str, float]:
         extent[dim] = run.size[dim]
         wider = _touched(run, extent)
         for tensor in missed:
-            new = wider[tensor] / touched[tensor]  # of `trips` visits so many find something not seen before
+            new = wider[tensor] / touched[tensor]  # among `trips` visits, those that touch something new
             missed[tensor] *= new + max(0.0, trips - new) * lost
         touched = wider
     kept = 1 - _lost(_occupied(run, extent), cache_bytes)
@@ -219,7 +219,7 @@ def missed_lines(run: Run, cache_bytes: float) -> dict[str, float]:
 
 
 def _lost(occupied_bytes: float, cache_bytes: float) -> float:
-    """Share of what was touched that is gone again, with lines replaced at random."""
+    """Share of the touched lines that are evicted again, with random replacement."""
     return max(0.0, 1 - cache_bytes / occupied_bytes)
 
 

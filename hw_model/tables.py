@@ -13,9 +13,10 @@ import numpy as np
 from hw_model.axis import Axis
 from hw_model.device import Device
 from hw_model.energy import access_energy_pj, mac_energy_pj, mac_rate
+from hw_model.indices import QUEUES, TILES
 from hw_model.layer import DIMS, TENSORS, Layer
 from hw_model.mapping import Mapping
-from hw_model.widths import Widths, widths_of
+from hw_model.widths import BitsLike, Widths, widths_of
 
 ARRAY_SLOTS = ("spatial_x", "spatial_y", "lanes")
 FAR = 2**40  # beyond any position
@@ -79,7 +80,8 @@ class Scratch(NamedTuple):
     loop_dim, loop_n [M]; prefix [M]: products of the trips up to each loop; level_end, keep [L]; tiles [L + 1, 8];
     counters [L, 3, 4]; network [4]; energy [L + 3, 3]; fan, alone [8]; axis_dims, axis_trips, axis_steps [2, m];
     nested [2, 2, m]; spans [4, 2A]; found [2, 2]; counts, moved [2]; real [7]; sums [2, 2, m + 1]; box_steps [m];
-    box_axis [6]; key, memo_keys, memo_sums: see `remembered`.
+    box_axis [6]; key, memo_keys, memo_sums: see `remembered`; pe_loops [5, spatial loops, at least 16], pes [4, PEs]:
+    see `passed_tiles`, one PE only on devices without.
     """
 
     loop_dim: np.ndarray
@@ -108,6 +110,8 @@ class Scratch(NamedTuple):
     key: np.ndarray
     memo_keys: np.ndarray
     memo_sums: np.ndarray
+    pe_loops: np.ndarray
+    pes: np.ndarray
 
 
 def tensor_bits(tensors: Sequence[str]) -> int:
@@ -115,7 +119,7 @@ def tensor_bits(tensors: Sequence[str]) -> int:
     return sum(TENSOR_BIT[tensor] for tensor in tensors)
 
 
-def word_bits(device: Device, bits: object) -> dict[str, int]:
+def word_bits(device: Device, bits: BitsLike) -> dict[str, int]:
     """Bits of a word of W, I, partial sum ("O") and finished output ("final") for a layer of these widths."""
     widths = widths_of(bits)
     final = device.output_bits or widths.O
@@ -148,7 +152,7 @@ def device_table(device: Device) -> DeviceTable:
                 *device.reduces,
                 *(sum(1 << DIMS.index(d) for d in dims) for dims in device.axis_dims),
                 1 + (device.input_sharing == "identical"),  # UNION or IDENTICAL of axis_words
-                device.forward_inputs,
+                QUEUES * device.has_queues + TILES * device.passes_tiles,
                 device.input_words == "box",
                 *(sum(1 << DIMS.index(d) for d in dims) for dims in (device.lanes_dims, device.mac.fused_dims)),
             ],
@@ -163,7 +167,7 @@ def device_table(device: Device) -> DeviceTable:
     )
 
 
-def problem_table(problems: Sequence[tuple[Layer, object]], device: Device) -> ProblemTable:
+def problem_table(problems: Sequence[tuple[Layer, BitsLike]], device: Device) -> ProblemTable:
     """The arrays of (layer, widths) pairs on a device; widths: 8, "w4a8", .. (`widths_of`)."""
     return _problem_table(tuple((layer, widths_of(bits)) for layer, bits in problems), device)
 
@@ -229,10 +233,10 @@ def keep_table(mapping: Mapping, device: Device) -> np.ndarray:
     )
 
 
-def scratch(device: Device, problems: ProblemTable, loops: int = 0) -> Scratch:
+def scratch(device: Device, problems: ProblemTable, loops: int = 0, spatial_loops: int = 0) -> Scratch:
     """Arrays for the kernel to write on, this thread's own; what it remembers of axes stays from call to call.
 
-    loops: temporal loops at most, more than the 8 per level of a batch where dimensions repeat.
+    loops, spatial_loops: at most, more than the 8 per level or axis of a batch where dimensions repeat.
     """
     n_levels = len(device.levels)
     along = max(4, 2 * n_levels)
@@ -266,6 +270,8 @@ def scratch(device: Device, problems: ProblemTable, loops: int = 0) -> Scratch:
         box_steps=np.zeros(along, np.int64),
         box_axis=np.array([FAR, FAR, 1, 1, -FAR, FAR], np.int64),
         **memo,
+        pe_loops=np.ones((5, max(16, spatial_loops)), np.int64),
+        pes=np.zeros((4, device.pes if device.passes_tiles else 1), np.int64),
     )
 
 

@@ -1,4 +1,4 @@
-"""How wide words are: one bit-width for all tensors, or one each."""
+"""Widths of words: one bit-width for all tensors, or one each."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import NamedTuple
 
 from hw_model.errors import InputError, shown, unknown
 
+Bits = int | str  # a bit-width, or "w4a8": 4-bit weights, 8-bit activations
 EXPECTED = 'an integer from 1 to 32, "w4a8", or an object {"W": 4, "I": 8, "O": 8}'
 
 
 class Widths(NamedTuple):
-    """Bits of a word of weights, inputs and finished outputs, 1 to 32 each; 32 stands for full width."""
+    """Bits of a word of weights, inputs and finished outputs, 1 to 32 each; 32 means full width."""
 
     W: int
     I: int
     O: int
 
     @property
-    def spec(self) -> int | str | dict[str, int]:
+    def spec(self) -> Bits | dict[str, int]:
         """The shortest way to write it: 8, "w4a8" where outputs are as wide as inputs, or an object."""
         if self.W == self.I == self.O:
             return self.W
@@ -36,24 +37,28 @@ class Widths(NamedTuple):
         return str(self.spec) if not isinstance(self.spec, dict) else f"w{self.W}i{self.I}o{self.O}"
 
 
-def in_words(bits: object) -> str:
+BitsLike = Bits | Mapping[str, int] | Widths
+"""A bit-width, as users write it or read already."""
+
+
+def in_words(bits: BitsLike) -> str:
     """`8 bit`, `w4a8`."""
     return widths_of(bits).words
 
 
-def width_order(bits: object) -> tuple[int, int, int]:
+def width_order(bits: BitsLike) -> tuple[int, int, int]:
     """Sorts bit-widths by inputs, then weights: 4, w4a8, 8."""
     widths = widths_of(bits)
     return widths.I, widths.W, widths.O
 
 
-def is_wider(bits: object, than: object) -> bool:
+def is_wider(bits: BitsLike, than: BitsLike) -> bool:
     """Whether no tensor has narrower words, and some has wider ones."""
     ours, theirs = widths_of(bits), widths_of(than)
     return ours != theirs and all(one >= other for one, other in zip(ours, theirs, strict=True))
 
 
-def widths_of(bits: object) -> Widths:
+def widths_of(bits: BitsLike) -> Widths:
     """Widths from what users write: 8, "w4a8" (outputs as wide as activations) or {"W": 4, "I": 8, "O": 16}.
 
     Raises:
@@ -82,4 +87,4 @@ def widths_of(bits: object) -> Widths:
 def _width(value: object, where: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= value.__index__() <= 32:
         raise InputError(f"{where}: expected an integer from 1 to 32, got {shown(value)}")
-    return value.__index__()
+    return int(value.__index__())

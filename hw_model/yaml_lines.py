@@ -59,7 +59,7 @@ def _plain(node: yaml.Node, path: Path, lines: dict[Path, int], loader: yaml.Saf
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*path, i), lines, loader, source, seen) for i, item in enumerate(node.value)]
     if node.tag not in PLAIN_TAGS:
-        return node.value  # dates and the like stay text; what is expected there is said by whoever checks
+        return node.value  # dates and the like stay text; the caller checks what is expected
     try:
         return loader.construct_object(node)
     except (ValueError, OverflowError):
@@ -102,7 +102,7 @@ def read_text(path: Any) -> str:
 
 
 def place(source: str, path: Path, lines: Mapping[Path, int]) -> str:
-    """Where a value stands, as far as it is known: `eyeriss.yaml, line 12: levels[1].size_bits`."""
+    """The position of a value, as far as known: `eyeriss.yaml, line 12: levels[1].size_bits`."""
     name = ""
     for step in path:
         name += f"[{step}]" if isinstance(step, int) else ("." if name else "") + str(step)[:60]

@@ -1,6 +1,6 @@
 """Switchable-precision networks: search, training, mapping onto a chip (Fu et al., DAC 2021).
 
-What is public is imported when it is first used: `import instantnet` loads no torch.
+Public names are imported on first use: `import instantnet` loads no torch.
 """
 
 import importlib
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _clone.find_top_level_modules()
 
-_PUBLIC: dict[str, str] = {}
+_PUBLIC: dict[str, str] = {"load": "instantnet.inference"}
 """Public name -> the module that holds it."""
 
 

@@ -5,7 +5,7 @@
   map       stage 3, AutoMapper: mappings, energy, latency, EDP    reads config_map.py    -> ckpt/map/report.json
   cost      what one layer costs on a device with a given mapping  reads a case, a JSON file
 
-A config module in the current folder is read; where there is none, the one that comes with InstantNet.
+A stage reads the config module of the current folder, or else the packaged one.
 """
 
 import importlib
@@ -21,7 +21,7 @@ COMMANDS = {
     "map": "automapper.__main__",
     "cost": "hw_model.__main__",
 }
-"""Command -> module with main(argv). Loaded only when it is asked for: torch takes seconds."""
+"""Command -> module with main(argv). Loaded on demand, because torch takes seconds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

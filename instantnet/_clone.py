@@ -1,9 +1,9 @@
 """In a clone: `instantnet.quantize` is the file quantize.py at the top of the repository.
 
-The files that a user reads and edits lie at the top; names as general as `quantize` or `train` must not be planted in
-site-packages. So a wheel holds them inside the package (pyproject.toml, force-include), and the whole project imports
-them as `instantnet.quantize`. In a clone, or an editable installation, this finder leads that name to the file at the
-top. `import quantize` there is the same module object, so that its classes exist once.
+The files that a user reads and edits lie at the top. Names as general as `quantize` or `train` must not be in
+site-packages, so a wheel holds these files inside the package (pyproject.toml, force-include), and the whole project
+imports them as `instantnet.quantize`. In a clone, or an editable installation, this finder maps that name to the file
+at the top. `import quantize` there gives the same module object, so its classes exist once.
 """
 
 import sys

@@ -11,9 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-if __name__ == "__main__":
-    rank, number, at_step, script, *words = sys.argv[1:]
-    stage = importlib.import_module(script.removesuffix(".py"))
+
+def main(rank: str, number: str, at_step: str, script: str, *words: str) -> int:
+    from instantnet.engine.errors import exit_status
+
+    stage = importlib.import_module(f"instantnet.{script.removesuffix('.py')}")
     checked = stage.finite_losses
 
     def finite_losses(losses, epoch, step, last_good):
@@ -23,6 +25,8 @@ if __name__ == "__main__":
 
     stage.finite_losses = finite_losses
     sys.argv = [script, *words]
-    from instantnet.engine.errors import exit_status
+    return exit_status(stage.main)
 
-    sys.exit(exit_status(stage.main))
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,11 +1,14 @@
 """Processes of one run for the tests: functions called in all of them at once, or scripts as torchrun starts them."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -88,12 +91,48 @@ def start_torchrun(*words: str, processes: int = 2, options: tuple[str, ...] = (
     return _started([*launcher, *words], os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def start_by_hand(*words: str, processes: int = 2) -> list[subprocess.Popen]:
-    """`python WORDS` once for each process, with the environment variables that connect them."""
+def by_hand(main: Callable[[], int], folder: Path, processes: int = 2) -> list[SimpleNamespace]:
+    """Status, out and err of `main` in forks of this process, where everything is imported; they have the environment
+    of processes that were started by hand, and write what they print to `folder`."""
     port = free_port()
+    files = [folder / f"process {rank}" for rank in range(processes)]
+    pids = [_forked(main, variables(rank, processes, port), file) for rank, file in enumerate(files)]
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     return [
-        _started([sys.executable, *words], os.environ | variables(rank, processes, port)) for rank in range(processes)
+        SimpleNamespace(status=status, out=Path(f"{file}.out").read_text(), err=Path(f"{file}.err").read_text())
+        for status, file in zip(statuses, files, strict=True)
     ]
+
+
+def start_by_srun(*words: str, processes: int = 2) -> list[subprocess.Popen]:
+    """`python WORDS` once for each process, as `srun --ntasks N` does it on one machine."""
+    shared = {"SLURM_NTASKS": processes, "SLURM_JOB_ID": free_port(), "SLURM_STEP_ID": 0, "OMP_NUM_THREADS": 1}
+    shared |= {"SLURM_JOB_NODELIST": "localhost", "MASTER_PORT": free_port()}
+    return [
+        _started([sys.executable, *words], os.environ | {name: str(value) for name, value in own.items()})
+        for own in ({**shared, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in range(processes))
+    ]
+
+
+def _forked(main: Callable[[], int], environment: dict[str, str], files: Path) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70
+    try:
+        signal.alarm(300)  # a fork that hangs ends all the same
+        sys.stdout, sys.stderr = (open(f"{files}.{name}", "w") for name in ("out", "err"))  # noqa: SIM115
+        for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+            os.dup2(stream.fileno(), descriptor)
+        os.environ.update(environment)
+        status = main()
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(status)
 
 
 def _started(command: list[str], environment: dict[str, str]) -> subprocess.Popen:

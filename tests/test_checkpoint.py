@@ -71,7 +71,7 @@ def test_of_a_whole_network(tmp_path, geometry, random_ops):
 
 def test_missing(tmp_path):
     assert "no such file" in complaint(tmp_path / "weights.pt")
-    assert "no such file" in complaint(tmp_path), "a folder is no checkpoint"
+    assert "not a regular file" in complaint(tmp_path), "a folder is no checkpoint"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.95, 0.999])

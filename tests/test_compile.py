@@ -8,11 +8,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from instantnet.engine.loop import frozen
-from instantnet.engine.machine import compiled, tune_gpu
+from instantnet.engine.machine import tune_gpu
 from instantnet.model_infer import DerivedNetwork
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.quantize import Precision
+from instantnet.strategies import compiled
 
 BITS = (4, 32)
 SMALL = Geometry((1,), (4,), (2,), 4, 1, 8, 5, 4, 4, False)

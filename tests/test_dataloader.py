@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -352,3 +353,33 @@ def test_import_is_light():
     code += "print({'torchvision', 'sklearn'} & {*sys.modules})"
     root = os.path.dirname(dataloader.__file__)
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(("size", "padding", "most"), [((1, 1), 4, 0), ((2, 2), 2, 1), ((1, 40), 1, 0), ((4, 4), 6, 4)])
+def test_crops_that_are_mostly_padding(size, padding, most):
+    """Batches of equal images make batch norm, and so training, end in NaN."""
+    with pytest.raises(UserError, match=rf"crop_padding = {padding}: .* {size[0]} x {size[1]} pixels .* 0 to {most}$"):
+        load_data("random", "", *size, crop_padding=padding)
+    data = load_data("random", "", *size, crop_padding=most)
+    data.train.images.fill_(255)
+    data.train.images.data = data.train.images.repeat(20, 1, 1, 1)
+    data.train.labels.data = data.train.labels.repeat(20)
+    images = torch.cat([x for x, _ in data.batches(batch_size=64)])
+    empty = (pixels_of(data, images) == 0).flatten(1).all(1).double().mean()
+    assert len(images) == 64 * 20 and empty < 0.55
+
+
+def test_large_padding_where_images_are_not_cropped_by_it(folders):
+    assert len(load_data("imagenet", folders, 8, 8, crop_padding=50).train) == 21
+
+
+def test_settings_of_files_reach_the_data_set(tmp_path, folders):
+    shutil.copytree(folders, tmp_path / "images")
+    shutil.rmtree(tmp_path / "images" / "val")
+    (tmp_path / "images" / "train" / "ape" / "0.png").write_bytes(b"")
+    data = load_data("image_folder", tmp_path / "images", 6, 5, crop_padding=0, val_portion=0.3, skip_broken=True)
+    assert len(data.train) + len(data.test) == 20 and len(data.test) in (5, 6)
+    assert data.notes[1:] == [
+        "1 of 21 images are broken and left out (skip_broken):",
+        "  train/ape/0.png: empty file",
+    ]

@@ -210,6 +210,41 @@ def test_max_loss_backpropagates_the_largest_only(batch, teachers):
             assert gradient is None
 
 
+def chosen(update):
+    """The bit-widths that got a gradient."""
+    return [b for b in BITS if update.gradients[0][f"weights.{b}"] is not None]
+
+
+def test_max_loss_is_chosen_before_scaling(batch):
+    """Scales that turn the order of the losses round change the size of the step, not which loss it follows."""
+    model = LogitsPerBitWidth()
+    reference = copy.deepcopy(model)
+    ones = dict.fromkeys(BITS, 1.0)
+    losses, _ = equation({b: reference(batch[0], num_bits=b) for b in BITS}, batch[1], "none", 1.0, ones, BITS)
+    scale = {b: losses[b].item() ** -2 for b in BITS}
+    update = Updates(model)
+    Cascade(BITS, scale, "none", bit_schedule="max_loss").step(model, *batch, update, random.Random(0))
+    largest = max(BITS, key=lambda b: losses[b].item())
+    assert largest == min(BITS, key=lambda b: scale[b] * losses[b].item())
+    assert chosen(update) == [largest]
+    (scale[largest] * losses[largest]).backward()
+    gradient = update.gradients[0][f"weights.{largest}"]
+    torch.testing.assert_close(gradient, reference.weights[str(largest)].grad)
+
+
+def test_max_loss_is_that_of_the_whole_batch(batch):
+    """Of two processes this one has three quarters of the images. The other's losses are in the opposite order, and
+    farther apart, but not by three times."""
+    model = LogitsPerBitWidth()
+    ones = dict.fromkeys(BITS, 1.0)
+    losses, _ = equation({b: model(batch[0], num_bits=b) for b in BITS}, batch[1], "none", 1.0, ones, BITS)
+    others = iter([0.5 * (20 - 2.4 * losses[b].item()) for b in BITS[::-1]])  # its weight is 2 * 1/4, ours 2 * 3/4
+    update = Updates(model)
+    cascade = Cascade(BITS, ones, "none", bit_schedule="max_loss", mean=lambda loss: (loss + next(others)) / 2)
+    cascade.step(model, *batch, update, random.Random(0), weight=1.5)
+    assert chosen(update) == [max(BITS, key=lambda b: losses[b].item())]
+
+
 @pytest.mark.parametrize("teachers", TEACHERS)
 @pytest.mark.parametrize("schedule", ["high2low", "low2high"])
 def test_one_optimizer_step_per_bit_width(batch, schedule, teachers):

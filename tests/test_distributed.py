@@ -11,8 +11,9 @@ from torch import nn
 
 from instantnet.architect import Architect
 from instantnet.distill import Cascade
-from instantnet.engine.distributed import Processes, device_of, place_from_environment
+from instantnet.engine.distributed import Processes, device_of
 from instantnet.engine.errors import UserError
+from instantnet.engine.place import Place, first_host, place_from_environment, started_by_srun
 from instantnet.engine.synchronised import synchronised
 from instantnet.kernels import with_kernels
 from instantnet.model_infer import DerivedNetwork
@@ -418,6 +419,78 @@ def test_environment(monkeypatch):
     assert (place.rank, place.world_size, place.local_rank) == (5, 8, 0)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert place_from_environment().local_rank == 1
+
+
+SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "gpu[03-04,09],cpu1"}
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """As srun sets them for one of 8 processes on 4 machines; returns what sets others."""
+
+    def set_also(**names):
+        for name, value in names.items():
+            monkeypatch.setenv(name, str(value))
+
+    set_also(**SLURM)
+    return set_also
+
+
+def test_slurm_says_which_process_this_is(slurm):
+    assert place_from_environment() == Place(5, 8, 1, "tcp://gpu03:12000")
+    slurm(SLURM_JOB_ID=20007, SLURM_STEP_ID=2, SLURM_STEP_NODELIST="gpu[07,09]")
+    assert place_from_environment() == Place(5, 8, 1, "tcp://gpu07:12069")
+    slurm(MASTER_ADDR="head", MASTER_PORT=29500)
+    assert place_from_environment() == Place(5, 8, 1, "tcp://head:29500")
+    assert place_from_environment().meeting_point == "head:29500"
+
+
+def test_torchrun_under_slurm_goes_by_torchrun(slurm):
+    slurm(RANK=0, WORLD_SIZE=2, LOCAL_RANK=0, MASTER_ADDR="a", MASTER_PORT=1)
+    assert place_from_environment() == Place(0, 2, 0)
+    assert not started_by_srun()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {"SLURM_JOB_ID": "7"}, {"SLURM_PROCID": ""}, {"SLURM_NTASKS": ""}],
+    ids=["srun of one task", "the script of sbatch", "a shell of salloc", "another job's left-over"],
+)
+def test_a_process_that_srun_did_not_start_with_others_is_alone(changed, slurm, monkeypatch):
+    for name, value in changed.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    assert place_from_environment() is None
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"SLURM_JOB_NODELIST": ""}, "SLURM_NTASKS = 8, but neither SLURM_STEP_NODELIST nor"),
+        ({"SLURM_PROCID": "8"}, "SLURM_PROCID = 8, SLURM_NTASKS = 8"),
+        ({"SLURM_LOCALID": "first"}, "SLURM_LOCALID = 'first'"),
+        ({"MASTER_PORT": "x"}, "MASTER_PORT = 'x'"),
+    ],
+)
+def test_slurm_half_set_is_one_line(changed, message, slurm):
+    slurm(**changed)
+    with pytest.raises(UserError, match=message):
+        place_from_environment()
+
+
+@pytest.mark.parametrize(
+    "nodes, host",
+    [
+        ("gpu1", "gpu1"),
+        ("gpu1,gpu2", "gpu1"),
+        ("gpu[001-016]", "gpu001"),
+        ("gpu[7,9-12]-ib,cpu[1-2]", "gpu7-ib"),
+        ("r[1-2]n[05-08]", "r1n05"),
+        ("node-a.cluster.org,node-b", "node-a.cluster.org"),
+        ("", ""),
+    ],
+)
+def test_the_first_host_of_a_list_of_nodes(nodes, host):
+    assert first_host(nodes) == host
 
 
 def test_every_process_has_a_gpu_of_its_own(monkeypatch):

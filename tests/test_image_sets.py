@@ -1,6 +1,11 @@
 """Where images are, how they are read: pixels, labels, statistics, and the answers to missing or damaged data."""
 
+import hashlib
+import os
+import pickle
 import re
+import shutil
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from instantnet.data import image_sets
+from instantnet.data import image_sets, streamed
 from instantnet.data.image_sets import MemoryImages, StreamedImages, open_image_sets, statistics
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, exit_status
 
 CLASSES = ("ape", "bee", "cat")
 
@@ -40,7 +45,7 @@ def opened(dataset, path="", size=(6, 5), num_classes=3, **settings):
         "memory_limit_bytes": 1 << 20,
         "random_images": (50, 21),
     }
-    return open_image_sets(dataset, Path(path), size, num_classes, **defaults | settings)
+    return open_image_sets(dataset, Path(path), size, num_classes, **defaults | settings)[:3]
 
 
 def plain(image_set):
@@ -110,7 +115,7 @@ def test_random_images_have_the_size_asked_for():
 
 def fake_cifar(pixels, targets):
     def source(root, train, download):
-        assert download
+        assert not download, "the files are there"
         part = slice(0, 4) if train else slice(4, 6)
         return SimpleNamespace(data=pixels[part], targets=targets[part], classes=[f"class {i}" for i in range(10)])
 
@@ -148,7 +153,7 @@ def test_image_folder_reads_grey_and_transparent_images_and_resizes(tmp_path):
     images = opened("image_folder", tmp_path, (4, 8), 1)[0].images
     assert images.shape == (3, 3, 4, 8)
     assert (images[1] == 77).all()
-    assert images[2, :, 0, 0].tolist() == [10, 20, 30]
+    assert images[2, :, 0, 0].tolist() == [217, 218, 220]  # alpha 40 of 255, on white
 
 
 def test_streamed_folder_equals_decoded_folder(folders):
@@ -299,7 +304,7 @@ def test_failed_download(monkeypatch, tmp_path, dataset, error):
     from torchvision import datasets
 
     def fail(root, train, download):
-        raise error
+        raise error if download else RuntimeError("Dataset not found or corrupted.")
 
     monkeypatch.setattr(datasets, dataset.upper(), fail)
     words = (dataset, tmp_path, str(error), "kriz/cifar.html", "--preset digits")
@@ -316,13 +321,14 @@ def damage(root, kind):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_unreadable_image(tmp_path, kind, num_workers):
     file = damage(write_folders(tmp_path), kind)
-    refused("cannot read the image", file, path=tmp_path, num_workers=num_workers)
+    refused("1 of 33 images", "cannot be used", file.relative_to(tmp_path), path=tmp_path, num_workers=num_workers)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_unreadable_image_while_streaming(tmp_path, num_workers):
-    file = damage(write_folders(tmp_path), "cut")
-    train, _, _ = opened("imagenet", tmp_path, (8, 8), num_workers=num_workers)
+    """One that is damaged after all were examined."""
+    train, _, _ = opened("imagenet", write_folders(tmp_path), (8, 8), num_workers=num_workers)
+    file = damage(tmp_path, "cut")
     with pytest.raises(UserError, match=re.escape(str(file))) as caught:
         plain(train)
     assert "\n" not in str(caught.value)
@@ -348,9 +354,232 @@ def test_digits_of_any_size(size):
 
 
 def test_no_more_workers_than_cores(folders, monkeypatch):
-    monkeypatch.setattr(image_sets.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(streamed.os, "cpu_count", lambda: 1)
     loaders = []
     original = torch.utils.data.DataLoader
     monkeypatch.setattr(torch.utils.data, "DataLoader", lambda *a, **k: loaders.append(k) or original(*a, **k))
     plain(opened("image_folder", folders, num_workers=4, prefetch=3, memory_limit_bytes=0)[0])
     assert loaders and all(options["num_workers"] == 1 and options["prefetch_factor"] == 3 for options in loaders)
+
+
+# --- all files are read before training
+
+
+def both_ways(tmp_path, **settings):
+    """The set in memory and the same streamed."""
+    return [open_folders(tmp_path, memory_limit_bytes=limit, **settings) for limit in (1 << 20, 0)]
+
+
+def open_folders(path, dataset="image_folder", **settings):
+    defaults = {"flip": True, "num_workers": 0, "prefetch": 2, "device": torch.device("cpu"), "random_images": (2, 2)}
+    return open_image_sets(dataset, path, (6, 5), None, **{"memory_limit_bytes": 1 << 20} | defaults | settings)
+
+
+def damage_some(root):
+    write_folders(root)
+    damage(root, "cut")
+    (root / "train" / "ape" / "000.png").write_bytes(b"")
+    (root / "val" / "bee" / "001.png").unlink()
+    os.mkfifo(root / "val" / "bee" / "001.png")
+    return ["train/ape/000.png", "train/cat/003.png", "val/bee/001.png"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("dataset", "limit"), [("image_folder", 0), ("image_folder", 1 << 20), ("imagenet", 0)])
+def test_all_broken_files_are_named_at_once(tmp_path, dataset, limit, num_workers):
+    names = damage_some(tmp_path)
+    with pytest.raises(UserError) as caught:
+        open_folders(tmp_path, dataset, memory_limit_bytes=limit, num_workers=num_workers)
+    message = str(caught.value)
+    assert message.startswith(f"3 of 33 images in {tmp_path} cannot be used") and "--skip_broken" in message
+    listed = caught.value.details or message.split("--skip_broken): ")[1].split("; ")
+    assert [line.split(": ")[0] for line in listed] == names
+    assert "empty file" in str(listed) and "not a regular file" in str(listed)
+
+
+def test_a_long_list_of_broken_files_goes_to_standard_output(tmp_path, capsys):
+    for path in write_folders(tmp_path).rglob("*.png"):
+        path.write_bytes(b"not an image")
+
+    def load():
+        open_folders(tmp_path)
+
+    assert exit_status(load) == 2
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 33 and "train/ape/000.png: not an image (JPEG, " in out
+    assert err.count("\n") == 1 and len(err) <= 300 and "33 of 33" in err and "standard output" in err
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_skip_broken_goes_on_without_them_and_lists_them(tmp_path, num_workers):
+    names = damage_some(tmp_path)
+    for train, test, _, notes in both_ways(tmp_path, skip_broken=True, num_workers=num_workers):
+        for part, count in ((train, 19), (test, 11)):
+            images, labels = plain(part)
+            assert len(part) == count and torch.equal(images[:, 0, 0, 0].long(), labels)
+        assert notes[0] == "3 of 33 images are broken and left out (skip_broken):"
+        assert [line.split(":")[0].strip() for line in notes[1:]] == names
+
+
+def test_skip_broken_leaves_no_class_without_an_image(tmp_path):
+    for path in (write_folders(tmp_path) / "val" / "bee").iterdir():
+        path.write_bytes(b"")
+    refused("all images of class bee in", tmp_path / "val" / "bee", path=tmp_path, skip_broken=True)
+
+
+def test_one_note_for_each_kind_of_file(tmp_path):
+    for path in (write_folders(tmp_path) / "train" / "cat").iterdir():
+        Image.new("RGBA", (5, 6), (0, 0, 0, 9)).save(path)
+    for *_, notes in both_ways(tmp_path):
+        assert notes == ["7 of 33 images transparent: put on white (train/cat/000.png)"]
+
+
+def test_12_bits_in_files_that_state_16(tmp_path):
+    """Refused as a set: no value reaches half of what 16 bits hold. One bright file shows that they are 16."""
+    for path in write_folders(tmp_path, train=2, test=1).rglob("*.png"):
+        Image.fromarray(np.linspace(0, 4095, 30).astype(np.uint16).reshape(6, 5)).save(path)
+    for limit in (0, 1 << 20):
+        refused("9 files", "16 bits", "above 4095 (12 bits?)", "docs/data.md", path=tmp_path, memory_limit_bytes=limit)
+    Image.fromarray(np.full((6, 5), 65535, dtype=np.uint16)).save(tmp_path / "val" / "bee" / "000.png")
+    for train, *_ in both_ways(tmp_path):
+        assert plain(train)[0].max() == 16
+
+
+def test_links_that_lead_in_a_circle(tmp_path):
+    write_folders(tmp_path)
+    for name in ("x", "y"):
+        (tmp_path / "train" / "bee" / name).symlink_to(tmp_path / "train")
+    (tmp_path / "train" / "ape" / "more").symlink_to(tmp_path / "val" / "ape")  # in no circle
+    assert torch.bincount(opened("image_folder", tmp_path)[0].labels).tolist() == [11, 11 + 7 + 7, 7]
+
+
+def test_a_strip_is_not_resized_as_a_whole(tmp_path):
+    """256 pixels wide it would be 51 million long."""
+    write_folders(tmp_path, train=1, test=1)
+    for path in (tmp_path / "val").rglob("*.png"):
+        Image.new("RGB", (1, 200_000), "red").save(path)
+    images, _ = plain(opened("imagenet", tmp_path, (224, 224))[1])
+    assert (images[:, 0] == 255).all() and images[:, 1:].sum() == 0
+
+
+# --- train/ alone
+
+
+@pytest.fixture
+def train_alone(tmp_path):
+    for path in (write_folders(tmp_path, train=10) / "val").rglob("*.png"):
+        path.unlink()
+    shutil.rmtree(tmp_path / "val")
+    return tmp_path
+
+
+@pytest.mark.parametrize("dataset", ["image_folder", "imagenet"])
+def test_train_alone_is_divided_by_val_portion(train_alone, dataset):
+    train, test, class_names, notes = open_folders(train_alone, dataset, val_portion=0.25)
+    assert (len(train), len(test), class_names) == (24, 6, list(CLASSES))
+    assert torch.bincount(test.labels).tolist() == [2, 2, 2]
+    assert notes == ["no folder of test images: 6 of 30 in train/ are for test (val_portion)"]
+    streamed = open_folders(train_alone, val_portion=0.25, memory_limit_bytes=0)
+    paths = {*streamed.train.paths.tolist()}, {*streamed.test.paths.tolist()}
+    assert not paths[0] & paths[1] and len(paths[0] | paths[1]) == 30
+
+
+def test_the_division_is_always_the_same(train_alone):
+    torch.manual_seed(1)
+    first = open_folders(train_alone, val_portion=0.2)
+    torch.manual_seed(2)
+    again = open_folders(train_alone, val_portion=0.2)
+    assert torch.equal(first.test.images, again.test.images)
+    assert first.test.images.flatten(1).tolist() != opened_first_of_each_class(first)
+
+
+def opened_first_of_each_class(sets):
+    """What an unshuffled division would take."""
+    both = torch.cat([sets.train.images, sets.test.images]).flatten(1)
+    return both[:2].tolist() + both[8:10].tolist() + both[16:18].tolist()
+
+
+def test_train_alone_without_val_portion_names_it(train_alone):
+    refused("no folder", "--val_portion 0.2", path=train_alone)
+
+
+@pytest.mark.parametrize("portion", [0.99, 1.0])
+def test_val_portion_that_leaves_nothing_to_train(train_alone, portion):
+    refused(f"val_portion = {portion:g}", "10 image(s) of class ape", path=train_alone, val_portion=portion)
+
+
+def test_val_portion_beside_test_images(folders):
+    refused("val_portion = 0.2", folders / "val", path=folders, val_portion=0.2)
+    refused("val_portion = 0.2", "digits", dataset="digits", num_classes=10, val_portion=0.2)
+
+
+# --- CIFAR's files
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """A folder of files that torchvision takes for CIFAR-10's, and no network."""
+    from torchvision import datasets
+
+    source = datasets.CIFAR10
+    folder, files = tmp_path / source.base_folder, {}
+    folder.mkdir()
+    for number, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        pixels = np.random.default_rng(number).integers(0, 256, (2, 3072), dtype=np.uint8)
+        files[name] = pickle.dumps({"data": pixels, "labels": [number, 9]})
+    files["batches.meta"] = pickle.dumps({"label_names": list("abcdefghij")})
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    md5 = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(source, "train_list", [[f"data_batch_{i}", md5[f"data_batch_{i}"]] for i in range(1, 6)])
+    monkeypatch.setattr(source, "test_list", [["test_batch", md5["test_batch"]]])
+    monkeypatch.setattr(source, "meta", source.meta | {"md5": md5["batches.meta"]})
+    with tarfile.open(tmp_path / "whole.tar.gz", "w:gz") as archive:
+        archive.add(folder, source.base_folder)
+    monkeypatch.setattr(source, "tgz_md5", hashlib.md5((tmp_path / "whole.tar.gz").read_bytes()).hexdigest())
+
+    def no_network(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(datasets.utils, "_urlretrieve", no_network)
+    monkeypatch.setattr(datasets.utils, "_get_redirect_url", no_network)
+    return folder
+
+
+def of_cifar(*words, path):
+    refused(*words, dataset="cifar10", path=path, num_classes=10)
+
+
+def test_cifar_from_its_files(cifar):
+    train, test, class_names = opened("cifar10", cifar.parent, (32, 32), 10)
+    assert (len(train), len(test), "".join(class_names)) == (10, 2, "abcdefghij")
+
+
+def test_cifar_with_a_damaged_file(cifar):
+    (cifar / "data_batch_3").write_bytes(b"damaged")
+    of_cifar(cifar, "6 of 7 files", "data_batch_3: 7 bytes with MD5", "not", path=cifar.parent)
+
+
+def test_cifar_with_a_missing_file(cifar):
+    (cifar / "batches.meta").unlink()
+    of_cifar(cifar, "6 of 7 files", "batches.meta: missing", path=cifar.parent)
+
+
+def test_cifars_inner_folder_is_named(cifar):
+    of_cifar("dataset_path", cifar, "name the one that cifar-10-batches-py/ lies in", path=cifar)
+
+
+def test_cifar_with_a_damaged_archive(cifar):
+    shutil.rmtree(cifar)
+    (cifar.parent / "cifar-10-python.tar.gz").write_bytes((cifar.parent / "whole.tar.gz").read_bytes()[:100])
+    of_cifar("cifar-10-python.tar.gz is damaged or incomplete: 100 bytes with MD5", path=cifar.parent)
+
+
+def test_cifar_is_unpacked_from_a_whole_archive(cifar):
+    (cifar.parent / "whole.tar.gz").rename(cifar.parent / "cifar-10-python.tar.gz")
+    (cifar / "data_batch_3").write_bytes(b"damaged")
+    assert len(opened("cifar10", cifar.parent, (32, 32), 10)[0]) == 10
+
+
+def test_no_cifar_at_all(cifar):
+    of_cifar("no cifar10 in", "no network", "kriz/cifar.html", path=cifar.parent / "elsewhere")

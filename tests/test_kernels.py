@@ -14,7 +14,7 @@ from instantnet.kernels import library, with_kernels
 from instantnet.kernels.block import KernelConvBlock
 from instantnet.model_infer import DerivedNetwork, profile
 from instantnet.model_search import Supernet
-from instantnet.networks import build_network
+from instantnet.networks.build import build_network
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision, recalibrate
 

@@ -1,17 +1,18 @@
 """bfloat16 in training: convolutions in it, everything that must be exact out of it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from tiny_runs import TINY_SEARCH, run_here
 
 from instantnet import train, train_search
-from instantnet.engine.machine import autocasted
 from instantnet.model_infer import DerivedNetwork
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision
 from instantnet.quantizers import Quantizer, minmax
+from instantnet.strategies import autocasted
 
 CPU = torch.device("cpu")
 TINY = Geometry((1, 1), (4, 6), (2, 2), 4, 1, 8, 10, 8, 8, False)
@@ -60,7 +61,7 @@ def test_both_stages_run_with_it_and_differ_from_float32(tmp_path):
         (train, [*TINY_SEARCH[:-2], "--load_path", tmp_path / "train_search" / "none"]),
     ):
         for kind in ("none", "bfloat16"):
-            save = tmp_path / stage.__name__.rpartition(".")[2] / kind
+            save = tmp_path / Path(stage.__file__).stem / kind
             assert run_here(stage, *words, "--mixed_precision", kind, "--save", save) == 0
         first, second = (
             json.loads((save.parent / kind / "metrics.jsonl").read_text().split("\n")[0])["loss"]

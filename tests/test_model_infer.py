@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from config_search import PRESETS, C
+from config_search import C
 from instantnet.model_infer import DerivedNetwork, profile
 from instantnet.operations import OPERATIONS, ConvBlock, Geometry, Skip
 from instantnet.quantize import Precision, SwitchableBatchNorm2d
+from instantnet.settings.presets import SEARCH
 
 CIFAR = Geometry.from_settings(C.to_dict(), num_classes=10)
-IMAGENET = Geometry.from_settings(C.replaced(**PRESETS["imagenet"]).to_dict())
-DIGITS = Geometry.from_settings(C.replaced(**PRESETS["digits"]).to_dict(), num_classes=10)
+IMAGENET = Geometry.from_settings(C.replaced(**SEARCH["imagenet"]).to_dict())
+DIGITS = Geometry.from_settings(C.replaced(**SEARCH["digits"]).to_dict(), num_classes=10)
 
 
 def test_the_space_is_the_papers():

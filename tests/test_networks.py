@@ -12,7 +12,10 @@ from config_train import C
 from instantnet import train
 from instantnet.engine.errors import UserError
 from instantnet.model_infer import DerivedNetwork, profile
-from instantnet.networks import BasicBlock, Form, InvertedResidual, build_network, cifar_resnet
+from instantnet.networks.build import build_network
+from instantnet.networks.mobilenet import InvertedResidual
+from instantnet.networks.paper import Form
+from instantnet.networks.resnet import BasicBlock, cifar_resnet
 from instantnet.operations import OPERATIONS
 from instantnet.quantize import Precision, SwitchableConv2d, SwitchableLinear
 

@@ -9,11 +9,11 @@ from tiny_runs import ROOT, load
 import automapper.__main__ as mapper
 from automapper.layers import load_network
 from experiments import pretrained
-from experiments.runs import Store
 from experiments.scales import CIFAR_CPU_LONG
+from experiments.store import Store
 from experiments.tables import Results
 from instantnet.engine.errors import exit_status
-from instantnet.networks import build_network
+from instantnet.networks.build import build_network
 from instantnet.quantize import Precision
 
 FOLDER = ROOT / "pretrained"

@@ -279,6 +279,15 @@ def test_depthwise_convolution_quantizes_inputs_per_channel(bits):
         )
 
 
+@pytest.mark.parametrize(
+    ("channels", "groups", "ranges"), [(5, 5, 5), (2, 2, 2), (1, 1, None), (4, 1, None), (4, 2, None)]
+)
+def test_a_range_per_channel_is_for_depthwise_convolutions(channels, groups, ranges):
+    """One channel in one group, as of grey images, is a dense convolution."""
+    conv = SwitchableConv2d(channels, 2 * channels, 3, groups=groups, precision=Precision([4]))
+    assert conv.input_quantizer.channels == ranges
+
+
 def test_linear_quantizes_weights_per_output_and_keeps_the_bias():
     linear = SwitchableLinear(12, 3, precision=Precision([4]))
     x = torch.randn(7, 12)

@@ -100,8 +100,8 @@ def test_what_is_learned_is_the_quantizers_own(name):
 def test_every_layer_has_two_that_read_its_networks_state(name):
     precision = Precision((4, 32), quantizer=name)
     for layer in (SwitchableConv2d(3, 6, 3, precision=precision), SwitchableLinear(3, 6, precision=precision)):
-        assert isinstance(layer.weight_quantizer, QUANTIZERS[name].weights)
-        assert isinstance(layer.input_quantizer, QUANTIZERS[name].inputs)
+        assert type(layer.weight_quantizer) is QUANTIZERS[name].weights
+        assert type(layer.input_quantizer) is QUANTIZERS[name].inputs
         assert layer.weight_quantizer.precision is layer.input_quantizer.precision is precision
 
 

@@ -1,5 +1,6 @@
 """Stopping and going on, both stages: whatever ends a run and wherever, resumed it gives what it would have given."""
 
+import itertools
 import json
 import os
 import random
@@ -20,9 +21,11 @@ import torch
 from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, run_here, same_tensors
 
 from instantnet import train, train_search
+from instantnet.engine import log as log_file
+from instantnet.engine.distributed import Processes
 from instantnet.engine.errors import Stopped, UserError
-from instantnet.engine.log import RunLog
-from instantnet.engine.resume import Position
+from instantnet.engine.log import RunLog, SilentLog
+from instantnet.engine.resume import Checkpoints, Position
 from instantnet.engine.stopping import StopRequest
 
 
@@ -125,7 +128,7 @@ def test_a_signal_saves_and_prints_the_command_that_continues(
     assert not (folder / "weights.pt").exists()
     out, err = capfd.readouterr()
     assert "finishing the step" in err and f"stopped by {number.name}" in err and "Traceback" not in err
-    (command,) = [line.removeprefix("go on: ") for line in out.splitlines() if line.startswith("go on: ")]
+    (command,) = [line.removeprefix("to resume: ") for line in out.splitlines() if line.startswith("to resume: ")]
     python, *words = shlex.split(command)
     assert shutil.which(python) is not None
     assert words == [stage.script, *stage.words, "--save", str(folder), "--resume"]
@@ -201,12 +204,12 @@ def test_any_step_can_be_resumed_from(stage, tmp_path):
 
 
 def test_the_images_of_alpha_go_on_where_they_were():
-    from instantnet.dataloader import load_data
+    from instantnet.dataloader import endless, load_data
 
     batches = load_data("random", "", 4, 4).batches("train", range(20), batch_size=6, seed=1)  # 4 of a lap
-    whole = list(islice(train_search.endless(batches, 3), 11))
+    whole = list(islice(endless(batches, 3), 11))
     for first in range(10):
-        resumed = next(train_search.endless(batches, 3, first))
+        resumed = next(endless(batches, 3, first))
         assert all(map(torch.equal, resumed[:2], whole[first][:2])) and resumed[2] == whole[first][2] == 1
 
 
@@ -224,20 +227,42 @@ def test_search_with_other_settings_resumes_too(tmp_path, monkeypatch, words):
         assert same_tensors(load(tmp_path / "stopped" / name), load(tmp_path / "whole" / name))
 
 
+def checkpoints(folder, every=0, keep=0):
+    return Checkpoints(
+        folder, lambda: {"model": {}}, SilentLog(), Processes(torch.device("cpu")), "command", every, keep
+    )
+
+
+@pytest.mark.parametrize("every", [1, 2, 4, 5])
+def test_steps_between_checkpoints_are_counted_over_epochs(tmp_path, every):
+    """Epochs of three steps: every second one is the 2nd of an epoch, then the 1st and the 3rd of the next."""
+    saved = []
+    with checkpoints(tmp_path, every) as kept:
+        for epoch, step in itertools.product(range(4), range(3)):
+            kept.after_step(epoch, step, steps=3)
+            if kept.saved == (epoch, step + 1):
+                saved.append(3 * epoch + step + 1)
+    assert saved == [total for total in range(1, 13) if total % every == 0]
+
+
+def test_fewer_older_checkpoints_than_may_be_kept_all_stay(tmp_path):
+    with checkpoints(tmp_path, keep=3) as kept:
+        for epoch in range(6):
+            kept.after_epoch(epoch)
+            older = {path.name for path in tmp_path.glob("checkpoint_*.pt")}
+            assert older == {Position(done).file_name() for done in range(max(0, epoch - 2), epoch + 1)}
+
+
 # --- SIGKILL
 
 
-def killed_run(stage, words, seconds=None, patch=None) -> int | None:
-    """The stage in a forked process, which SIGALRM ends after `seconds`; its status, None where it was killed."""
+def killed_run(stage, words, patch=lambda: None) -> int | None:
+    """The stage in a forked process in which `patch` was called; its status, None where it was killed."""
     pid = os.fork()
     if not pid:
         status = 70
         try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process as SIGKILL would: nothing of it runs on
-            if patch:
-                patch()
-            if seconds:
-                signal.setitimer(signal.ITIMER_REAL, seconds)
+            patch()
             status = stage.main(*words)
         finally:
             os._exit(status)
@@ -245,18 +270,32 @@ def killed_run(stage, words, seconds=None, patch=None) -> int | None:
     return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
+def count_calls(killed_at=None) -> itertools.count:
+    """Count every call of a function, and every return, in this thread; the one numbered `killed_at` kills."""
+    events = itertools.count(1)
+
+    def event(frame, kind, argument):
+        if next(events) == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(event)
+    return events
+
+
 def test_killed_at_random_moments(stage, tmp_path):
     """`tests/kill_and_resume.py` does it at full size."""
     words = ["--save", tmp_path, "--checkpoint_every", 1]
-    begin = time.perf_counter()
-    assert killed_run(stage, words) == 0
-    seconds = time.perf_counter() - begin
-    shutil.rmtree(tmp_path)
+    for _ in range(2):  # the first run imports and loads
+        calls = count_calls()
+        assert stage.main(*words) == 0
+        sys.setprofile(None)
+        shutil.rmtree(tmp_path)
+    moments = next(calls)
     rng, kills, status = random.Random(7), 0, None
     while status is None:
         resume = ["--resume"] if (tmp_path / "checkpoint.pt").exists() else []
-        limit = rng.uniform(0, 0.7 * seconds) if kills < 5 else None
-        status = killed_run(stage, [*words, *resume], limit)
+        moment = rng.randrange(int(0.7 * moments)) if kills < 5 else None
+        status = killed_run(stage, [*words, *resume], patch=lambda at=moment: count_calls(at))
         kills += status is None
     assert status == 0 and kills >= 2
     assert_as_undisturbed(stage, tmp_path)
@@ -325,18 +364,35 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(stage, tmp_path,
 
 
 @pytest.mark.parametrize("name", ["logs.txt", "metrics.jsonl"])
-def test_a_log_that_cannot_be_written(stage, tmp_path, capfd, name):
-    (tmp_path / name).symlink_to("/dev/full")
+def test_a_log_that_cannot_be_written(stage, tmp_path, capfd, monkeypatch, name):
+    opened = log_file.open_to_append
+    monkeypatch.setattr(log_file, "open_to_append", lambda path: opened(path) if path.name != name else full_disk())
     assert stage.main("--save", tmp_path) == 2
     err = capfd.readouterr().err
     assert f"setting save = '{tmp_path}': cannot write there (No space left on device)" in err and err.count("\n") == 1
+
+
+def full_disk():
+    return open("/dev/full", "w", buffering=1)
+
+
+@pytest.mark.parametrize("name", ["logs.txt", "metrics.jsonl", ".lock"])
+def test_nothing_is_written_through_a_link(stage, tmp_path, capsys, name):
+    victim = tmp_path / "victim"
+    victim.write_text("untouched\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(victim)
+    assert stage.main("--save", tmp_path / "run", "--overwrite") == 2
+    err = capsys.readouterr().err
+    assert f"{name} is a link" in err and err.count("\n") == 1
+    assert victim.read_text() == "untouched\n"
 
 
 def test_events_that_cannot_be_written(tmp_path, monkeypatch):
     with RunLog(tmp_path) as log:
         monkeypatch.setattr(log._events, "_writer", open("/dev/full", "wb"))  # noqa: SIM115
         with pytest.raises(UserError, match=r"cannot write there \(No space left on device\)"):
-            log.epoch(0, {"loss": 1.0})
+            log.epoch(0, {"loss": {4: 1.0}, "images_per_s": 1.0}, 3)
 
 
 # --- older checkpoints
@@ -411,17 +467,22 @@ def test_other_content(stage, tmp_path, capsys, change, part):
 def test_logs_are_cut_back_to_the_checkpoint(tmp_path):
     with RunLog(tmp_path) as log:
         log.line("first")
-        log.epoch(0, {"loss": {4: 1.0}})
+        log.epoch(0, {"loss": {4: 1.0}, "images_per_s": 1.0}, 3)
         sizes = log.sizes()
         log.line("second")
-        log.epoch(1, {"loss": {4: 0.5}})
+        log.epoch(1, {"loss": {4: 0.5}, "images_per_s": 1.0}, 3)
     (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 2, "lo')
     with RunLog(tmp_path, sizes) as log:
         log.line("third")
-        log.epoch(1, {"loss": {4: 0.25}})
+        log.epoch(1, {"loss": {4: 0.25}, "images_per_s": 1.0}, 3)
     assert [line["loss"]["4"] for line in epochs(tmp_path)] == [1.0, 0.25]
-    assert [line.split()[-1] for line in (tmp_path / "logs.txt").read_text().splitlines()] == ["first", "third"]
-    assert events(tmp_path) == [("loss/4_bits", 0), ("loss/4_bits", 1)]
+    assert [line.split()[-1] for line in (tmp_path / "logs.txt").read_text().splitlines()] == [
+        "first",
+        "img/s",
+        "third",
+        "img/s",
+    ]
+    assert events(tmp_path) == [(tag, epoch) for epoch in (0, 1) for tag in ("loss/4_bits", "images_per_s")]
     third = {"logs.txt": 10**6, "metrics.jsonl": 10**6}  # of a disk that lost the end of the files
     (tmp_path / "metrics.jsonl").open("a").write('{"epoch": 2, "lo')
     RunLog(tmp_path, third).close()

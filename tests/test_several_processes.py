@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 from signal import SIGKILL
 
+import interrupted
 import pytest
 import torch
-from process_groups import start_by_hand, torchrun
+from process_groups import by_hand, start_by_srun, torchrun
 from tiny_runs import TINY_NETWORK, load, run_here, same_tensors
 
 from instantnet import train, train_search
@@ -33,23 +35,38 @@ def alone(stage, *words) -> None:
     assert run_here(stage, *words) == 0
 
 
+@pytest.fixture
+def two(tmp_path_factory):
+    """two(stage, *words) -> what both processes printed and returned; interrupt: see interrupted.py."""
+
+    def run(stage, *words, interrupt=()):
+        folder = tmp_path_factory.mktemp("two")
+        script, words = Path(stage.__file__).name, list(map(str, words))
+        if interrupt:
+            return by_hand(lambda: interrupted.main(*interrupt, script, *words), folder)
+        return by_hand(lambda: run_here(stage, *words), folder)
+
+    return run
+
+
 # --- the same as one process
 
 
-def test_training_equals_that_of_one_process(arch, tmp_path):
+def test_training_equals_that_of_one_process(arch, tmp_path, two):
     """Two epochs with a last batch of 29 images, recalibration and all."""
     words = [*DIGITS, *FLOAT, *arch, "--nepochs", "2", "--lr", "0.02"]
     alone(train, *words, "--save", tmp_path / "one")
-    result = torchrun("train.py", *words, "--sync_bn", "--save", str(tmp_path / "two"))
-    assert result.status == 0, result.err
-    assert result.out.count("train on digits") == result.out.count("epoch   2/2") == result.out.count("wrote") == 1
-    assert "2 processes with cpu" in result.out
+    results = two(train, *words, "--sync_bn", "--save", tmp_path / "two")
+    assert [result.status for result in results] == [0, 0], results[0].err
+    out, quiet_out = (result.out for result in results)
+    assert out.count("train on digits") == out.count("epoch   2/2") == out.count("wrote") == 1
+    assert "2 processes with cpu" in out and quiet_out == ""
     for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1.5)  # five images of 360
     one, two = (load(tmp_path / name / "weights.pt") for name in ("one", "two"))
     assert two["accuracy"] == pytest.approx(one["accuracy"], abs=1.5)
-    assert "Warning" not in result.err
+    assert not any("Warning" in result.err for result in results)
     for name, tensor in one["model"].items():
         torch.testing.assert_close(two["model"][name], tensor, rtol=1e-2, atol=1e-2, msg=name)
 
@@ -67,6 +84,20 @@ def test_search_equals_that_of_one_process(tmp_path):
     one, two = (load(tmp_path / name / "arch.pt") for name in ("one", "two"))
     torch.testing.assert_close(two["alpha"], one["alpha"], rtol=1e-3, atol=1e-5)
     assert two["ops"] == one["ops"]
+
+
+def test_srun_starts_both_stages(tmp_path):
+    """With SLURM's variables set by hand; the command that comes next is one of srun too."""
+    search = ["train_search.py", *DIGITS, "--nepochs", "1", "--max_steps", "2", "--save", str(tmp_path / "search")]
+    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in start_by_srun(*search))
+    assert "2 processes with cpu" in out and quiet_out == "", err
+    assert re.search(r"^next: srun .*python\S* train.py --preset digits", out, re.M)
+    words = ["--nepochs", "1", "--max_steps", "2", "--load_path", str(tmp_path / "search"), "--save", str(tmp_path)]
+    processes = start_by_srun("train.py", *DIGITS, *words)
+    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], err
+    assert "2 processes with cpu" in out and quiet_out == ""
+    assert set(load(tmp_path / "weights.pt")["accuracy"]) == {4, 8, 32}
 
 
 # --- how they end
@@ -94,40 +125,37 @@ def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(undisturbed, ar
 
 def test_a_restart_does_not_go_on_from_another_run(undisturbed, arch, tmp_path, monkeypatch):
     """Killed before it had a checkpoint of its own, in a folder with the one of an earlier run."""
-    from instantnet.engine.resume import goes_on
+    from instantnet.engine.resume import resumes_after_failure
 
-    assert not goes_on(str(undisturbed))
+    assert not resumes_after_failure(str(undisturbed))
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert not goes_on(str(undisturbed))
-    assert not goes_on(str(tmp_path))
+    assert not resumes_after_failure(str(undisturbed))
+    assert not resumes_after_failure(str(tmp_path))
     save_checkpoint(tmp_path / "checkpoint.pt", {"launch": "another"})
-    assert goes_on(str(tmp_path))
+    assert resumes_after_failure(str(tmp_path))
 
 
-def test_a_signal_to_one_process_stops_both_after_the_same_step(undisturbed, arch, tmp_path):
-    words = [*DIGITS, *arch, *SHORT, "--save", str(tmp_path)]
-    processes = start_by_hand("tests/interrupted.py", "1", "SIGTERM", "4", "train.py", *words)
-    (out, err), (quiet_out, quiet_err) = (process.communicate(timeout=120) for process in processes)
-    assert [process.returncode for process in processes] == [143, 143]
-    assert f"stopped by SIGTERM; {tmp_path}/checkpoint.pt is at epoch 1, step 5" in out
-    assert err.endswith("stopped by SIGTERM\n") and "Traceback" not in err + quiet_err
-    assert quiet_out == "" and "stopped" not in quiet_err
-    processes = start_by_hand("train.py", *words, "--resume")
-    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in processes)
-    assert [process.returncode for process in processes] == [0, 0], err
-    assert "at epoch 1, step 5" in out and quiet_out == ""
-    one, two = (load(folder / "weights.pt")["model"] for folder in (undisturbed, tmp_path))
+def test_a_signal_to_one_process_stops_both_after_the_same_step(undisturbed, arch, tmp_path, two):
+    words = [*DIGITS, *arch, *SHORT, "--save", tmp_path]
+    told, quiet = two(train, *words, interrupt=("1", "SIGTERM", "4"))
+    assert [told.status, quiet.status] == [143, 143]
+    assert f"stopped by SIGTERM; {tmp_path}/checkpoint.pt is at epoch 1, step 5" in told.out
+    assert told.err.endswith("stopped by SIGTERM\n") and "Traceback" not in told.err + quiet.err
+    assert quiet.out == "" and "stopped" not in quiet.err
+    told, quiet = two(train, *words, "--resume")
+    assert [told.status, quiet.status] == [0, 0], told.err
+    assert "at epoch 1, step 5" in told.out and quiet.out == ""
+    one, other = (load(folder / "weights.pt")["model"] for folder in (undisturbed, tmp_path))
     for name, tensor in one.items():  # running statistics were averaged once more
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_killed_process_ends_the_other_one(arch, tmp_path):
-    words = [*DIGITS, *arch, *SHORT, "--save", str(tmp_path)]
-    processes = start_by_hand("tests/interrupted.py", "1", "SIGKILL", "3", "train.py", *words)
-    (_, err), _ = (process.communicate(timeout=60) for process in processes)
-    assert [process.returncode for process in processes] == [2, -SIGKILL]
-    assert "error: process 1 of this run has ended without a word" in err and "Traceback" not in err
+def test_a_killed_process_ends_the_other_one(arch, tmp_path, two):
+    words = [*DIGITS, *arch, *SHORT, "--save", tmp_path]
+    told, killed = two(train, *words, interrupt=("1", "SIGKILL", "3"))
+    assert [told.status, killed.status] == [2, -SIGKILL]
+    assert "error: another process of this run has ended without a word" in told.err and "Traceback" not in told.err
     assert load(tmp_path / "checkpoint.pt")["step"] == 2
 
 

@@ -70,6 +70,7 @@ def test_the_files_are_there(train_run):
         "metrics.jsonl",
         "settings.json",
         "result.json",
+        ".lock",
         *events,
     }
     content = (train_run.folder / events[0]).read_bytes()
@@ -96,7 +97,8 @@ def test_weights_pt(train_run, search_run):
     from instantnet.dataloader import load_data
 
     weights = load(train_run.folder / "weights.pt")
-    assert set(weights) == {"format", "model", "arch", "bits", "accuracy", "config"}
+    described = {"format", "kind", "network", "quantizer", "bits", "data", "version", "commit"}
+    assert set(weights) == {"model", "arch", "accuracy", "config"} | described
     assert weights["bits"] == [4, 8, 32]
     assert weights["arch"]["ops"] == load(search_run.folder / "arch.pt")["ops"]
     geometry = Geometry.from_settings(weights["config"])
@@ -214,7 +216,7 @@ def test_recalibration_changes_statistics_only(arch, tmp_path):
     weights, checkpoint = (load(tmp_path / "out" / name)["model"] for name in ("weights.pt", "checkpoint.pt"))
     changed = {name for name in weights if not torch.equal(weights[name], checkpoint[name])}
     assert changed
-    assert all("running_" in name or "num_batches" in name or "input_range" in name for name in changed)
+    assert all("running_" in name or "num_batches" in name or "input_quantizer" in name for name in changed)
     assert not any(name.startswith(("stem", "header", "classifier")) for name in changed)
 
 
@@ -297,7 +299,8 @@ def test_load_path_takes_the_folder_or_the_file(arch, tmp_path):
 
 def test_gradients_are_clipped_by_default_and_not_as_released(geometry):
     from config_train import C
-    from instantnet.engine.loop import make_optimizer, updater
+    from instantnet.engine.loop import updater
+    from instantnet.training import make_optimizer
 
     for clip, norm in ((5.0, 5.0), (0.0, 100.0)):
         parameter = torch.nn.Parameter(torch.zeros(4))
@@ -349,7 +352,7 @@ def wrong_arch(folder, **change):
         (["--dataset", "imagenet", "--dataset_path", "{tmp}/nowhere"], ["{tmp}/nowhere", "--preset digits"]),
         (["--pretrain", "{tmp}/nowhere.pt"], ["{tmp}/nowhere.pt"]),
         (["--pretrain", "{run}/weights.pt", "--num_channel_list", "4,8"], ["weights of another architecture"]),
-        (["--resume", "--num_bits_list", "4,8"], ["checkpoint.pt", "weights of another architecture"]),
+        (["--resume", "--num_bits_list", "4,8"], ["checkpoint.pt", "[4, 8, 32]", "num_bits_list has [4, 8]"]),
         (["--resume", "--opt", "adam"], ["checkpoint.pt", "optimiser"]),
         (["--eval_only", "--pretrain", "{tmp}/garbage.pt"], ["{tmp}/garbage.pt", "not a readable checkpoint"]),
         (["--eval_only", "--pretrain", "{run}/checkpoint.pt"], ["{run}/checkpoint.pt", "no 'arch'"]),
@@ -369,7 +372,7 @@ def test_bad_input_is_one_line_and_overwrites_nothing(train_run, same_run, tmp_p
     here = {"tmp": tmp_path, "run": train_run.folder}
     before = contents(train_run.folder) | contents(tmp_path)
     capsys.readouterr()
-    assert run(*same_run, "--save", train_run.folder, *[word.format(**here) for word in words]) == 2
+    assert run(*same_run, "--overwrite", "--save", train_run.folder, *[word.format(**here) for word in words]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     for part in parts:

@@ -10,12 +10,14 @@ import pytest
 import torch
 from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, run_here, run_script, same_tensors
 
-from config_train import PRESETS as TRAIN_PRESETS
+from config_search import C as SEARCH_C
 from config_train import C as TRAIN_C
 from instantnet import train_search
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.quantize import Precision
+from instantnet.settings.presets import SEARCH as SEARCH_PRESETS
+from instantnet.settings.presets import TRAIN as TRAIN_PRESETS
 from instantnet.settings.schema import from_command_line
 
 QUICK = ["--preset", "smoke", *TINY_NETWORK, "--image_height", "8", "--image_width", "8", "--device", "cpu"]
@@ -237,6 +239,24 @@ def test_where_none_is_inside_the_nearest_is_kept_and_said(tmp_path, monkeypatch
     assert "no epoch's architecture was inside" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("window, reached", [((0, 1), False), ((1e9, 2e9), False), ((0, 2e9), True), (None, True)])
+def test_a_window_that_no_candidate_reaches_is_said_before_the_first_step(tmp_path, capsys, window, reached):
+    C = from_command_line(SEARCH_C, SEARCH_PRESETS, QUICK, "")
+    geometry = Geometry.from_settings(C.to_dict(), num_classes=10)
+    supernet = Supernet(geometry, Precision([4, 8, 32]))
+    low, high = supernet.flops_range()
+    for op, choose in ((min, torch.argmin), (max, torch.argmax)):
+        supernet.alpha.data.zero_().scatter_(1, choose(supernet.flops_table, dim=1, keepdim=True), 1.0)
+        assert supernet.derived_flops() == {min: low, max: high}[op]
+    window = window or (high, high)
+    assert search(*QUICK, "--flops_min", window[0], "--flops_max", window[1], "--save", tmp_path) == 0
+    before, _ = capsys.readouterr().out.split("epoch   1/1")
+    said = f"no candidate reaches the window flops_min = {window[0] / 1e6:g} to flops_max = {window[1] / 1e6:g} MFLOPs"
+    assert (said in before) == (not reached)
+    if not reached:
+        assert f"the smallest has {low / 1e6:.4g}, the largest {high / 1e6:.4g}" in before
+
+
 def test_lambda_follows_the_window_after_every_epoch(tmp_path, monkeypatch):
     """Not only after those that are validated."""
     words = ["--nepochs", 6, "--flops_weight", 8, "--eval_epoch", 3]
@@ -312,7 +332,16 @@ def test_the_next_command_builds_the_same_network(tmp_path, capsys):
     """Whatever of data and network was given on the command line goes along with it."""
     import shlex
 
-    words = ["--num_channel_list", "6,8", "--stem_stride", "2", "--quantize_ends", "--image_width", "10"]
+    words = [
+        "--num_channel_list",
+        "6,8",
+        "--stem_stride",
+        "2",
+        "--quantize_ends",
+        "--image_width",
+        "10",
+        "--skip_broken",
+    ]
     folder = tmp_path / "a folder"
     assert search(*QUICK, *words, "--save", folder) == 0
     (command,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
@@ -321,7 +350,7 @@ def test_the_next_command_builds_the_same_network(tmp_path, capsys):
     assert C.load_path == str(folder)
     settings = {**C.to_dict(), "num_classes": 10}
     assert Geometry.from_settings(settings) == Geometry.from_settings(arch["config"])
-    assert (C.dataset, C.num_bits_list) == ("random", [4, 8, 32])
+    assert (C.dataset, C.num_bits_list, C.skip_broken) == ("random", [4, 8, 32], True)
 
 
 # --- bad input
@@ -352,7 +381,8 @@ def test_bad_input_is_one_line_and_overwrites_nothing(search_run, tmp_path, caps
     (tmp_path / "garbage.pt").write_bytes(b"garbage")
     here = {"tmp": tmp_path, "run": search_run.folder}
     before = contents(search_run.folder)
-    assert search(*TINY_SEARCH, "--save", search_run.folder, *[word.format(**here) for word in words]) == 2
+    given = [word.format(**here) for word in words] + ([] if "--resume" in words else ["--overwrite"])
+    assert search(*TINY_SEARCH, "--save", search_run.folder, *given) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1
     for part in parts:

@@ -1,9 +1,9 @@
 """A dataflow on one layer and device, as the arrays that the search works with.
 
-"A stays over B, whatever the level" is a union of sets that are plain to search. Of all loops outside the PEs, those
-over B run inside those over the dimensions of A. So there is a level, the *turn*, at which the order changes from one
-to the other: B does not loop further outside, A does not loop further inside, and at the turn A runs outside B. There
-is one such set for each level outside the PEs.
+"A stays over B" is a union of sets that are simple to search. Among the loops outside the PEs, those over B run inside
+those over the dimensions of A. So at some level, the *turn*, the order changes from one to the other: B does not loop
+further outside, A does not loop further inside, and at the turn A runs outside B. There is one such set for each level
+outside the PEs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from automapper.dataflows.dataflow import Dataflow, Place
 from hw_model import DIMS, TENSORS, Device, Layer
 from hw_model.layer import RELEVANT, tile_words
 from hw_model.tables import word_bits
+from hw_model.widths import BitsLike
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Constraint:
 
 
 class Unfit(Exception):
-    """A dimension that a dataflow wants somewhere as a whole does not fit there."""
+    """A `whole` dimension of a dataflow does not fit where it must lie."""
 
 
 def why_none(dataflow: Dataflow, device: Device) -> str:
@@ -43,11 +44,11 @@ def why_none(dataflow: Dataflow, device: Device) -> str:
     return ""
 
 
-def constraints(dataflow: Dataflow, layer: Layer, device: Device, bits: object) -> list[Constraint]:
+def constraints(dataflow: Dataflow, layer: Layer, device: Device, bits: BitsLike) -> list[Constraint]:
     """The sets of mappings that make up a dataflow for one layer on one device: one, or one per turn.
 
     Raises:
-        Unfit: see there; only where the dataflow does not say `where_it_fits`.
+        Unfit: see its docstring; only without `where_it_fits`.
     """
     chip = device.first_pe_level
     axes = {"spatial_x": dataflow.x, "spatial_y": dataflow.y, "lanes": dataflow.lanes}
@@ -88,16 +89,16 @@ def constraints(dataflow: Dataflow, layer: Layer, device: Device, bits: object) 
         ways, rest = allowed.copy(), np.zeros(8, np.int64)
         outer, inner = np.zeros((2, len(device.levels)), np.int64)
         for level in range(chip):
-            slot = device.slots.index(device.level_names[level])
-            ways[slot] &= ~(over if level < turn else kept if level > turn else 0)
+            at = device.slots.index(device.level_names[level])
+            ways[at] &= ~(over if level < turn else kept if level > turn else 0)
         rest[[d for d in range(8) if over >> d & 1]] = device.slots.index(device.level_names[turn])
         outer[turn], inner[turn] = kept, over
         found.append(Constraint(ways, least, rest, outer, inner))
     return found
 
 
-def _too_small(name: str, tile: dict[str, int], layer: Layer, device: Device, bits: object) -> str:
-    """Why a tile does not fit an axis, the lanes, or the outermost memories in a PE; empty where it does."""
+def _too_small(name: str, tile: dict[str, int], layer: Layer, device: Device, bits: BitsLike) -> str:
+    """Why a tile does not fit an axis, the lanes, or the outermost memories in a PE; empty where it fits."""
     if name != "pe":
         units = {"x": device.array[0], "y": device.array[1], "lanes": device.lanes}[name]
         needed = int(np.prod(list(tile.values())))
@@ -111,8 +112,8 @@ def _too_small(name: str, tile: dict[str, int], layer: Layer, device: Device, bi
     return ""
 
 
-def _may_turn(turn: int, dataflow: Dataflow, least: np.ndarray, layer: Layer, device: Device, bits: object) -> bool:
-    """Whether the memory at a turn has room for what must lie inside: the dimensions `over` as a whole."""
+def _may_turn(turn: int, dataflow: Dataflow, least: np.ndarray, layer: Layer, device: Device, bits: BitsLike) -> bool:
+    """Whether the memory at a turn has room for the dimensions `over` as a whole, which must lie inside."""
     level = device.levels[turn]
     tile = {dim: int(least[:, DIMS.index(dim)].prod()) for dim in DIMS}
     tile |= {dim: getattr(layer, dim) for dim in dataflow.over}

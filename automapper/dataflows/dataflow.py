@@ -1,4 +1,4 @@
-"""What a dataflow is, and how its file is read."""
+"""Dataflows, and how their files are read."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Dataflow:
 
     @property
     def constrained(self) -> bool:
-        """Whether it leaves out anything at all."""
+        """Whether it excludes any mapping."""
         return self != Dataflow(self.name, self.description)
 
     @property

@@ -1,4 +1,4 @@
-"""What a dataflow file must contain; the text of each `description` is what an error says was expected."""
+"""The schema of a dataflow file; error messages quote the `description` of what was expected."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _VALIDATOR = jsonschema.Draft202012Validator(DATAFLOW)
 
 
 def check_dataflow(data: Any, source: str, lines: Mapping[Path, int]) -> None:
-    """Raise InputError for the topmost thing in `data` that is not as DATAFLOW says: line, field, expectation."""
+    """Raise InputError for the topmost violation of DATAFLOW in `data`: line, field, expectation."""
     errors = list(_VALIDATOR.iter_errors(data))
     if errors:
         first = min(errors, key=lambda error: (lines.get(tuple(error.absolute_path), 0), str(error.validator)))
@@ -70,14 +70,16 @@ def check_dataflow(data: Any, source: str, lines: Mapping[Path, int]) -> None:
 
 
 def _sentence(error: jsonschema.ValidationError, source: str, lines: Mapping[Path, int]) -> str:
-    path, value = tuple(error.absolute_path), error.instance
+    path = tuple(error.absolute_path)
+    value: Any = error.instance
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
     if error.validator == "additionalProperties":
-        legal = list(error.schema["properties"])
+        legal = list(schema["properties"])
         key = next(key for key in value if key not in legal)
         return f"{place(source, (*path, key), lines)}: {unknown('field', key, legal)}"
     if error.validator == "required":
         return f"{place(source, path, lines)}: missing field 'name'"
-    expected = error.schema.get("description", error.message[:120])
+    expected = schema.get("description", error.message[:120])
     if error.validator == "enum" and path and isinstance(path[-1], int):
-        expected = f"one of {', '.join(error.validator_value)}"
+        expected = f"one of {', '.join(schema['enum'])}"
     return f"{place(source, path, lines)}: expected {expected}, got {shown(value)}"

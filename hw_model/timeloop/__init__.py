@@ -1,4 +1,4 @@
-"""Timeloop's inputs (version 0.3) from ours, and our mapping and layer from its.
+"""Export to Timeloop's inputs (version 0.3), and import of its mappings and problems.
 
 Facts of the format, from Timeloop's documentation, examples and sources: a permutation lists dimensions innermost
 first; a spatial permutation is cut at `split` into the X and the Y axis; a dimension has one factor per nest.

@@ -1,4 +1,4 @@
-"""What Timeloop is given about a device: arch.yaml, ert.yaml (energies) and constraints.yaml (for its mapper)."""
+"""A device as Timeloop's arch.yaml, ert.yaml (energies) and constraints.yaml (for its mapper)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def architecture(device: Device, bits: int) -> dict:
 def energy_table(device: Device, bits: int) -> dict:
     """Timeloop's energy reference table: pJ per word of `bits`, and per MAC.
 
-    A buffer has one energy there: where tensors that share one differ, it is the largest of theirs.
+    A buffer has one energy there: the largest, where the tensors in it differ.
     """
     tables = []
     for level in device.levels:

@@ -17,19 +17,19 @@ from hw_model.mapping import Mapping
 from hw_model.reasons import factor_products, invalid_reasons, level_tiles
 from hw_model.timeloop.architecture import architecture, energy_table, mapper_constraints
 from hw_model.timeloop.names import COEFFICIENTS, NO_SHARING, STEPS, buffers, data_spaces, unshared
-from hw_model.widths import widths_of
+from hw_model.widths import BitsLike, widths_of
 
 
-def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: object) -> dict[str, str]:
+def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: BitsLike) -> dict[str, str]:
     """Texts of Timeloop's inputs for this mapping: {"arch.yaml": .., "problem.yaml": .., "map.yaml": .., "ert.yaml":
-    energies, "constraints.yaml": what its own mapper has to keep to}.
+    energies, "constraints.yaml": for its mapper}.
 
     The problem has the sizes the mapping covers: Timeloop charges padding. Where a dimension lies on both axes of the
     array, which Timeloop cannot say, the array becomes one row of as many PEs: no count depends on it. Comments at the
     top of each file say both, and why a mapping is invalid here.
 
     Raises:
-        InputError: Timeloop cannot say it: a dimension twice in one level.
+        InputError: its format cannot express the mapping: a dimension twice in one level.
     """
     mapping = Mapping.from_dict(mapping).on(device)
     widths = widths_of(bits)
@@ -40,7 +40,8 @@ def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: object
     notes += [f"INVALID here: {reason}" for reason in invalid_reasons(layer, mapping, device, bits)]
     products = factor_products(mapping, device)
     if any(min(products["spatial_x"][dim], products["spatial_y"][dim]) > 1 for dim in DIMS):
-        notes.append(f"an array of {device.array[0]} x {device.array[1]} PEs, as one row; no count depends on that")
+        depends = "what neighbours pass on depends" if device.passes_tiles else "no count depends"
+        notes.append(f"an array of {device.array[0]} x {device.array[1]} PEs, as one row; {depends} on that")
         device = replace(device, array=(device.pes, 1))
         pes = tuple((dim, products["spatial_x"][dim] * products["spatial_y"][dim]) for dim in DIMS)
         mapping = Mapping((*((s, loops) for s, loops in mapping.loops if s[:7] != "spatial"), ("spatial_x", pes)),
@@ -57,7 +58,7 @@ def export_timeloop(layer: Layer, mapping: Mapping, device: Device, bits: object
 
 
 def write_timeloop(folder: str | Path, texts: dict[str, str]) -> None:
-    """Write the texts of `export_timeloop` into a folder, made if need be. Raises InputError when that fails."""
+    """Write the texts of `export_timeloop` into a folder, created if needed. Raises InputError when that fails."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -119,8 +120,8 @@ def _spatial(target: str, x: tuple, y: tuple) -> dict:
     products: dict[str, int] = {}
     for dim, n in (*x, *y):
         products[dim] = products.get(dim, 1) * n
-    on_x = [dim for dim in DIMS if dim in dict(x)]
-    order = on_x + [dim for dim in DIMS if dim not in on_x]
+    on_x, on_y = (list(dict.fromkeys(dim for dim, _ in reversed(axis))) for axis in (x, y))  # innermost first
+    order = on_x + on_y + [dim for dim in DIMS if dim not in on_x + on_y]
     factors = " ".join(f"{dim}={products.get(dim, 1)}" for dim in DIMS)
     return {
         "target": target, "type": "spatial", "factors": factors, "permutation": "".join(order), "split": len(on_x),

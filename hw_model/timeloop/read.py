@@ -15,14 +15,14 @@ from hw_model.yaml_lines import read_yaml
 
 # Link transfers are not modelled here and are off by Timeloop's own switch; other fields change what it counts.
 FIELDS = ("target", "type", "factors", "permutation", "split", "keep", "bypass", NO_SHARING, "no_link_transfer")
-IMPERFECT = "an imperfect factor (another number of trips the last time) cannot be said here"
+IMPERFECT = "an imperfect factor (another number of trips the last time) is not supported"
 
 
 def import_mapping(text: str, device: Device, source: str = "mapping") -> Mapping:
     """Our mapping from the text of a Timeloop mapping file for this device.
 
     Targets are levels of the device (in any case: "DRAM", "dram") or the buffers of `export_timeloop`. Spatial loops
-    that are all on X and do not fit there, or may not lie there, are spread over both axes, where they fit.
+    that are all on X and do not fit there, or may not lie there, are folded over both axes, where they fit.
 
     Raises:
         InputError: a target, type, factor or permutation that is not understood; a tensor kept where the level does
@@ -51,7 +51,9 @@ def import_mapping(text: str, device: Device, source: str = "mapping") -> Mappin
         elif fields["type"] == "temporal":
             found = _loops(fields, where)
             if found and name not in (level.name, parts[-1][0]):
-                raise InputError(f"{where}: loops at {name}, outside the other buffers of {level.name}, cannot be said")
+                raise InputError(
+                    f"{where}: loops at {name}, outside the other buffers of {level.name}, are not supported"
+                )
             if found and loops[level.name]:
                 raise InputError(f"{where}: the temporal loops of {level.name} are given twice")
             loops[level.name] += found
@@ -60,7 +62,7 @@ def import_mapping(text: str, device: Device, source: str = "mapping") -> Mappin
         else:
             raise unknown(f"type in {where}", fields["type"], ("temporal", "spatial", "datatype"))
     if not loops["spatial_y"]:
-        loops["spatial_x"], loops["spatial_y"] = _spread(loops["spatial_x"], device)
+        loops["spatial_x"], loops["spatial_y"] = _folded(loops["spatial_x"], device)
     bypass = {l.name: [t for t in l.holds if t not in kept[l.name]] for l in device.levels if l.name in kept}
     return Mapping.from_dict({**loops, "bypass": {name: past for name, past in bypass.items() if past}}).on(device)
 
@@ -73,8 +75,7 @@ def import_problem(text: str, source: str = "problem") -> Layer:
     """
     data, _ = read_yaml(text, source)
     given = data.get("problem") if isinstance(data, dict) else None
-    instance = given.get("instance") if isinstance(given, dict) else None
-    if not isinstance(instance, dict):
+    if not isinstance(given, dict) or not isinstance(instance := given.get("instance"), dict):
         raise InputError(f"{source}: expected 'problem:' with an 'instance:' of sizes")
     coefficients, defaults = _coefficients(given.get("shape"), "Stride" in instance)
     fields = {STEPS[dim]: defaults.get(name, 1) for dim, name in coefficients.items()}
@@ -173,7 +174,7 @@ def _add_spatial(loops: dict, fields: dict, level: Level, device: Device, where:
     if isinstance(split, bool) or not isinstance(split, int) or not 0 <= split <= len(DIMS):
         raise InputError(f"{where}: split: expected a number of dimensions, 0 to {len(DIMS)}, got {shown(split)}")
     alone = data_spaces(list(_tensors(fields.get(NO_SHARING, []), where)))
-    axes = (("spatial_x", order[:split]), ("spatial_y", order[split:]))
+    axes: tuple[tuple[str, list[str]], ...] = (("spatial_x", order[:split]), ("spatial_y", order[split:]))
     shares = unshared(device)
     if device.level_names.index(level.name) != device.first_pe_level - 1:
         if "lanes" not in device.slots and any(n > 1 for n in factors.values()):
@@ -187,10 +188,11 @@ def _add_spatial(loops: dict, fields: dict, level: Level, device: Device, where:
         )
     for slot, dims in axes:
         if slot in loops:
-            loops[slot] += [[dim, factors[dim]] for dim in dims if factors.get(dim, 1) > 1]
+            given = reversed(dims) if device.passes_tiles else dims  # elsewhere the order of an axis means nothing
+            loops[slot] += [[dim, factors[dim]] for dim in given if factors.get(dim, 1) > 1]
 
 
-def _spread(row: list[list], device: Device) -> tuple[list[list], list[list]]:
+def _folded(row: list[list], device: Device) -> tuple[list[list], list[list]]:
     """Loops of one row of PEs as loops of X and of Y; all on X where they may lie and fit there, or nowhere.
 
     No count depends on the axis, among those that may carry a dimension, so the first way found is as good as any; it
@@ -201,7 +203,8 @@ def _spread(row: list[list], device: Device) -> tuple[list[list], list[list]]:
     free = all(dim in on_x_dims for dim, _ in row)
     if (free and math.prod(n for _, n in row) <= x) or math.prod(n for _, n in row) > x * y:
         return row, []
-    ways = {(1, 1): ()}  # (PEs along X, along Y) so far -> trips on X of each loop
+    # (PEs along X, along Y) so far -> trips on X of each loop
+    ways: dict[tuple[int, int], tuple[int, ...]] = {(1, 1): ()}
     for dim, n in row:
         divisors = [d for d in range(1, min(n, x) + 1) if n % d == 0]
         divisors = [d for d in divisors if (dim in on_x_dims or d == 1) and (dim in on_y_dims or d == n)]

@@ -1,8 +1,10 @@
-"""Exponential moving average of a network's weights, kept beside the network that trains."""
+"""Exponential moving average of a network's weights, kept in addition to the network that trains."""
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
@@ -13,7 +15,7 @@ def averaged_model(model: nn.Module, decay: float) -> AveragedModel:
     belong to. `model` itself never sees the average.
     """
 
-    def average(kept: list[Tensor], newest: list[Tensor], updates: Tensor) -> None:
+    def average(kept: Tensors, newest: Tensors, updates: Tensor | int) -> None:
         n = float(updates)
         get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(kept, newest, updates)
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
+from instantnet.engine.place import started_by_srun
+
 COMMAND = "instantnet"
 
 
@@ -21,10 +23,10 @@ def python_command() -> str:
 
 
 def launcher() -> list[str]:
-    """The words that start this run's script: `python`, or torchrun for as many processes (its other options left to
-    the user)."""
+    """The words that start this run's script: `python`, or torchrun for as many processes, or srun (other options left
+    to the user)."""
     if not dist.is_torchelastic_launched():
-        return [python_command()]
+        return ["srun", python_command()] if started_by_srun() else [python_command()]
     nodes = os.environ.get("GROUP_WORLD_SIZE", "1")
     words = [python_command(), "-m", "torch.distributed.run", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
     return words + (["--nnodes", nodes] if nodes != "1" else [])
@@ -38,8 +40,8 @@ def started_by_command() -> bool:
 def stage_command(command: str, *script: str, parallel: bool = True) -> list[str]:
     """The words that start a stage, as this process was started: `instantnet train`, or `python train.py`.
 
-    command: the stage's name for `instantnet`; script: its words after `python`; parallel: by torchrun where this
-    process was.
+    command: the stage's name for `instantnet`; script: its words after `python`; parallel: by torchrun or srun
+    where this process was.
     """
     start = launcher() if parallel else [python_command()]
     if not started_by_command():

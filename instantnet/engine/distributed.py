@@ -1,14 +1,13 @@
 """The processes of a run: one, or several that share every batch, each on a device of its own.
 
-Several are started by torchrun, or on every machine by hand with the same environment variables: RANK, WORLD_SIZE,
-MASTER_ADDR, MASTER_PORT, and LOCAL_RANK where a machine runs more than one. NCCL connects GPUs, gloo CPUs.
+Several are started by torchrun or SLURM's srun, or by hand (`instantnet/engine/place.py`). NCCL connects GPUs, gloo
+CPUs.
 """
 
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,49 +17,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from instantnet.engine.errors import Stopped, UserError
+from instantnet.engine.failure import Failures
 from instantnet.engine.machine import select_device
-from instantnet.engine.watch import Watch
+from instantnet.engine.place import Place, place_from_environment
 
-NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 START_TIMEOUT = timedelta(minutes=5)  # for all processes to be there
-WAIT_TIMEOUT = timedelta(hours=24)  # for the process that downloads the data; one that dies is noticed by `Watch`
-STEP_TIMEOUT = timedelta(minutes=30)  # for one exchange; as above
+WAIT_TIMEOUT = timedelta(hours=24)  # for the process that downloads the data; one that dies breaks its connection
+STEP_TIMEOUT = timedelta(minutes=10)  # for one exchange: a process that hangs is given up after it
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which process of how many this one is, and which of its machine's."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-
-
-def place_from_environment() -> Place | None:
-    """None = this process is alone. Raises `UserError` where the variables are half set, or are no such numbers."""
-    given = [name for name in NEEDED if os.environ.get(name)]
-    if "RANK" not in given and "WORLD_SIZE" not in given:
-        return None
-    missing = [name for name in NEEDED if name not in given]
-    if missing:
-        raise UserError(
-            f"environment variable {' and '.join(missing)} not set, but {' and '.join(given)}: several processes need "
-            f"{', '.join(NEEDED)} (torchrun sets them), a single one needs none of them"
-        )
-    rank, world_size, local_rank = (_integer(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if world_size < 1 or not 0 <= rank < world_size:
-        raise UserError(f"environment variables RANK = {rank}, WORLD_SIZE = {world_size}: RANK counts from 0 below it")
-    _integer("MASTER_PORT")
-    return Place(rank, world_size, local_rank)
-
-
-def _integer(name: str) -> int:
-    text = os.environ.get(name) or "0"  # LOCAL_RANK is optional: one process per machine
-    if not text.isascii() or not text.isdigit():
-        raise UserError(f"environment variable {name} = {text!r}: must be an integer of at least 0")
-    return int(text)
 
 
 def device_of(place: Place | None, name: str) -> torch.device:
@@ -110,7 +75,7 @@ class Processes:
         return self.rank == 0
 
     @property
-    def shard(self) -> dict[str, int]:
+    def shard(self) -> dict[str, Any]:
         """This process's share of every batch, as arguments of `DataSet.batches`."""
         return {"rank": self.rank, "world_size": self.world_size}
 
@@ -142,7 +107,7 @@ class Processes:
 
     def from_main(self, function: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """What `function` returns on the main process, the only one that calls it: plain data and tensors."""
-        result = [function(*arguments, **options) if self.is_main else None]
+        result: list[Any] = [function(*arguments, **options) if self.is_main else None]
         if not self.alone:
             dist.broadcast_object_list(result, src=0, device=self.device)
         return result[0]
@@ -151,7 +116,7 @@ class Processes:
     def in_turn(self) -> Iterator[None]:
         """The main process goes first, then the first one of every other machine, then the rest: what they look for
         may be a download away, and one machine's processes, or all, may share the folder that it goes to."""
-        if self.alone:
+        if self._store is None:
             yield
             return
         if not self.is_main:
@@ -229,7 +194,7 @@ def joined(device: str) -> Iterator[Processes]:
         yield Processes(own)
         return
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=START_TIMEOUT))
+        store, _, _ = next(dist.rendezvous(place.url, place.rank, place.world_size, timeout=START_TIMEOUT))
         store = dist.PrefixStore(f"attempt {_attempt()}", store)  # torchrun's may outlive the processes it restarts
         if own.type == "cuda":
             torch.cuda.set_device(own)
@@ -241,25 +206,24 @@ def joined(device: str) -> Iterator[Processes]:
             timeout=STEP_TIMEOUT,
             device_id=own if own.type == "cuda" else None,
         )
-        watch = Watch(dist.PrefixStore("watch", store), place.rank, place.world_size, place.local_rank)
+        failures = Failures(dist.PrefixStore("failures", store), place.rank, place.local_rank)
     except (RuntimeError, ValueError) as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"process {place.rank} of {place.world_size} could not connect to the others through {where}: {reason}"
+            f"process {place.rank} of {place.world_size} could not connect to the others through "
+            f"{place.meeting_point}: {reason}"
         ) from error
     try:
         yield Processes(own, place, dist.PrefixStore("run", store))
+        dist.barrier()  # the main process holds the store: it ends last
     except Stopped as stop:
         if not stop.together:
-            watch.failed(stop)
-        watch.leave()
+            failures.end(stop)
         if place.rank:
             raise SystemExit(stop.status) from None  # the main process says it
         raise
     except BaseException as error:
-        watch.failed(error)
-    watch.leave()
+        failures.end(error)
     dist.destroy_process_group()
 
 

@@ -1,21 +1,30 @@
-"""Errors a user can mend: reported as one line, exit status 2, no traceback. And the end that a signal asked for."""
+"""Errors that a user can fix: one line, exit status 2, no traceback. And the end of a run by a signal."""
 
+import errno
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+LONGEST_LINE = 300  # characters of a message
 
 
 class UserError(Exception):
     """Something the user gave cannot be used: a setting, a file, a data set.
 
-    The message is one line that names the thing, the value and what is legal.
+    The message is one line that names the thing, the value and what is legal. details: what does not fit into it, a
+    line each, for standard output.
     """
+
+    def __init__(self, message: str, details: Sequence[str] = ()):
+        super().__init__(message)
+        self.details = tuple(details)
 
 
 class Diverged(UserError):
-    """A loss, a weight or a logit became NaN or infinite. `what` and when, without what can be done about it."""
+    """A loss, a weight or a logit became NaN or infinite. `what`: what became so and when, without the advice."""
 
     def __init__(self, what: str, advice: str = ""):
         super().__init__(f"{what}; {advice}" if advice else what)
@@ -24,35 +33,94 @@ class Diverged(UserError):
 
 class Stopped(KeyboardInterrupt):
     """A signal ended the run. `status`: 128 + the signal's number, as in a shell. together: all processes of the run
-    end by it, after the same step."""
+    end after the same step."""
 
     def __init__(self, number: int, together: bool = False):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.status, self.together = 128 + number, together
 
 
-def exit_status(main: Callable[[], int | None]) -> int:
-    """Run a script's `main` and turn a `UserError` into one line on standard error and status 2.
+def shown(value: object, limit: int = 80) -> str:
+    """`repr` on one line, cut to `limit` characters: what a file holds must not flood a message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers beyond Python's digit limit, self-containing lists
+        text = f"<{type(value).__name__}>"
+    text = " ".join(text.split())  # a tensor's has lines
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
-    Ctrl-C ends with 130, the shell's convention for SIGINT, SIGTERM with 143, and a reader of the output that has gone,
-    as `| head` does, with 141 and no word.
+
+def escaped(text: str, keep: str = "") -> str:
+    """`text` with every character that does not print (controls, terminal codes, lone surrogates) as an escape, but
+    for those in `keep`."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def one_line(message: str) -> str:
+    """A message for a terminal: one line, escaped, at most `LONGEST_LINE` characters, its middle cut out."""
+    text = escaped(" ".join(message.split()))
+    half = (LONGEST_LINE - 5) // 2
+    return text if len(text) <= LONGEST_LINE else f"{text[:half]} ... {text[-half:]}"
+
+
+def exit_status(main: Callable[[], int | None]) -> int:
+    """Run a script's `main` and turn a `UserError`, or a failure of the system, into one line on standard error and
+    status 2.
+
+    Ctrl-C gives 130, the shell's convention for SIGINT; SIGTERM gives 143. If the reader of the output has gone,
+    as with `| head`, the status is 141, without a message.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that is not of UTF-8, a name that is not
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main() or 0
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # What is still in the buffer would raise once more at the interpreter's end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 128 + signal.SIGPIPE
     except (UserError, KeyboardInterrupt) as error:
-        return tell(error)
+        return print_error(error)
+    except Exception as error:
+        if user_error(error) is None:
+            raise
+        if isinstance(error, OSError):
+            _discard_output()
+        return print_error(error)
 
 
-def tell(error: BaseException) -> int:
-    """Print what ended a process on standard error (a line, or of a bug the traceback); returns its exit status."""
+def _discard_output() -> None:
+    """What is still in the buffer would raise once more at the interpreter's end."""
+    with suppress(OSError, ValueError):  # a stream without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """What a failure of the system (no room, no permission, a killed worker) is to a user; None of a bug."""
     if isinstance(error, UserError):
-        line, status = f"error: {' '.join(str(error).split())}", 2
+        return error
+    if isinstance(error, OSError) and error.strerror:
+        writing = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+        where = error.filename or ("cannot write the output" if writing else type(error).__name__)
+        return UserError(f"{where}: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return UserError("out of memory")
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return UserError(
+            "a process that decodes images was killed (out of memory?); fewer --num_workers or a smaller --prefetch "
+            "need less; --resume goes on from the last checkpoint"
+        )
+    return None
+
+
+def print_error(error: BaseException) -> int:
+    """Print what ended a process on standard error: one line, or a traceback for a bug. Returns its exit status."""
+    known = user_error(error)
+    if known is not None:
+        if details := getattr(known, "details", ()):
+            print(*details, sep="\n", flush=True)
+        line, status = one_line(f"error: {known}"), 2
     elif isinstance(error, Stopped):
         line, status = str(error), error.status
     elif isinstance(error, KeyboardInterrupt):

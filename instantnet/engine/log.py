@@ -1,4 +1,4 @@
-"""What a run tells: lines on the terminal and in logs.txt, one object per epoch in metrics.jsonl, TensorBoard events,
+"""What a run reports: lines on the terminal and in logs.txt, one object per epoch in metrics.jsonl, TensorBoard events,
 and a progress bar over all steps."""
 
 import json
@@ -11,69 +11,91 @@ from typing import Any
 
 from tqdm import tqdm
 
-from instantnet.engine.checkpoint import replacing
 from instantnet.engine.errors import UserError
-from instantnet.settings.schema import Settings
+from instantnet.engine.files import open_to_append, refuse_link, replacing
 
 EVENTS = "events.out.tfevents."
 
 
 class RunLog:
-    """Writes into `folder`: anew, or on from where a checkpoint left off.
+    """Writes into `folder`, from the start or from a checkpoint on.
 
-    resumed: the checkpoint's `sizes()`. What was logged after it is cut off, as it will be logged again. Raises
+    resumed: the checkpoint's `sizes()`. Later entries are cut off, because they will be logged again. Raises
     `UserError` where the folder cannot be written, now or later. Close it, or use it in a `with`.
     """
 
     def __init__(self, folder: Path | str, resumed: Mapping[str, int] | None = None):
         self.folder = Path(folder)
-        from tensorboardX.record_writer import RecordWriter  # here: it costs start-up time
+        from tensorboardX import RecordWriter  # here: it costs start-up time
 
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            for path in self._files():
-                _cut(path, (resumed or {}).get(path.name, 0))
-            self._lines = open(self.folder / "logs.txt", "a", buffering=1)  # noqa: SIM115
-            self._metrics = open(self.folder / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
+            lost = [_cut(path, (resumed or {}).get(path.name, 0)) for path in self._files()]
+            self._lines = open_to_append(self.folder / "logs.txt")
+            self._metrics = open_to_append(self.folder / "metrics.jsonl")
             earlier = len(list(self.folder.glob(f"{EVENTS}*")))  # makes the name new within one second too
             self._events = RecordWriter(str(self.folder / f"{EVENTS}{int(time.time()):010}.{earlier}"))
             self._event(file_version="brain.Event:2")
             self._events.flush()
+        for name, size in (resumed or {}).items():
+            if not (self.folder / name).exists():
+                lost.append(f"{name} is gone, {size:,} bytes that the checkpoint counts on")
+        for text in filter(None, lost):
+            self.line(f"note: {text}")
 
     def sizes(self) -> dict[str, int]:
-        """How many bytes of each file are written so far."""
+        """Bytes of each file written so far and synced to disk, so that a checkpoint may rely on them."""
         with self._writing():
+            for path in self._files():
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
             return {path.name: path.stat().st_size for path in self._files()}
 
     def result(self, content: Mapping[str, Any]) -> None:
-        """What the run arrived at: result.json."""
+        """Write the result of the run: result.json."""
         self._json("result.json", content)
 
     def settings(
-        self, C: Settings, module: str, versions: Mapping[str, str], resumed: Mapping[str, Any] | None = None
+        self,
+        values: Mapping[str, Any],
+        preset: str,
+        shown: str,
+        versions: Mapping[str, str],
+        resumed: Mapping[str, Any] | None = None,
     ) -> None:
-        """The resolved settings and the versions: printed, and settings.json in the folder.
+        """Print the resolved settings and the versions, and write them to settings.json.
 
-        resumed: the settings of the run that is continued; those that differ now are named.
+        shown: the settings as text, and where they come from. resumed: those of the run that is continued; differences
+        are named.
         """
-        source = f"{module}{C.preset and ', preset ' + C.preset}, command line"
-        self.line(f"settings ({source}):\n{C}\nversions: {', '.join(f'{k} {v}' for k, v in versions.items())}")
-        for name, value in C.to_dict().items():
+        self.line(f"settings {shown}\nversions: {', '.join(f'{k} {v}' for k, v in versions.items())}")
+        for name, value in values.items():
             if resumed is not None and resumed.get(name, value) != value:
                 self.line(f"note: {name} was {resumed[name]!r} before, and is {value!r} from here on")
-        self._json("settings.json", {"preset": C.preset, "settings": C.to_dict(), "versions": dict(versions)})
+        self._json("settings.json", {"preset": preset, "settings": dict(values), "versions": dict(versions)})
 
     def line(self, text: str = "") -> None:
-        """One line (or block) for a person."""
+        """Print and log one line (or block)."""
         tqdm.write(text)
         stamp = time.strftime("%m-%d %H:%M:%S")
         with self._writing():
             self._lines.writelines(f"{stamp}  {part}\n" for part in text.splitlines() or [""])
 
-    def epoch(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        """One object of metrics.jsonl, and the same as TensorBoard scalars; nested dictionaries are per bit-width."""
+    def epoch(self, epoch: int, metrics: Mapping[str, Any], nepochs: int, also: str = "") -> None:
+        """Print a line, and write an object of metrics.jsonl and the same as TensorBoard scalars.
+
+        metrics: numbers, or dictionaries of numbers per bit-width; "loss" and "images_per_s" among them. also: text
+        for the line besides loss and accuracy.
+        """
         from tensorboardX.summary import scalar
 
+        text = f"epoch {epoch + 1:3}/{nepochs}  loss {per_bits(metrics['loss'], '.3f')}"
+        if "accuracy" in metrics:
+            text += f"  | accuracy % {per_bits(metrics['accuracy'], '.2f')}"
+        self.line(f"{text}  | {also}{also and ', '}{metrics['images_per_s']:.0f} img/s")
         with self._writing():
             self._metrics.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
             for name, value in metrics.items():
@@ -85,7 +107,7 @@ class RunLog:
 
     def close(self) -> None:
         for file in (self._lines, self._metrics, self._events):
-            with suppress(OSError):  # everything was flushed as it came: a full disk has been told of
+            with suppress(OSError):  # everything was flushed at once: a full disk has been reported
                 file.close()
 
     def __enter__(self) -> "RunLog":
@@ -100,7 +122,7 @@ class RunLog:
         return [path for path in paths if path.is_file()]
 
     def _event(self, **content: Any) -> None:
-        # Not by tensorboardX's SummaryWriter: it writes in a thread, where an error is lost and no size is final.
+        # Not tensorboardX's SummaryWriter: it writes in a thread, where errors are lost and no size is final.
         from tensorboardX.proto.event_pb2 import Event
 
         self._events.write(Event(wall_time=time.time(), **content).SerializeToString())
@@ -120,18 +142,26 @@ class RunLog:
             ) from error
 
 
-def _cut(path: Path, size: int) -> None:
-    """Cut `path` to `size` bytes at most; of text, whole lines only. Event files without a byte go."""
+def _cut(path: Path, size: int) -> str:
+    """Cut `path` to `size` bytes at most; of text, whole lines only. Empty event files are removed.
+
+    Returns a sentence where the file is shorter than that, else nothing.
+    """
+    refuse_link(path)
+    wanted, present = size, path.stat().st_size
     if path.name.startswith(EVENTS):
         if not size:
-            return path.unlink()
+            path.unlink()
+            return ""
     else:
-        size = path.read_bytes()[:size].rfind(b"\n") + 1
-    os.truncate(path, min(size, path.stat().st_size))
+        with open(path, "rb") as file:
+            size = file.read(size).rfind(b"\n") + 1
+    os.truncate(path, min(size, present))
+    return f"{path.name} has {present:,} of the {wanted:,} bytes that the checkpoint counts on" * (present < wanted)
 
 
 class SilentLog:
-    """What the other processes have in place of the main one's `RunLog`."""
+    """The `RunLog` of all processes but the main one: it does nothing."""
 
     def sizes(self) -> dict[str, int]:
         return {}
@@ -148,8 +178,8 @@ class SilentLog:
 
 
 class Progress:
-    """A bar over `total_images` of a whole run: loss per bit-width, images/s, time left. Silent off a terminal, or not
-    `shown`."""
+    """A bar over `total_images` of a whole run: loss per bit-width, images/s, time left. Silent off a terminal and
+    where not `shown`."""
 
     def __init__(self, total_images: int, done_images: int = 0, shown: bool = True):
         self._bar = tqdm(
@@ -163,9 +193,13 @@ class Progress:
             bar_format="{desc} {percentage:3.0f}%|{bar:12}| {rate_fmt}, {remaining} left{postfix}",
         )
 
-    def step(self, images: int, epoch: int, nepochs: int, losses: Mapping[int, float]) -> None:
-        self._bar.set_description_str(f"epoch {epoch + 1}/{nepochs}", refresh=False)
+    def losses(self, losses: Mapping[int, float]) -> None:
+        """Set the losses shown: those of the newest step, per bit-width."""
         self._bar.set_postfix_str("loss " + per_bits(losses, ".2f"), refresh=False)
+
+    def step(self, images: int, epoch: int, nepochs: int) -> None:
+        """Advance by one step of `images` images."""
+        self._bar.set_description_str(f"epoch {epoch + 1}/{nepochs}", refresh=False)
         self._bar.update(images)
 
     def __enter__(self) -> "Progress":

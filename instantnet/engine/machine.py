@@ -5,11 +5,9 @@ import hashlib
 import os
 import platform
 import random
-from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from instantnet.engine.errors import UserError
 
@@ -32,11 +30,11 @@ def select_device(name: str) -> torch.device:
 
 
 def tune_cpu(threads: int, keep_memory: bool) -> None:
-    """Let torch compute on so many CPU threads (0 = as many as it likes), and keep freed memory for the next pass.
+    """Set torch's number of CPU threads (0 = torch's default), and keep freed memory for the next pass.
 
-    keep_memory: networks free and allocate large activations in every pass, and the page faults of handing that memory
-    back and forth cost as much as a third of the arithmetic. glibc is told not to return it (mallopt: no mmap for large
-    blocks, no trimming), and its heap is given huge pages; with another C library it does nothing.
+    keep_memory: networks free and allocate large activations in every pass, and the page faults of returning that
+    memory cost as much as a third of the arithmetic. So glibc keeps it (mallopt: no mmap for large blocks, no
+    trimming), and its heap gets huge pages. With another C library this does nothing.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -51,12 +49,12 @@ def tune_cpu(threads: int, keep_memory: bool) -> None:
 
 
 def _advise_huge_pages(libc: ctypes.CDLL, size: int) -> None:
-    """Let the heap's next `size` bytes be of huge pages: with 4 KiB ones a supernet's step spends a tenth of its time
-    in looking up addresses. Only addresses are reserved, no memory, and nothing happens where the kernel refuses."""
+    """Use huge pages for the heap's next `size` bytes: with pages of 4 KiB a supernet's step spends a tenth of its time
+    on address translation. This reserves addresses, no memory. Nothing happens where the kernel refuses."""
     MADV_HUGEPAGE, huge_page = 14, 2 << 20
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
-    block = libc.malloc(size)  # untouched, then free again: from now on the heap ends behind it
+    block = libc.malloc(size)  # untouched, then freed: from now on the heap ends behind it
     if block is None:
         return
     first, end = -(-block // huge_page) * huge_page, (block + size) // huge_page * huge_page
@@ -65,63 +63,15 @@ def _advise_huge_pages(libc: ctypes.CDLL, size: int) -> None:
 
 
 def tune_gpu(tf32: bool) -> None:
-    """Let a GPU's convolutions and matrix products run in TF32 (11 significant bits) or in float32 proper. Said for
-    both: torch's own default is TF32 for convolutions only."""
+    """Run a GPU's convolutions and matrix products in TF32 (11 significant bits) or in float32. Both are set, because
+    torch's default is TF32 for convolutions only."""
     precision = "tf32" if tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision
-
-
-def placed(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
-    """`model` on `device`, its weights in the memory format asked for (activations take after the weights)."""
-    return model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
-
-
-def compiled(model: nn.Module, wanted: bool, backend: str = "inductor") -> Callable[..., Tensor]:
-    """`model`, a `SwitchableNetwork`, as called in training, by torch.compile: one graph per region and bit-width.
-
-    Compiled in place, so that names of weights stay. The first pass at a bit-width that records its ranges runs as it
-    is (it reads from the device whether there are any), and so does whatever calls `model` itself: validation and
-    recalibration. Not wanted: `model`.
-    """
-    if not wanted:
-        return model
-    regions = model.regions()
-    for region in regions:
-        region.compile(backend=backend, dynamic=False)
-    # A graph for each bit-width, and where it differs for frozen weights, frozen statistics and a last smaller batch;
-    # regions of one class count together. Beyond the limit torch runs the rest as it is, without an error.
-    graphs = 8 * len(model.precision.bit_widths) * len(regions)
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, graphs)
-    torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, graphs)
-    torch.compiler.set_stance("force_eager")
-    known: set[int] = set()
-
-    def run(images: Tensor, num_bits: int) -> Tensor:
-        if num_bits not in known:
-            known.update([num_bits] if model.precision.track_statistics else [])
-            return model(images, num_bits=num_bits)
-        with torch.compiler.set_stance("default"):
-            return model(images, num_bits=num_bits)
-
-    return run
-
-
-def autocasted(model: Callable[..., Tensor], mixed_precision: str, device: torch.device) -> Callable[..., Tensor]:
-    """`model` as called in training: under `bfloat16` its convolutions and matrix products run in that format (8
-    significant bits), master weights, quantizers, statistics and the logits it returns stay float32. `none`: itself."""
-    if mixed_precision == "none":
-        return model
-
-    def run(images: Tensor, num_bits: int) -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            return model(images, num_bits=num_bits).float()
-
-    return run
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A 63-bit seed out of e.g. (seed, "gumbel", epoch, step): the randomness of a step needs no state of its own."""
+    """A 63-bit seed from e.g. (seed, "gumbel", epoch, step), so that the randomness of a step needs no stored state."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -134,10 +84,10 @@ def seed_everything(seed: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on beside the settings."""
+    """The versions that a result depends on, besides the settings."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "cuda": torch.version.cuda if torch.cuda.is_available() else "none",
+        "cuda": str(torch.version.cuda) if torch.cuda.is_available() else "none",
     }

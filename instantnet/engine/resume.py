@@ -1,31 +1,28 @@
-"""How a run stops and goes on: `checkpoint.pt` written every so many steps, older ones kept or pruned, and where to
-resume."""
+"""How a run stops and resumes: when `checkpoint.pt` is written, which older ones are kept, and where to resume."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from instantnet.engine.checkpoint import find, load_checkpoint, save_checkpoint
+from instantnet.engine.checkpoint import load_checkpoint, save_checkpoint
 from instantnet.engine.distributed import Processes, launch, was_restarted
 from instantnet.engine.errors import Stopped, UserError
-from instantnet.engine.log import Progress, RunLog, SilentLog
+from instantnet.engine.log import RunLog, SilentLog
 from instantnet.engine.loop import finite_weights
 from instantnet.engine.stopping import StopRequest
-from instantnet.settings.stages import NetworkSettings
 
 Item = TypeVar("Item")
 
 
 class Position(NamedTuple):
-    """`step` steps of `epoch` (from 0) are done, and everything before that epoch."""
+    """All epochs before `epoch` (from 0) are done, and `step` steps of it."""
 
     epoch: int = 0
     step: int = 0
 
     def __str__(self) -> str:
-        """As people count, from 1: what was done last."""
+        """What was done last, counted from 1."""
         if self.step:
             return f"epoch {self.epoch + 1}, step {self.step}"
         return f"epoch {self.epoch}" if self.epoch else "the start"
@@ -37,28 +34,37 @@ class Position(NamedTuple):
         return f"checkpoint_epoch{self.epoch:03}.pt"
 
 
-def load_newest(C: NetworkSettings, needs: Sequence[str], what: str, steps: int) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that `C.resume` names, which is checkpoint.pt in `C.save` unless it is a path; and its path.
+def load_newest(
+    path: Path,
+    needs: Sequence[str],
+    what: str,
+    steps: int | None = None,
+    check: Callable[[dict[str, Any]], None] = lambda content: None,
+) -> dict[str, Any]:
+    """The content of the checkpoint `path`, from which this run resumes.
 
-    steps: of an epoch of this run. Raises `UserError` where there is none to go on from, naming others there are.
+    steps: of an epoch of this run, None while unknown; check: raises `UserError` where the content does not fit this
+    run. Raises `UserError` where it cannot be used; the message names older checkpoints.
     """
-    path = find(C.save if C.resume is True else C.resume, "checkpoint.pt")
     try:
         content = load_checkpoint(path, [*needs, "epoch", "step", "log_sizes", "config"], what)
         position = Position(content["epoch"], content["step"])
-        if not 0 <= position.step <= steps or position.epoch < 0:
+        if position.step < 0 or position.epoch < 0:
+            raise UserError(f"{path}: it is at epoch {position.epoch}, step {position.step}")
+        if steps is not None and position.step > steps:
             raise UserError(f"{path} is at {position}, but an epoch has {steps} steps here: keep batch_size and data")
-        if not all(isinstance(size, int) and size >= 0 for size in content["log_sizes"].values()):
+        if not all(type(size) is int and size >= 0 for size in content["log_sizes"].values()):
             raise UserError(f"{path}: its 'log_sizes' are not numbers of bytes")
+        check(content)
     except UserError as error:
         others = [str(other) for other in _older(path.parent)[::-1] if other != path]
         hint = f"; older ones, newest first: --resume {' or '.join(others)}" if others else ""
         raise UserError(f"{error}{hint}") from error
-    return path, content
+    return content
 
 
-def goes_on(folder: str) -> bool:
-    """Whether torchrun started this run again after a failure, and checkpoint.pt in `folder` is its own."""
+def resumes_after_failure(folder: str) -> bool:
+    """Whether torchrun restarted this run after a failure, and checkpoint.pt in `folder` is of the same run."""
     if not was_restarted():
         return False
     try:
@@ -70,30 +76,35 @@ def goes_on(folder: str) -> bool:
 
 def _older(folder: Path) -> list[Path]:
     """The older checkpoints kept in `folder`, last written last."""
-    return sorted(folder.glob("checkpoint_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    try:
+        return sorted(folder.glob("checkpoint_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    except OSError:  # a folder that cannot be read, a file that has just gone
+        return []
 
 
 class Checkpoints:
-    """Keeps `checkpoint.pt` of a run, from its start to its end: a context in which SIGINT and SIGTERM end the run
-    where it can go on later.
+    """Keeps `checkpoint.pt` of a run: a context in which SIGINT and SIGTERM end the run at a point where it can resume.
 
-    state: returns what a checkpoint holds beside the position, at any step. loaded: the path of the checkpoint that the
-    run goes on from, at position `start`. command: what continues the run, printed when it is stopped. Of several
-    processes the main one writes, and a signal to one of them stops all after the same step.
+    state: returns the content of a checkpoint except the position, at any step. every: steps between two checkpoints,
+    0 = only at the end of an epoch; keep: how many older ones stay. loaded: the path of the checkpoint that the run
+    resumes, at position `start`. command: resumes the run; it is printed when the run is stopped. Of several processes
+    the main one writes, and a signal to any of them stops all after the same step.
     """
 
     def __init__(
         self,
-        C: NetworkSettings,
-        processes: Processes,
-        log: RunLog | SilentLog,
+        folder: Path,
         state: Callable[[], dict[str, Any]],
-        start: Position,
-        loaded: Path | None,
+        log: RunLog | SilentLog,
+        processes: Processes,
         command: str,
+        every: int = 0,
+        keep: int = 0,
+        start: Position = Position(),  # noqa: B008
+        loaded: Path | None = None,
     ):
-        self.path = Path(C.save) / "checkpoint.pt"
-        self.every, self.keep = C.checkpoint_every, C.keep_checkpoints
+        self.path = folder / "checkpoint.pt"
+        self.every, self.keep = every, keep
         self.processes, self.log, self.state, self.command = processes, log, state, command
         self.position, self.saved = start, start if loaded == self.path else None
         self._stop = StopRequest(says=processes.is_main)
@@ -109,7 +120,7 @@ class Checkpoints:
         self._stop.__exit__(*error)
 
     def first_step(self, epoch: int) -> int:
-        """The step at which `epoch` goes on."""
+        """The first step of `epoch` that is left."""
         return self.position.step if epoch == self.position.epoch else 0
 
     def after_step(self, epoch: int, step: int, steps: int) -> None:
@@ -126,7 +137,7 @@ class Checkpoints:
         self._stop_if_asked()
 
     def unless_stopped(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """`batches`, until a signal comes: for what is done again after a resume, as a validation."""
+        """`batches`, until a signal comes: for work that is repeated after a resume, such as a validation."""
         for batch in batches:
             self._stop_if_asked()
             yield batch
@@ -156,30 +167,5 @@ class Checkpoints:
         if self.saved != self.position:
             self._save()
         self.log.line(f"\nstopped by {signal.Signals(number).name}; {self.path} is at {self.position}")
-        self.log.line(f"go on: {self.command}")
+        self.log.line(f"to resume: {self.command}")
         raise Stopped(number, together=True)
-
-
-@contextmanager
-def recorded(
-    C: NetworkSettings,
-    processes: Processes,
-    state: Callable[[], dict[str, Any]],
-    start: Position,
-    loaded: Path | None,
-    log_sizes: dict[str, int] | None,
-    command: str,
-    images_per_epoch: int,
-) -> Iterator[tuple[RunLog | SilentLog, Checkpoints, Progress]]:
-    """What a loop over epochs is written down by: (log, checkpoints, progress), of which only the main process's are
-    seen. log_sizes: where the log files of a resumed run stood; the rest as `Checkpoints` has it."""
-    with (
-        RunLog(C.save, log_sizes) if processes.is_main else SilentLog() as log,
-        Checkpoints(C, processes, log, state, start, loaded, command) as checkpoints,
-        Progress(
-            C.nepochs * images_per_epoch,
-            start.epoch * images_per_epoch + start.step * C.batch_size,
-            shown=processes.is_main,
-        ) as progress,
-    ):
-        yield log, checkpoints, progress

@@ -1,22 +1,23 @@
-"""Ctrl-C (SIGINT) and SIGTERM as a request: the run finishes its step, saves, and says how to go on."""
+"""Ctrl-C (SIGINT) and SIGTERM as a request: the run finishes its step, saves, and prints how to resume."""
 
 import os
 import signal
 import threading
+from typing import Any
 
 from instantnet.engine.errors import Stopped
 
 
 class StopRequest:
-    """Within it the first SIGINT or SIGTERM is only noted, in `signal`; a second one raises `Stopped` on the spot.
+    """In this context the first SIGINT or SIGTERM is only recorded, in `signal`; a second one raises `Stopped` at once.
 
-    Off the main thread, where signals cannot be handled, it does nothing. says: whether it tells the user.
+    Outside the main thread, where signals cannot be handled, it does nothing. says: whether to print a line.
     """
 
     def __init__(self, says: bool = True) -> None:
         self._says = says
         self.signal: signal.Signals | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
@@ -31,5 +32,5 @@ class StopRequest:
         if self.signal is not None:
             raise Stopped(number)
         self.signal = signal.Signals(number)
-        if self._says:  # not by print: the handler may run in the middle of one
+        if self._says:  # not print: the handler may interrupt one
             os.write(2, f"\n{self.signal.name}: finishing the step; a second one stops at once\n".encode())

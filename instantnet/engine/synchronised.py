@@ -5,7 +5,7 @@ carry as attributes: `normalise` of a batch norm, `measure` of a quantizer that 
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,9 @@ def synchronised(model: Model, processes: Processes, wanted: bool = True) -> Mod
     `wanted` (the setting sync_bn): as it is."""
     if processes.alone or not wanted:
         return model
+    module: Any
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and hasattr(module, "normalise"):
+        if hasattr(module, "normalise"):
             module.normalise = batch_norm
         elif getattr(module, "of_batch", False):
             module.measure = RangeOfAll(module.measure)
@@ -47,6 +48,7 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, record: bool) -> Tensor:
     """x [B, C, H, W] normalised as `norm` would the batch of all processes; record: its running statistics too."""
     y, mean, variance, count = _BatchNorm.apply(x, norm.weight, norm.bias, norm.eps)
     if record:
+        assert norm.num_batches_tracked is not None and norm.running_mean is not None and norm.running_var is not None
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)
             seen = norm.num_batches_tracked.to(mean.dtype)

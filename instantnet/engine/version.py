@@ -24,5 +24,5 @@ def commit() -> str:
 
 
 def version_line(device: object = "cpu") -> str:
-    """`instantnet 0.1.0 (b0cc33a), torch 2.11.0, cpu`. device: where the tensors of the run lie."""
+    """`instantnet 0.1.0 (b0cc33a), torch 2.11.0, cpu`. device: of the run's tensors."""
     return f"instantnet {instantnet.__version__} ({commit()}), torch {metadata.version('torch')}, {device}"

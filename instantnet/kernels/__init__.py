@@ -4,7 +4,7 @@ No network knows of them. A C++ file (passes.cpp) is compiled on first use; with
 kernels do not serve (evaluation, GPUs, other types than float32, autocast), the plain path runs.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -29,6 +29,7 @@ def with_kernels(model: Model, quantizers: bool = True, layers: bool = True) -> 
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
     if not (quantizers or layers) or not on_cpu or shared_library() is None:
         return model
+    module: Any
     for module in model.modules():
         if quantizers and getattr(module, "measure", None) is min_max:
             module.measure = quantize.min_max

@@ -75,7 +75,9 @@ def projected(block: ConvBlock, x: Tensor) -> Tensor:
     w1 = _dense(block.expand.weight_quantizer(block.expand.weight), block.expand.groups)
     w2 = block.depthwise.weight_quantizer(block.depthwise.weight).flatten(1)
     w3 = _dense(block.project.weight_quantizer(block.project.weight), block.project.groups)
-    gamma1, beta1, order = norms[0].weight, norms[0].bias, None
+    order: Tensor | None = None
+    gamma1: Tensor = norms[0].weight
+    beta1: Tensor = norms[0].bias
     if block.expand.groups > 1:
         order = torch.arange(len(w1)).view(block.expand.groups, -1).t().flatten()
         w1, gamma1, beta1 = w1[order], gamma1[order], beta1[order]
@@ -176,20 +178,23 @@ class _Running:
         self.norm, self.order = norm, order
 
     def __enter__(self) -> tuple[Any, ...]:
-        record = self.norm.precision.track_statistics
-        self.own = self.norm.running_mean, self.norm.running_var
-        self.given = self.own if self.order is None else tuple(values[self.order] for values in self.own)
-        if record:
-            self.norm.num_batches_tracked.add_(1)
-        return c_double(self.norm.eps), c_double(self.norm.momentum if record else 0.0), *self.given
+        norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+        self.own = norm.running_mean, norm.running_var
+        self.given = self.own if self.order is None else (self.own[0][self.order], self.own[1][self.order])
+        if not norm.precision.track_statistics:
+            return c_double(norm.eps), c_double(0.0), *self.given
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.add_(1)
+        return c_double(norm.eps), c_double(norm.momentum), *self.given
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.order is not None:
             for own, given in zip(self.own, self.given, strict=True):
                 own[self.order] = given
 
 
-def _grid(quantizer: Quantizer, table: Tensor) -> tuple[Tensor, Tensor, int, float]:
+def _grid(quantizer: Any, table: Tensor) -> tuple[Tensor, Tensor, int, float]:
     """(low, high, how many bounds, levels) behind norm and ReLU, whose range the table holds; the quantizer records it.
     levels 0: nothing is rounded."""
     low, high, bits = table[4], table[5], quantizer.precision.bits

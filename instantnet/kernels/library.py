@@ -32,15 +32,17 @@ def shared_library() -> ctypes.CDLL | None:
     """The compiled functions. None, with a warning, where there is no compiler or it fails."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
     if compiler is None:
-        return _without("no C++ compiler (CXX, c++, g++, clang++)")
+        _warn("no C++ compiler (CXX, c++, g++, clang++)")
+        return None
     try:
         return ctypes.CDLL(str(compiled([*compiler.split(), *OPTIONS, *machine_options()])))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-        return _without(f"{SOURCE.name} does not compile ({reason})")
+        _warn(f"{SOURCE.name} does not compile ({reason})")
+        return None
 
 
-def _without(reason: str) -> None:
+def _warn(reason: str) -> None:
     warnings.warn(f"{reason}: training on a CPU runs without kernels, slower", RuntimeWarning, stacklevel=4)
 
 
@@ -80,7 +82,8 @@ def call(name: str, *arguments: Tensor | int | float | None) -> None:
 @functools.cache
 def lanes() -> int:
     """To a multiple of how many numbers rows of matrices are padded."""
-    return shared_library().lanes()
+    library = shared_library()
+    return 0 if library is None else library.lanes()
 
 
 def threads_for(x: Tensor) -> int:

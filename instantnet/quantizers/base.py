@@ -10,6 +10,13 @@ FLOAT_BITS = 32
 """The bit-width that means float."""
 
 
+Measure = Callable[[Tensor, int | None], tuple[Tensor, Tensor]]
+"""(x, axis) -> (low, high): of every entry along the axis, or of the whole tensor."""
+
+Rounding = Callable[[Tensor, Tensor, Tensor, int, int | None], Tensor]
+"""(x, low, high, bits, axis) -> x at 2^bits values over low..high."""
+
+
 class BitWidths(Protocol):
     """What a quantizer reads of its network's state, `quantize.Precision`."""
 
@@ -48,6 +55,7 @@ class Quantizer(nn.Module):
     axis: that axis. 0 for weights [K, ...], 1 for activations [B, C, ...].
     """
 
+    precision: BitWidths
     of_batch = False
     """Whether the range comes from the batch: several processes then share it."""
 

@@ -12,7 +12,16 @@ statistics over several processes are other functions of the same signature, put
 import torch
 from torch import Tensor
 
-from instantnet.quantizers.base import FLOAT_BITS, BitWidths, Codes, Quantizer, StraightThrough, broadcast_shape
+from instantnet.quantizers.base import (
+    FLOAT_BITS,
+    BitWidths,
+    Codes,
+    Measure,
+    Quantizer,
+    Rounding,
+    StraightThrough,
+    broadcast_shape,
+)
 
 
 def min_max(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
@@ -66,6 +75,9 @@ class MinMaxWeights(Quantizer):
     axis: the output channels' axis of the weight.
     """
 
+    measure: Measure
+    rounding: Rounding
+
     def __init__(self, precision: BitWidths, channels: int, axis: int = 0):
         super().__init__(precision, channels, axis)
         self.measure, self.rounding = min_max, rounded
@@ -89,6 +101,11 @@ class MinMaxInputs(Quantizer):
     """
 
     of_batch = True
+    measure: Measure
+    rounding: Rounding
+    low: Tensor
+    high: Tensor
+    initialised: Tensor
 
     def __init__(self, precision: BitWidths, channels: int | None = None, axis: int = 1):
         super().__init__(precision, channels, axis)
@@ -159,7 +176,8 @@ class MinMaxInputs(Quantizer):
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._known = self.initialised.tolist()  # now, so that no pass of a loaded network branches on a buffer
+        if not self.initialised.is_meta:
+            self._known = self.initialised.tolist()  # now, so that no pass of a loaded network branches on a buffer
 
 
 def _refuse_float(precision: BitWidths) -> None:

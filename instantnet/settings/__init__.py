@@ -1,1 +1,1 @@
-"""Settings: what is legal, what a config module and a command line say, and how the three stages are set."""
+"""Settings: the schema, the command line, the config modules and the presets of the three stages."""

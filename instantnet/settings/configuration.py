@@ -1,20 +1,33 @@
-"""The config module of a stage: the one in the current folder, else the one that comes with InstantNet."""
+"""The config module of a stage: the one in the current folder, else the packaged one."""
 
 import importlib
 import traceback
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from instantnet.engine.errors import UserError
-from instantnet.settings.schema import Settings
+from instantnet.settings.presets import OF_MODULE
+from instantnet.settings.schema import Settings, Stage
+from instantnet.settings.stages import MapSettings, SearchSettings, TrainSettings
+
+MODULE_OF: dict[type[Settings], str] = {
+    SearchSettings: "config_search",
+    TrainSettings: "config_train",
+    MapSettings: "config_map",
+}
 
 
-def configuration(name: str) -> tuple[Settings, dict[str, dict[str, Any]]]:
-    """(C, PRESETS) of `name`, such as config_train. Raises UserError, one line, where the file cannot be used."""
+def configuration(kind: type[Stage]) -> tuple[Stage, dict[str, dict[str, Any]]]:
+    """(C, presets) of a stage: the presets of the stage, and those of a PRESETS in its config module.
+
+    Raises UserError where the file cannot be used.
+    """
+    name = MODULE_OF[kind]
     own = Path.cwd() / f"{name}.py"
-    packaged = importlib.util.find_spec(f"instantnet.{name}")
+    packaged = find_spec(f"instantnet.{name}")
+    assert packaged is not None and packaged.origin is not None
     try:
         if own.is_file() and own.resolve() != Path(packaged.origin).resolve():
             module = _run(own)
@@ -25,14 +38,17 @@ def configuration(name: str) -> tuple[Settings, dict[str, dict[str, Any]]]:
     except Exception as error:  # whatever a user's file raises
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) else _line_in(error, f"{name}.py")
         raise UserError(f"{own}{line}: {type(error).__name__}: {error}") from error
-    for attribute, kind in (("C", Settings), ("PRESETS", dict)):
-        if not isinstance(getattr(module, attribute, None), kind):
-            raise UserError(f"{module.__file__}: does not define {attribute}, {kind.__name__} expected")
-    return module.C, module.PRESETS
+    presets = getattr(module, "PRESETS", {})
+    C = getattr(module, "C", None)
+    if not isinstance(C, kind) or not isinstance(presets, dict):
+        expected = f"C = {kind.__name__}()"
+        raise UserError(f"{module.__file__}: does not define {expected} (and PRESETS, a dictionary, if any)")
+    return C, OF_MODULE[name] | presets
 
 
 def _run(file: Path) -> ModuleType:
     spec = spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

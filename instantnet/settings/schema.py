@@ -1,11 +1,12 @@
 """Settings: a typed object `C`, overridden by presets and the command line.
 
-A class lists what is legal, one annotated name per setting:
+A class states every setting once: name, type, help, range, default.
 
     class TrainSettings(Settings):
-        nepochs: Annotated[int, "epochs to train", AtLeast(1)]
+        nepochs: Annotated[int, "epochs to train", AtLeast(1)] = 200
 
-A config module gives every name its value (`C = TrainSettings(); C.nepochs = 200  # why`), and a script resolves them:
+A config module shows the values with their reasons (`C = TrainSettings(); C.nepochs = 200  # why`); a script resolves
+them:
 
     C = from_command_line(C, PRESETS, argv, "what the script does")
 
@@ -21,22 +22,26 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, shown
+from instantnet.settings.released import translated, translation
+
+LONGEST = 4096  # entries of a list, letters of a text
 
 
 @dataclass(frozen=True)
 class AtLeast:
-    """Legal: value >= minimum (each element of a list)."""
+    """Legal: minimum <= value <= maximum (each element of a list)."""
 
     minimum: float
+    maximum: float = float("inf")
 
     def __str__(self) -> str:
-        return f"at least {self.minimum:g}"
+        return f"at least {self.minimum:g}" + (f" and at most {self.maximum:,}" if self.maximum < float("inf") else "")
 
     def __call__(self, value: float) -> bool:
-        return value >= self.minimum
+        return self.minimum <= value <= self.maximum
 
 
 @dataclass(frozen=True)
@@ -56,23 +61,34 @@ class Between:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is legal for one name."""
+    """One setting: its name, its type, and what is legal."""
 
     name: str
     type: Any
     help: str
-    legal: Callable[[float], bool] | None
+    legal: Callable[[Any], bool] | None
+    """Which values; of a choice: which text beside the words to choose from."""
 
     def check(self, value: Any) -> Any:
         """`value` in its canonical type; `UserError` where it is not legal."""
-        value = _convert(self, self.type, value)
-        for element in value if isinstance(value, list) else [value]:
-            if self.legal is not None and element is not None and not self.legal(element):
-                raise UserError(f"setting {self.name} = {value!r}: must be {self.legal}")
+        if isinstance(value, str | list | tuple) and len(value) > LONGEST:
+            raise UserError(f"setting {self.name}: {len(value):,} entries or letters, at most {LONGEST:,}")
+        try:
+            value = _convert(self, self.type, value)
+            for element in value if isinstance(value, list) else [value]:
+                if self.legal is None or get_origin(self.type) is Literal:  # checked with the type
+                    continue
+                if element is not None and not self.legal(element):
+                    raise UserError(f"setting {self.name} = {shown(value, 200)}: must be {self.legal}")
+        except UserError:
+            if released := translated(self.name, value):
+                legal = self.legal or _type_name(self.type)
+                raise UserError(f"setting {self.name} = {shown(value, 200)}{released}; must be {legal}") from None
+            raise
         return value
 
     def parse(self, text: str) -> Any:
-        """The value that `text` on the command line stands for."""
+        """The value of `text` on the command line."""
         return self.check(_parse(self, self.type, text))
 
 
@@ -86,31 +102,42 @@ class Settings:
     named: frozenset[str] = frozenset()
     given: frozenset[str] = frozenset()
     preset: str = ""
+    _legal: ClassVar[dict[str, Setting]]
+
+    def __init__(self) -> None:
+        for name, setting in self.legal_settings().items():
+            vars(self)[name] = setting.check(getattr(type(self), name))
 
     def __setattr__(self, name: str, value: Any) -> None:
         legal = self.legal_settings()
         try:
             if name not in legal:
-                raise UserError(f"unknown setting {name!r}{closest(name, legal)}")
+                raise UserError(f"unknown setting {name!r}{translation(name) or closest(name, legal)}")
             super().__setattr__(name, legal[name].check(value))
         except UserError as error:
             caller = sys._getframe(1)
             if caller.f_code.co_name != "<module>":
                 raise
-            # A line of a config module: say which.
+            # the line of a config module, named in the message
             raise UserError(f"{Path(caller.f_code.co_filename).name}, line {caller.f_lineno}: {error}") from error
 
     @classmethod
     def legal_settings(cls) -> dict[str, Setting]:
-        """Name -> what is legal, base classes' settings first."""
+        """Name -> setting, base classes' first, in the order of the source."""
         if "_legal" not in cls.__dict__:
             cls._legal = {}
-            for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+            for base in cls.__bases__:
+                cls._legal |= base.legal_settings() if issubclass(base, Settings) else {}
+            for name, hint in vars(cls).get("__annotations__", {}).items():
                 if get_origin(hint) is Annotated:
                     kind, *notes = get_args(hint)
                     legal = next((note for note in notes if callable(note)), None)
                     cls._legal[name] = Setting(name, kind, next(n for n in notes if isinstance(n, str)), legal)
         return cls._legal
+
+    def group(self, kind: type["Settings"]) -> dict[str, Any]:
+        """The settings, with values, of one of the base classes."""
+        return {name: value for name, value in self.to_dict().items() if name in kind.legal_settings()}
 
     def to_dict(self) -> dict[str, Any]:
         """Every setting with its value: plain numbers, strings and lists (fit for JSON and for a checkpoint)."""
@@ -125,33 +152,28 @@ class Settings:
             setattr(copy, name, value)
         return copy
 
-    def require_values(self) -> None:
-        """Raise `UserError` where a setting has no value."""
-        for name in self.legal_settings():
-            if name not in vars(self):
-                raise UserError(f"setting {name} has no value: give it one in the config module")
-
     def check(self) -> None:
         """Raise `UserError` where settings contradict each other. Subclasses extend it."""
-        self.require_values()
 
     def __str__(self) -> str:
         words = [f"{name}={as_text(value)}" for name, value in self.to_dict().items()]
-        options = {"initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False}
+        options: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "  ", "break_long_words": False}
         # A non-breaking space keeps a name and its value on one line.
         text = "  ".join(word.replace(" ", "\u00a0") for word in words)
         return textwrap.fill(text, 118, break_on_hyphens=False, **options).replace("\u00a0", " ")
 
 
+Stage = TypeVar("Stage", bound=Settings)
+
+
 def from_command_line(
-    defaults: Settings, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None, description: str
-) -> Settings:
+    defaults: Stage, presets: dict[str, dict[str, Any]], argv: Sequence[str] | None, description: str | None
+) -> Stage:
     """`defaults`, then `--preset NAME[,NAME]` in that order, then every `--setting value`; checked as a whole.
 
     argv: the words after the script's name; None reads the process's own. `--help` prints every setting with its type,
     default and one line, and ends the process. Raises `UserError` on anything unknown or not legal.
     """
-    defaults.require_values()
     parser = _Parser(description, defaults, presets)
     given = vars(parser.parse_args(argv))
     chosen = given.pop("preset", "")
@@ -184,7 +206,7 @@ class _JoinWords(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     """argparse over the legal settings; its complaints become `UserError`s."""
 
-    def __init__(self, description: str, defaults: Settings, presets: dict[str, dict[str, Any]]):
+    def __init__(self, description: str | None, defaults: Settings, presets: dict[str, dict[str, Any]]):
         super().__init__(
             description=description,
             allow_abbrev=False,
@@ -197,7 +219,7 @@ class _Parser(argparse.ArgumentParser):
         for setting in defaults.legal_settings().values():
             default = as_text(getattr(defaults, setting.name))
             text = f"{setting.help} [{_type_name(setting.type)}; default: {default}]".replace("%", "%%")
-            words = {}
+            words: dict[str, Any] = {}
             if setting.type is bool or bool in get_args(setting.type):
                 words = {"nargs": "?", "const": "true"}
             elif get_origin(setting.type) is list:
@@ -208,7 +230,9 @@ class _Parser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(argv, namespace)
         if unknown:
             name = unknown[0].lstrip("-").split("=")[0]
-            raise UserError(f"unknown setting {unknown[0]!r}{closest(name, self.names)} (--help lists all)")
+            raise UserError(
+                f"unknown setting {unknown[0]!r}{translation(name) or closest(name, self.names)} (--help lists all)"
+            )
         return known
 
     def error(self, message: str):
@@ -225,8 +249,13 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
     if origin is Literal:
         if isinstance(value, str) and value.lower() in arguments:
             return value.lower()
+        if isinstance(value, str) and setting.legal is not None and setting.legal(value):
+            return value
         near = closest(value, arguments) if isinstance(value, str) else ""
-        raise UserError(f"setting {setting.name} = {value!r}{near or ':'} legal: {', '.join(arguments)}")
+        others = f", or {setting.legal}" if setting.legal else ""
+        raise UserError(
+            f"setting {setting.name} = {shown(value, 200)}{near or ':'} legal: {', '.join(arguments)}{others}"
+        )
     if origin is list:
         if isinstance(value, list | tuple):
             return [_convert(setting, arguments[0], element) for element in value]
@@ -237,7 +266,7 @@ def _convert(setting: Setting, kind: Any, value: Any) -> Any:
         kind in (str, bool) and isinstance(value, kind)
     ):
         return value
-    raise UserError(f"setting {setting.name} = {value!r}: must be {_type_name(setting.type)}")
+    raise UserError(f"setting {setting.name} = {shown(value, 200)}: must be {_type_name(setting.type)}")
 
 
 def _parse(setting: Setting, kind: Any, text: str) -> Any:
@@ -274,5 +303,5 @@ def _type_name(kind: Any) -> str:
 
 
 def as_text(value: Any) -> str:
-    """`value` as the command line takes it."""
+    """`value` in the form of the command line."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

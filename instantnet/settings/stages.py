@@ -1,13 +1,30 @@
-"""The legal settings of the three stages: names, types, one line each. Their values live in the config modules."""
+"""The settings of the three stages: name, type, one line of help, range, default.
+
+Config modules show every default with its reason. A stage whose default differs says so in its class.
+"""
 
 import re
 from typing import Annotated, Any, Literal
 
 from instantnet.engine.errors import UserError
+from instantnet.engine.user_code import names_a_function
 from instantnet.settings.schema import AtLeast, Between, Settings
 
 POSITIVE = Between(0, float("inf"), open=True)
 MAX_SEED = 2**63 - 1  # torch's generators take no larger one
+# Files of strangers name sizes, too: what is beyond these is refused before anything is built. docs/settings.md
+MOST_LAYERS = 200  # searched layers of a network
+MOST_BIT_WIDTHS = 16
+MOST_CHANNELS = 2**16
+MOST_CLASSES = 100_000
+MOST_PIXELS = 4096  # height, and width, of an image
+MOST_AT_ONCE = 1024  # processes and threads
+MOST_WIDTH = 64  # factor on a network's channels
+MOST_STEPS = 2**31 - 1  # epochs, steps
+ANY_STEPS = AtLeast(0, MOST_STEPS)
+AT_ONCE = AtLeast(0, MOST_AT_ONCE)
+PIXELS = AtLeast(1, MOST_PIXELS)
+CHANNELS = AtLeast(2, MOST_CHANNELS)
 DATASETS = Literal["cifar100", "cifar10", "imagenet", "image_folder", "digits", "random"]
 
 
@@ -21,100 +38,208 @@ class BitWidths:
         if isinstance(value, int):
             return 1 <= value <= 32
         match = re.fullmatch(r"w([0-9]{1,2})a([0-9]{1,2})", value)
-        return bool(match) and all(1 <= int(width) <= 32 for width in match.groups())
+        return match is not None and all(1 <= int(width) <= 32 for width in match.groups())
 
 
-class NetworkSettings(Settings):
-    """Settings that stages 1 and 2 share."""
+class FileAndFunction:
+    """Legal: a function of the user's, in the form path/to/file.py:function."""
 
-    # run
-    seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", Between(0, MAX_SEED)]
-    save: Annotated[str, "folder of this run's outputs"]
-    resume: Annotated[bool | str, "continue from checkpoint.pt in the folder `save`; text = from the checkpoint named"]
-    checkpoint_every: Annotated[int, "steps between two checkpoints; 0 = only at the end of each epoch", AtLeast(0)]
-    keep_checkpoints: Annotated[int, "older checkpoints kept beside checkpoint.pt, the newest", AtLeast(0)]
-    device: Annotated[str, "auto, cpu, cuda or cuda:N"]
-    sync_bn: Annotated[bool, "several processes: BN statistics and activation ranges over all their images"]
-    channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"]
-    fused_quantizer: Annotated[bool, "CPU: measure and quantize by C++ kernels, bit-equal to the plain operations"]
-    compiled_layers: Annotated[bool, "CPU: train by C++ kernels of several layers at once; same method, other rounding"]
-    keep_memory: Annotated[bool, "CPU: keep freed memory for the next pass"]
+    def __str__(self) -> str:
+        return "path/to/file.py:function"
+
+    def __call__(self, value: str) -> bool:
+        return names_a_function(value)
+
+
+class RunSettings(Settings):
+    """Where a run writes, what it resumes, how long it is."""
+
+    seed: Annotated[int, "seed of weights, data order, augmentation and Gumbel noise", Between(0, MAX_SEED)] = 12345
+    save: Annotated[str, "folder of this run's outputs"] = "ckpt/search"
+    resume: Annotated[
+        bool | str, "continue from checkpoint.pt in the folder `save`; text = from the checkpoint named"
+    ] = False
+    overwrite: Annotated[bool, "replace the run that the folder `save` holds; without it such a folder is refused"] = (
+        False
+    )
+    checkpoint_every: Annotated[int, "steps between two checkpoints; 0 = only at the end of each epoch", ANY_STEPS] = 0
+    keep_checkpoints: Annotated[int, "older checkpoints kept beside checkpoint.pt, the newest", ANY_STEPS] = 0
+    nepochs: Annotated[int, "epochs to train", ANY_STEPS] = 50
+    eval_epoch: Annotated[int, "epochs between two validations", AtLeast(1, MOST_STEPS)] = 1
+    max_steps: Annotated[int, "steps per epoch at most, in training and validation; 0 = all", ANY_STEPS] = 0
+
+
+class MachineSettings(Settings):
+    """Devices, threads, number formats and kernels."""
+
+    device: Annotated[str, "auto, cpu, cuda or cuda:N"] = "auto"
+    sync_bn: Annotated[bool, "several processes: BN statistics and activation ranges over all their images"] = False
+    channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"] = (
+        True
+    )
+    fused_quantizer: Annotated[bool, "CPU: measure and quantize by C++ kernels, bit-equal to the plain operations"] = (
+        True
+    )
+    compiled_layers: Annotated[bool, "CPU: train by C++ kernels of whole blocks; same method, other rounding"] = True
+    keep_memory: Annotated[bool, "CPU: keep freed memory for the next pass"] = True
     mixed_precision: Annotated[
         Literal["none", "bfloat16"],
         "format of convolutions in training; bfloat16: 8 significant bits, so no more than "
         "8 bit of any bit-width reach them",
+    ] = "none"
+    tf32: Annotated[bool, "GPU: convolutions and matrix products in TF32, 11 significant bits; other rounding"] = False
+    compile: Annotated[
+        bool, "train by torch.compile, a graph per bit-width: for GPUs; minutes before the first steps"
+    ] = False
+    num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AT_ONCE] = 0
+
+
+class DataSettings(Settings):
+    """Which images, and how they are augmented."""
+
+    dataset: Annotated[DATASETS, "data set, or path/to/file.py:function that returns two", FileAndFunction()] = (
+        "cifar100"
+    )
+    dataset_path: Annotated[str, "folder that holds the data set"] = "data"
+    image_height: Annotated[int, "pixels", PIXELS] = 32
+    image_width: Annotated[int, "pixels", PIXELS] = 32
+    crop_padding: Annotated[
+        int, "random crops out of images padded by this many pixels; 0 = none", AtLeast(0, 1024)
+    ] = 4
+    flip: Annotated[bool, "random horizontal flips"] = True
+    val_portion: Annotated[
+        float,
+        "folder with train/ alone: share of each class that is for test; 0 = there must be test images",
+        Between(0, 1),
+    ] = 0.0
+
+
+class LoadingSettings(Settings):
+    """How the images are read."""
+
+    num_classes: Annotated[int | None, "classes; none = as many as the data set has", AtLeast(1, MOST_CLASSES)] = None
+    num_workers: Annotated[int, "processes that decode images, for each that trains; 0 = none", AT_ONCE] = 4
+    prefetch: Annotated[int, "batches that each of them decodes ahead, where images are streamed", AtLeast(1, 1024)] = 2
+    memory_limit_mb: Annotated[
+        int, "image_folder: up to so many MiB decoded once and kept, else streamed", AtLeast(0, 2**24)
+    ] = 2048
+    skip_broken: Annotated[bool, "go on without image files that cannot be read, and list them"] = False
+
+
+class BatchSettings(Settings):
+    """How training images are batched."""
+
+    batch_size: Annotated[int, "images per step, of all processes together", AtLeast(1, 2**20)] = 64
+    shuffle: Annotated[bool, "new random order of the training images every epoch"] = True
+    drop_last: Annotated[bool, "drop the last training batch where it is not full"] = True
+
+
+class ShapeSettings(Settings):
+    """Sizes of the network around the operations that are searched."""
+
+    num_layer_list: Annotated[list[int], "searched layers per stage", AtLeast(1, MOST_LAYERS)] = [1, 4, 4, 4, 4, 4, 1]
+    num_channel_list: Annotated[list[int], "output channels per stage", CHANNELS] = [
+        16,
+        24,
+        32,
+        64,
+        112,
+        184,
+        352,
     ]
-    tf32: Annotated[bool, "GPU: convolutions and matrix products in TF32, 11 significant bits; other rounding"]
-    compile: Annotated[bool, "train by torch.compile, a graph per bit-width: for GPUs; minutes before the first steps"]
-    num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AtLeast(0)]
-    num_workers: Annotated[int, "processes that decode images, for each that trains; 0 = none", AtLeast(0)]
-    prefetch: Annotated[int, "batches that each of them decodes ahead, where images are streamed", AtLeast(1)]
-    memory_limit_mb: Annotated[int, "image_folder: up to so many MiB decoded once and kept, else streamed", AtLeast(0)]
-    nepochs: Annotated[int, "epochs to train", AtLeast(0)]
-    eval_epoch: Annotated[int, "epochs between two validations", AtLeast(1)]
-    max_steps: Annotated[int, "steps per epoch at most, in training and validation; 0 = all", AtLeast(0)]
+    stride_list: Annotated[list[int], "stride of each stage's first layer", PIXELS] = [
+        1,
+        1,
+        2,
+        2,
+        1,
+        2,
+        1,
+    ]
+    stem_channel: Annotated[int, "output channels of the stem", CHANNELS] = 16
+    stem_stride: Annotated[int, "stride of the stem", PIXELS] = 1
+    header_channel: Annotated[int, "output channels of the header", AtLeast(1, MOST_CHANNELS)] = 1504
 
-    # data
-    dataset: Annotated[DATASETS, "data set"]
-    dataset_path: Annotated[str, "folder that holds the data set"]
-    num_classes: Annotated[int | None, "classes; none = as many as the data set has", AtLeast(1)]
-    image_height: Annotated[int, "pixels", AtLeast(1)]
-    image_width: Annotated[int, "pixels", AtLeast(1)]
-    crop_padding: Annotated[int, "random crops out of images padded by this many pixels; 0 = none", AtLeast(0)]
-    flip: Annotated[bool, "random horizontal flips"]
-    batch_size: Annotated[int, "images per step, of all processes together", AtLeast(1)]
-    shuffle: Annotated[bool, "new random order of the training images every epoch"]
-    drop_last: Annotated[bool, "drop the last training batch where it is not full"]
 
-    # network
-    num_layer_list: Annotated[list[int], "searched layers per stage", AtLeast(1)]
-    num_channel_list: Annotated[list[int], "output channels per stage", AtLeast(2)]
-    stride_list: Annotated[list[int], "stride of each stage's first layer", AtLeast(1)]
-    stem_channel: Annotated[int, "output channels of the stem", AtLeast(2)]
-    stem_stride: Annotated[int, "stride of the stem", AtLeast(1)]
-    header_channel: Annotated[int, "output channels of the header", AtLeast(1)]
+class PrecisionSettings(Settings):
+    """Bit-widths, and how values are quantized."""
 
-    # precision
-    num_bits_list: Annotated[list[int], "bit-widths of weights and activations; 32 = float", Between(1, 32)]
-    quantize_ends: Annotated[bool, "run stem, header and classifier at the current bit-width instead of 32"]
+    num_bits_list: Annotated[list[int], "bit-widths of weights and activations; 32 = float", Between(1, 32)] = [
+        4,
+        8,
+        12,
+        16,
+        32,
+    ]
+    quantize_ends: Annotated[bool, "run stem, header and classifier at the current bit-width instead of 32"] = False
     range_scope: Annotated[
         Literal["bit_width", "shared"], "running activation ranges: one per layer and bit-width, or one per layer"
-    ]
-    range_momentum: Annotated[float, "share of the newest batch in the running range", Between(0, 1)]
+    ] = "bit_width"
+    range_momentum: Annotated[float, "share of the newest batch in the running range", Between(0, 1)] = 0.1
 
-    # cascade distillation
-    teachers: Annotated[Literal["cascade", "highest", "next", "none"], "which bit-widths teach a bit-width"]
-    distill_weight: Annotated[float, "beta: weight of each teacher's mean squared error on the logits", AtLeast(0)]
+
+class CascadeSettings(Settings):
+    """How the bit-widths of a step train together."""
+
+    teachers: Annotated[Literal["cascade", "highest", "next", "none"], "which bit-widths teach a bit-width"] = "cascade"
+    distill_weight: Annotated[float, "beta: weight of each teacher's mean squared error on the logits", AtLeast(0)] = (
+        1.0
+    )
     bit_schedule: Annotated[
         Literal["all", "sandwich", "max_loss", "high2low", "low2high"], "which bit-widths run in a step"
-    ]
-    loss_scale: Annotated[list[float], "weight of each bit-width's loss: one number for all or one each", AtLeast(0)]
-    loss_reduction: Annotated[Literal["mean", "sum"], "over the bit-widths of a step"]
-    label_smoothing: Annotated[float, "share of each label spread over all classes when weights train", Between(0, 1)]
+    ] = "all"
+    loss_scale: Annotated[
+        list[float], "weight of each bit-width's loss: one number for all or one each", AtLeast(0)
+    ] = [1.0]
+    loss_reduction: Annotated[Literal["mean", "sum"], "over the bit-widths of a step"] = "mean"
+    label_smoothing: Annotated[
+        float, "share of each label spread over all classes when weights train", Between(0, 1)
+    ] = 0.0
 
-    # optimiser of the weights
-    opt: Annotated[Literal["sgd", "adam"], "optimiser of the weights"]
-    lr: Annotated[float, "learning rate at the first epoch", POSITIVE]
-    momentum: Annotated[float, "of SGD", Between(0, 1)]
-    weight_decay: Annotated[float, "L2 penalty", AtLeast(0)]
-    betas: Annotated[list[float], "of Adam, for weights (opt = adam) and alpha", Between(0, 1)]
-    grad_clip: Annotated[float, "norm the gradient is clipped to; 0 = never", AtLeast(0)]
-    lr_schedule: Annotated[Literal["cosine", "linear", "exponential", "multistep"], "learning rate over the epochs"]
-    learning_rate_min: Annotated[float, "cosine: learning rate that the last epochs approach", AtLeast(0)]
-    decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", AtLeast(0)]
-    lr_decay: Annotated[float, "exponential: factor per epoch", Between(1e-6, 1)]
-    milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", AtLeast(0)]
-    gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE]
-    warmup_epochs: Annotated[int, "epochs over which the learning rate rises from 0 to its schedule", AtLeast(0)]
+
+class OptimizerSettings(Settings):
+    """How the weights are optimised."""
+
+    opt: Annotated[Literal["sgd", "adam"], "optimiser of the weights"] = "sgd"
+    lr: Annotated[float, "learning rate at the first epoch", POSITIVE] = 0.025
+    momentum: Annotated[float, "of SGD", Between(0, 1)] = 0.9
+    weight_decay: Annotated[float, "L2 penalty", AtLeast(0)] = 5e-4
+    betas: Annotated[list[float], "of Adam, for weights (opt = adam) and alpha", Between(0, 1)] = [0.5, 0.999]
+    grad_clip: Annotated[float, "norm the gradient is clipped to; 0 = never", AtLeast(0)] = 5.0
+    lr_schedule: Annotated[Literal["cosine", "linear", "exponential", "multistep"], "learning rate over the epochs"] = (
+        "cosine"
+    )
+    learning_rate_min: Annotated[float, "cosine: learning rate that the last epochs approach", AtLeast(0)] = 1e-3
+    decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", ANY_STEPS] = 20
+    lr_decay: Annotated[float, "exponential: factor per epoch", Between(1e-6, 1)] = 0.97
+    milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", ANY_STEPS] = [
+        50,
+        100,
+        200,
+    ]
+    gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE] = 0.1
+    warmup_epochs: Annotated[int, "epochs over which the learning rate rises from 0 to its schedule", ANY_STEPS] = 0
     pretrain: Annotated[
         str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"
-    ]
+    ] = None
+
+
+class NetworkSettings(
+    RunSettings,
+    MachineSettings,
+    DataSettings,
+    LoadingSettings,
+    BatchSettings,
+    ShapeSettings,
+    PrecisionSettings,
+    CascadeSettings,
+    OptimizerSettings,
+):
+    """Settings that stages 1 and 2 share."""
 
     def data_arguments(self) -> dict[str, Any]:
         """The settings that say which data set, as keyword arguments of `dataloader.load_data`."""
-        names = "dataset dataset_path image_height image_width num_classes crop_padding flip"
-        names += " num_workers prefetch memory_limit_mb"
-        return {name: getattr(self, name) for name in names.split()}
+        return self.group(DataSettings) | self.group(LoadingSettings)
 
     def precision_arguments(self) -> dict[str, Any]:
         """The settings that say how values are quantized, as keyword arguments of `quantize.Precision`."""
@@ -132,17 +257,17 @@ class NetworkSettings(Settings):
 
     def cascade_arguments(self) -> dict[str, Any]:
         """The settings that say how the bit-widths train together, as keyword arguments of `distill.Cascade`."""
-        names = "teachers distill_weight bit_schedule loss_reduction label_smoothing"
         scales = self.loss_scale * len(self.num_bits_list) if len(self.loss_scale) == 1 else self.loss_scale
-        scale_of = dict(zip(self.num_bits_list, scales, strict=True))
-        return {"loss_scale": scale_of} | {name: getattr(self, name) for name in names.split()}
+        return self.group(CascadeSettings) | {"loss_scale": dict(zip(self.num_bits_list, scales, strict=True))}
 
     def check(self) -> None:
         super().check()
         if not self.num_bits_list:
             raise UserError("setting num_bits_list is empty: name at least one bit-width")
+        if len(self.num_bits_list) > MOST_BIT_WIDTHS:
+            raise UserError(f"setting num_bits_list: {len(self.num_bits_list)} bit-widths, at most {MOST_BIT_WIDTHS}")
         if len(set(self.num_bits_list)) < len(self.num_bits_list):
-            raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width stands twice")
+            raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width is named twice")
         for name in ("num_channel_list", "stride_list"):
             if len(getattr(self, name)) != len(self.num_layer_list):
                 raise UserError(
@@ -151,6 +276,8 @@ class NetworkSettings(Settings):
                 )
         if not self.num_layer_list:
             raise UserError("setting num_layer_list is empty: name at least one stage")
+        if sum(self.num_layer_list) > MOST_LAYERS:
+            raise UserError(f"setting num_layer_list: {sum(self.num_layer_list)} layers, at most {MOST_LAYERS}")
         odd = [c for c in [self.stem_channel, *self.num_channel_list] if c % 2]
         if odd:
             raise UserError(f"settings stem_channel, num_channel_list: {odd[0]} is odd; grouped convolutions need even")
@@ -179,24 +306,30 @@ class NetworkSettings(Settings):
 class SearchSettings(NetworkSettings):
     """Stage 1."""
 
-    weight_bits: Annotated[Literal["all", "highest", "lowest"], "bit-widths that train the supernet's weights"]
-    alpha_bits: Annotated[Literal["lowest", "highest"], "bit-width that updates the architecture"]
-    sample_func: Annotated[Literal["gumbel_softmax", "softmax"], "how alpha weighs the operations"]
-    temp_init: Annotated[float, "temperature at the first epoch", POSITIVE]
-    temp_decay: Annotated[float, "factor on the temperature per epoch", Between(1e-6, 1)]
-    sample_paths: Annotated[int, "candidates of a layer that run in a pass, the most probable; 0 = all", Between(0, 9)]
-    gumbel_noise: Annotated[Literal["per_step", "per_forward"], "how often the Gumbel noise is drawn"]
-    train_portion: Annotated[float, "share of the training images for the weights, rest for alpha", Between(0, 1, True)]
-    split: Annotated[Literal["random", "index"], "how the training images are split"]
-    arch_learning_rate: Annotated[float, "Adam's learning rate for alpha", POSITIVE]
-    alpha_step: Annotated[Literal["joint", "separate"], "one Adam step on CE + FLOPs, or one on each"]
-    efficiency_metric: Annotated[Literal["flops"], "L_eff"]
-    flops_weight: Annotated[float, "lambda at the start, per FLOP; 0 = no FLOPs term", AtLeast(0)]
-    flops_min: Annotated[float, "lambda is halved below", AtLeast(0)]
-    flops_max: Annotated[float, "lambda is doubled above", AtLeast(0)]
-    validation: Annotated[Literal["noise_free", "released"], "released: fresh noise, test set, accuracies run together"]
-    arch_choice: Annotated[Literal["best", "last"], "the epoch whose architecture is kept"]
-    skip_flops: Annotated[Literal["exact", "released"], "released: a strided skip counted at stride 1"]
+    weight_bits: Annotated[Literal["all", "highest", "lowest"], "bit-widths that train the supernet's weights"] = "all"
+    alpha_bits: Annotated[Literal["lowest", "highest"], "bit-width that updates the architecture"] = "lowest"
+    sample_func: Annotated[Literal["gumbel_softmax", "softmax"], "how alpha weighs the operations"] = "gumbel_softmax"
+    temp_init: Annotated[float, "temperature at the first epoch", POSITIVE] = 3.0
+    temp_decay: Annotated[float, "factor on the temperature per epoch", Between(1e-6, 1)] = 0.94
+    sample_paths: Annotated[
+        int, "candidates of a layer that run in a pass, the most probable; 0 = all", Between(0, 9)
+    ] = 0
+    gumbel_noise: Annotated[Literal["per_step", "per_forward"], "how often the Gumbel noise is drawn"] = "per_step"
+    train_portion: Annotated[
+        float, "share of the training images for the weights, rest for alpha", Between(0, 1, True)
+    ] = 0.5
+    split: Annotated[Literal["random", "index"], "how the training images are split"] = "random"
+    arch_learning_rate: Annotated[float, "Adam's learning rate for alpha", POSITIVE] = 3e-4
+    alpha_step: Annotated[Literal["joint", "separate"], "one Adam step on CE + FLOPs, or one on each"] = "joint"
+    efficiency_metric: Annotated[Literal["flops"], "L_eff"] = "flops"
+    flops_weight: Annotated[float, "lambda at the start, per FLOP; 0 = no FLOPs term", AtLeast(0)] = 1e-10
+    flops_min: Annotated[float, "lambda is halved below", AtLeast(0)] = 120e6
+    flops_max: Annotated[float, "lambda is doubled above", AtLeast(0)] = 130e6
+    validation: Annotated[
+        Literal["noise_free", "released"], "released: fresh noise, test set, accuracies run together"
+    ] = "noise_free"
+    arch_choice: Annotated[Literal["best", "last"], "the epoch whose architecture is kept"] = "best"
+    skip_flops: Annotated[Literal["exact", "released"], "released: a strided skip counted at stride 1"] = "exact"
 
     def check(self) -> None:
         super().check()
@@ -214,20 +347,29 @@ class SearchSettings(NetworkSettings):
 class TrainSettings(NetworkSettings):
     """Stage 2."""
 
+    save = "ckpt/finetune"
+    nepochs = 200
+    batch_size = 128
+    drop_last = False
+    decay_epoch = 100
+    milestones = [80, 120, 160]
+
     network: Annotated[
         Literal["derived", "resnet38", "resnet74", "mobilenet_v2"],
         "what is trained: the architecture of load_path, or a network that the paper compares with",
-    ]
-    width_mult: Annotated[float, "factor on the channels of a network other than derived", POSITIVE]
-    load_path: Annotated[str, "arch.pt, or the folder that holds it"]
-    eval_only: Annotated[bool, "only print the accuracy of the weights.pt named by `pretrain`, or in `save`"]
+    ] = "derived"
+    width_mult: Annotated[float, "factor on the channels of a network other than derived", POSITIVE] = 1.0
+    load_path: Annotated[str, "arch.pt, or the folder that holds it"] = "ckpt/search"
+    eval_only: Annotated[bool, "only print the accuracy of the weights.pt named by `pretrain`, or in `save`"] = False
     ema: Annotated[
         float,
         "decay per step of an exponential moving average of the weights, which then is the result; 0 = none",
         Between(0, 1),
-    ]
-    update_bn: Annotated[bool, "recalibrate BN statistics and activation ranges before the reported accuracy"]
-    recalibration: Annotated[Literal["own", "all"], "BN reset by it: its own bit-width's, or (released) every one's"]
+    ] = 0.0
+    update_bn: Annotated[bool, "recalibrate BN statistics and activation ranges before the reported accuracy"] = True
+    recalibration: Annotated[
+        Literal["own", "all"], "BN reset by it: its own bit-width's, or (released) every one's"
+    ] = "own"
 
     def check(self) -> None:
         super().check()
@@ -241,35 +383,53 @@ class TrainSettings(NetworkSettings):
                 f"settings network = {self.network} and load_path = {self.load_path!r}: an architecture is for "
                 "network = derived only; give one of them"
             )
+        if self.width_mult > MOST_WIDTH:
+            raise UserError(f"setting width_mult = {self.width_mult:g}: must be at most {MOST_WIDTH}")
 
 
 class MapSettings(Settings):
     """Stage 3."""
 
-    checkpoint: Annotated[str, "weights.pt of stage 2 or arch.pt of stage 1, or the folder that holds one"]
-    network: Annotated[str | None, "instead of a checkpoint: a torchvision model, or a .yaml list of layers"]
-    save: Annotated[str, "folder of the report"]
-    device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"]
+    checkpoint: Annotated[str, "weights.pt of stage 2 or arch.pt of stage 1, or the folder that holds one"] = (
+        "ckpt/finetune"
+    )
+    network: Annotated[str | None, "instead of a checkpoint: a torchvision model, or a .yaml list of layers"] = None
+    save: Annotated[str, "folder of the report"] = "ckpt/map"
+    device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"] = "eyeriss"
     bits: Annotated[
         list[int | str], "bit-widths to map, 8 or w4a8; empty = the checkpoint's, or 4,8,12,16,32", BitWidths()
+    ] = []
+    batch: Annotated[int, "images per inference", AtLeast(1, 2**20)] = 1
+    dataflow: Annotated[list[str], "further dataflows to compare with: YAML files"] = []
+    within: Annotated[str | None, "constrain AutoMapper itself to a dataflow: a built-in name, or a YAML file"] = None
+    baselines: Annotated[
+        list[str], "shown in the report, in this order; NAME_fixed: NAME's mapping of one bit-width"
+    ] = [
+        "row_stationary",
+        "weight_stationary",
+        "output_stationary",
+        "output_stationary_channels",
+        "no_local_reuse",
+        "row_stationary_fixed",
+        "eyeriss_published",
     ]
-    batch: Annotated[int, "images per inference", AtLeast(1)]
-    dataflow: Annotated[list[str], "further dataflows to compare with: YAML files"]
-    within: Annotated[str | None, "constrain AutoMapper itself to a dataflow: a built-in name, or a YAML file"]
-    baselines: Annotated[list[str], "shown in the report, in this order; NAME_fixed: NAME's mapping of one bit-width"]
-    fixed_at: Annotated[int | None, "bit-width whose mapping the NAME_fixed keep; none = the widest", Between(1, 32)]
-    objective: Annotated[str, "what to minimise: edp, energy, latency, or weights as in energy=1,latency=2"]
+    fixed_at: Annotated[
+        int | None, "bit-width whose mapping the NAME_fixed keep; none = the widest", Between(1, 32)
+    ] = None
+    objective: Annotated[str, "what to minimise: edp, energy, latency, or weights as in energy=1,latency=2"] = "edp"
     delay: Annotated[
         Literal["latency", "interval"], "what counts as a network's latency: of one input, or between two results"
-    ]
-    stages: Annotated[int, "stages of a pipeline at most; 1 = multi-cycle only", Between(1, 4)]
+    ] = "latency"
+    stages: Annotated[int, "stages of a pipeline at most; 1 = multi-cycle only", Between(1, 4)] = 3
     goal: Annotated[
         float | None, "stop when the result of every bit-width has an objective (J*s, J, s) of at most this", POSITIVE
-    ]
-    engine: Annotated[Literal["evolution", "random", "exhaustive"], "how mappings are searched"]
+    ] = None
+    engine: Annotated[str, "evolution, random, exhaustive, or an engine of yours"] = "evolution"
     budget: Annotated[
-        str, "mappings bred per layer, bit-width and dataflow (30000), or seconds of searching in all (30s)"
-    ]
-    seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)]
-    workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AtLeast(0)]
-    backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"]
+        str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
+    ] = "20000"
+    seed: Annotated[int, "seed of the search", Between(0, MAX_SEED)] = 0
+    workers: Annotated[int, "layers searched at once; 0 = as many as there are cores", AT_ONCE] = 0
+    backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"] = (
+        "threading"
+    )

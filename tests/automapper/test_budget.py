@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from fake_clock import FakeClock
 
 import hw_model
 from automapper.budget import Budget
@@ -49,7 +50,8 @@ def test_how_a_budget_is_cut_into_rounds_changes_nothing():
 @pytest.mark.parametrize("budget", [Budget(1), Budget(3), Budget(seconds=0.01)])
 @pytest.mark.parametrize("engine", ["evolution", "random"])
 @pytest.mark.parametrize("device", hw_model.device_names())
-def test_the_smallest_budgets_give_every_layer_a_mapping(budget, engine, device):
+def test_the_smallest_budgets_give_every_layer_a_mapping(budget, engine, device, monkeypatch):
+    FakeClock(monkeypatch, mappings_per_s=1000)
     outcome = run_search(PROBLEMS, hw_model.load_device(device), EDP, budget, 0, engine, workers=1)
     assert outcome.per_search <= FLOOR
     for problem in PROBLEMS:
@@ -60,8 +62,11 @@ def test_the_smallest_budgets_give_every_layer_a_mapping(budget, engine, device)
             assert all(best.cost.edp_js <= other.cost.edp_js * (1 + 1e-6) for other in others)
 
 
-def test_seconds_are_kept():
-    outcome = run_search(PROBLEMS, hw_model.load_device("eyeriss"), EDP, Budget(seconds=0.5), 0, workers=1)
-    assert 0.4 < outcome.seconds < 30  # a busy machine included
-    assert outcome.per_search > 0
+@pytest.mark.parametrize(("seconds", "speed"), [(1.0, 20000), (1.0, 40000), (4.0, 5000)])
+def test_seconds_are_kept(seconds, speed, monkeypatch):
+    """As many mappings are bred as there is time for, whatever the machine's speed; local search comes on top."""
+    clock = FakeClock(monkeypatch, speed)
+    outcome = run_search(PROBLEMS[-1:], hw_model.load_device("eyeriss"), EDP, Budget(seconds=seconds), 0, workers=1)
+    assert outcome.per_search * len(outcome.found) == pytest.approx(seconds * speed, rel=0.05)
+    assert seconds <= outcome.seconds <= min(2 * seconds, clock.now)
     assert np.isfinite([found.cost.edp_js for found in outcome.found.values()]).all()

@@ -51,6 +51,7 @@ CASES = [
     (Layer(K=3, C=4, P=7, Q=8, R=3, S=3, H=14, W=16, pad_top=1, pad_left=1, stride=2), "edge_tpu_like", 8),
     (Layer(K=5, C=3, P=9, Q=6, R=3, S=3, H=9, W=6, pad_top=2, pad_left=2, dilation=2), "shidiannao", 8),
     (Layer(K=7, C=6, P=5, Q=5, stride=2), "simba_like", 8),
+    (Layer(K=4, P=8, Q=7, R=3, S=3), {"extends": "simple256", "input_sharing": "identical", "forward_inputs": True}, 8),
 ]
 
 

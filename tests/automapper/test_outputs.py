@@ -1,6 +1,9 @@
 """report.html and mappings/ say what report.json says."""
 
+import contextlib
+import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+import automapper
 import hw_model
+from automapper import folder as folder_file
 from automapper.__main__ import main
 from automapper.evolve import Evolution
 from automapper.html import render
@@ -18,7 +23,9 @@ from automapper.objective import parse_objective
 from automapper.plot import Series, plot
 from automapper.space import Search, on_single_axes
 from automapper.workload import Problem
+from hw_model import Layer
 from hw_model.timeloop import import_mapping
+from instantnet.engine.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "<b>&conv/1"  # a name that must be harmless in HTML and in file names
@@ -176,5 +183,89 @@ def test_plot_of_one_point_and_of_none():
 def test_an_earlier_runs_mappings_are_replaced_and_nothing_else(folder, tmp_path):
     (tmp_path / "mappings/64bit").mkdir(parents=True)
     (tmp_path / "mappings/mine.txt").write_text("keep")
-    main(["--network", str(folder / "layers.yaml"), "--bits", "8", "--budget", "128", "--save", str(tmp_path)])
-    assert sorted(path.name for path in (tmp_path / "mappings").iterdir()) == ["8bit", "mine.txt"]
+    words = ["--network", str(folder / "layers.yaml"), "--budget", "128", "--stages", "1", "--save", str(tmp_path)]
+    main([*words, "--bits", "4,8"])
+    assert sorted(path.name for path in (tmp_path / "mappings").iterdir()) == ["4bit", "64bit", "8bit", "mine.txt"]
+    main([*words, "--bits", "8"])
+    assert sorted(path.name for path in (tmp_path / "mappings").iterdir()) == ["64bit", "8bit", "mine.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mappings", "report.html", "report.json"]
+
+
+def report_at(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.fixture
+def results():
+    """Two results of one small layer: at 4 and 8 bit, at 8 and 16 bit."""
+    options = {"budget": 40, "stages": 1, "workers": 1, "baselines": []}
+    layers = [Layer(name="one", K=4, C=4, P=4, Q=4)]
+    return [automapper.map_network(layers, "eyeriss", bits=bits, **options) for bits in ([4, 8], [8, 16])]
+
+
+def whole(folder):
+    """The bit-widths of a result, which report.json, report.html and mappings/ agree on."""
+    content = report_at(folder)
+    bits = [row["bits"] for row in content["bit_widths"]]
+    assert sorted(path.name for path in (folder / "mappings").iterdir()) == sorted(f"{b}bit" for b in bits)
+    assert f"{bits[-1]} bit" in (folder / "report.html").read_text()
+    return bits
+
+
+def test_a_result_is_replaced_as_a_whole_wherever_the_process_is_killed(results, tmp_path, monkeypatch):
+    """Killed before each of its renames: the next one to open the folder finds the old result, or the new one."""
+    seen = set()
+    for at in range(1, 12):
+        folder = tmp_path / str(at)
+        results[0].write(folder)
+        moves = itertools.count(1)
+
+        def killed(function, at=at, moves=moves):
+            def move(*arguments, **options):
+                if next(moves) >= at:
+                    raise SystemExit("killed")
+                return function(*arguments, **options)
+
+            return move
+
+        with monkeypatch.context() as patch:
+            for name in ("rename", "replace"):
+                patch.setattr(folder_file.os, name, killed(getattr(os, name)))
+            patch.setattr(folder_file.shutil, "rmtree", lambda *_, **__: None)  # a killed process removes nothing
+            with contextlib.suppress(SystemExit):
+                results[1].write(folder)
+        with folder_file.result_folder(folder, "folder"):
+            pass
+        seen.add(tuple(whole(folder)))
+        assert not list(folder.glob(".automapper*"))
+    assert seen == {(4, 8), (8, 16)}
+
+
+def test_foreign_files_are_neither_removed_nor_followed(results, tmp_path):
+    foreign = tmp_path / "elsewhere" / "8bit"
+    foreign.mkdir(parents=True)
+    (foreign / "precious").write_text("keep")
+    for linked in ("mappings", "report.json", "report.html"):
+        folder = tmp_path / f"with {linked}"
+        folder.mkdir()
+        (folder / linked).symlink_to(foreign.parent if linked == "mappings" else foreign / "precious")
+        with pytest.raises(UserError, match=f"{linked} is a link"):
+            results[0].write(folder)
+    (tmp_path / "own" / "mappings" / "8bit").mkdir(parents=True)
+    (tmp_path / "own" / "mappings" / "8bit" / "notes").write_text("keep")
+    with pytest.raises(UserError, match=r"mappings/8bit is not of the result"):
+        results[0].write(tmp_path / "own")
+    ready = tmp_path / "strange" / ".automapper-ready"
+    (ready / "mappings").mkdir(parents=True)
+    (ready / "obsolete.json").write_text(json.dumps(["../../elsewhere/8bit", "..", 3]))
+    with folder_file.result_folder(tmp_path / "strange", "folder"):
+        pass
+    assert (foreign / "precious").read_text() == "keep"
+    assert (tmp_path / "own" / "mappings" / "8bit" / "notes").read_text() == "keep"
+
+
+def test_a_folder_in_use_is_refused(results, tmp_path):
+    message = rf"in use by process {os.getpid()} on .*, since 20"
+    with folder_file.result_folder(tmp_path, "folder"), pytest.raises(UserError, match=message):
+        results[0].write(tmp_path)
+    results[0].write(tmp_path)

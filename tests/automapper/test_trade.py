@@ -1,6 +1,7 @@
 """Layers traded against each other: a dataflow's sums over the network are not ahead where that can be avoided."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from inequalities import check_inequalities
@@ -16,7 +17,7 @@ from automapper.report import build_report
 from automapper.result import network_cost
 from automapper.search import Found, run_search
 from automapper.space import Search
-from automapper.trade import Tilted, trade_layers
+from automapper.trade import Contribution, trade_layers
 from automapper.workload import Network, NetworkLayer, Problem, distinct_problems
 
 DEVICE = hw_model.load_device("eyeriss")
@@ -31,8 +32,8 @@ NETWORK = Network(
 )
 
 
-@pytest.fixture
-def behind():
+@pytest.fixture(scope="module")
+def searched():
     """An outcome whose best mappings save latency in the small layer and energy in none: a dataflow's sums are ahead,
     though no layer of it is better."""
     outcome = run_search(
@@ -58,6 +59,12 @@ def behind():
     return outcome
 
 
+@pytest.fixture
+def behind(searched):
+    """`searched`, for a test to change."""
+    return replace(searched, found=dict(searched.found), optima={}, traded={})
+
+
 def total(one, outcome, fc):
     other = outcome.found[Search(fc)].cost
     return (one.cost.energy_j + other.energy_j) * (one.cost.latency_s + other.latency_s)
@@ -76,7 +83,7 @@ def test_no_dataflow_stays_ahead(behind):
         assert (true.energy_j, true.cycles) == (found.cost.energy_j, found.cost.cycles)
 
 
-def test_where_the_layers_leave_no_way_the_network_follows_the_dataflow(behind):
+def test_where_no_substitute_helps_the_network_adopts_the_dataflow(behind):
     """Another dataflow as good as the best mapping of the small layer forbids any that saves more energy there."""
     conv = distinct_problems(NETWORK, [32])[0]
     behind.found[Search(conv, "output_stationary")] = behind.found[Search(conv)]
@@ -116,7 +123,7 @@ def test_known_mappings_only(behind):
 
 
 def test_narrower_words_are_not_behind_wider_ones(behind):
-    """The network at 32 bit, traded, is a rival of the one at 31."""
+    """The network at 32 bit, traded, is a reference of the one at 31."""
     outcome = run_search(distinct_problems(NETWORK, [31]), DEVICE, EDP, Budget(1), 0, workers=1)
     behind.found |= {search: found for search, found in outcome.found.items() if not search.dataflow}
     trade_layers(NETWORK, [31, 32], behind, DEVICE, EDP, seed=0, workers=1, searching=False)
@@ -132,17 +139,19 @@ def test_where_no_dataflow_is_ahead_nothing_changes():
 
 
 def test_the_score_of_a_layer_is_what_it_contributes():
-    """To first order, the network's objective moves as the tilted one of the layer."""
+    """To first order, the network's objective moves as the contribution one of the layer."""
     energy, latency, others = 3.0, 2.0, (7.0, 11.0)
     share = energy / (energy + others[0]), latency / (latency + others[1])
-    tilted = Tilted(EDP, *share, math.inf)
+    contribution = Contribution(EDP, *share, math.inf)
     step = 1e-6
     for moved in ((energy * (1 + step), latency), (energy, latency * (1 - step))):
         network = [math.log((e + others[0]) * (t + others[1])) for e, t in ((energy, latency), moved)]
-        assert tilted.score(*moved) - tilted.score(energy, latency) == pytest.approx(network[1] - network[0], rel=1e-4)
+        assert contribution.score(*moved) - contribution.score(energy, latency) == pytest.approx(
+            network[1] - network[0], rel=1e-4
+        )
 
 
-def test_a_wall_where_a_dataflow_would_be_ahead():
-    tilted = Tilted(EDP, 1.5, 0.5, most=0.0)
-    assert tilted.score(0.5, 1.0) < tilted.score(0.5, 2.0) < tilted.score(0.5, 2.1)
-    assert tilted.score(0.1, 12.0) > tilted.score(1.0, 1.0)
+def test_a_penalty_where_a_dataflow_would_be_ahead():
+    contribution = Contribution(EDP, 1.5, 0.5, limit=0.0)
+    assert contribution.score(0.5, 1.0) < contribution.score(0.5, 2.0) < contribution.score(0.5, 2.1)
+    assert contribution.score(0.1, 12.0) > contribution.score(1.0, 1.0)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import torch
 
-from config_train import PRESETS, C
+from config_train import C
 from instantnet.engine.checkpoint import save_checkpoint
+from instantnet.networks.build import build
 from instantnet.quantize import Precision
-from instantnet.train import build
+from instantnet.settings.presets import TRAIN
 
 OPS = ["k3_e3", "k3_e1_g2", "skip", "k5_e1"]
 SIZES = {
@@ -22,7 +23,7 @@ SIZES = {
 
 
 def tiny_settings(**replace):
-    return C.replaced(**{**PRESETS["digits"], **SIZES, **replace}).to_dict()
+    return C.replaced(**{**TRAIN["digits"], **SIZES, **replace}).to_dict()
 
 
 def tiny_model(ops=OPS, **replace):

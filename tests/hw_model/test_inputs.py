@@ -145,9 +145,7 @@ def test_largest_counters_are_exact():
         hw_model.evaluate(layer, {"dram": [["K", 2**27], ["C", 2**26 - 1], ["N", 3]]}, "simple256", 16)
     fields = yaml.safe_load(EYERISS)
     fields["levels"][0]["read_bandwidth_bits_per_cycle"] = 1e-12
-    with pytest.raises(
-        hw_model.InvalidMapping, match=r"bandwidths of device eyeriss make for more than 2\*\*53 cycles"
-    ):
+    with pytest.raises(hw_model.InvalidMapping, match=r"bandwidths of device eyeriss give more than 2\*\*53 cycles"):
         hw_model.evaluate(CASE["layer"], CASE["mapping"], fields, 16)
     strided = hw_model.Layer(P=2**20, stride=2**20)
     with pytest.raises(hw_model.InvalidMapping, match="overflow: dram: I would move"):
@@ -284,30 +282,45 @@ def test_command_without_a_file(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
-def test_cache_folder_that_cannot_be_used(tmp_path):
-    """Numba finds no place for its cache: in none of its candidate folders."""
-    package = tmp_path / "hw_model"
+def without_cache_folder(folder, code):
+    """What `code` prints where numba finds no place for its cache: in none of its candidate folders."""
+    package = folder / "hw_model"
     subprocess.run(["cp", "-r", str(ROOT / "hw_model"), str(package)], check=True)
     subprocess.run(["rm", "-rf", str(package / "__pycache__")], check=True)
-    (package / "__pycache__").write_text("a file where the cache would be")
+    for place in (folder, package):
+        (place / "__pycache__").write_text("a file where the cache would be")
     home = "/proc"  # not even root can write there
     environment = {"PATH": "/usr/bin:/bin", "HOME": home, "XDG_CACHE_HOME": home, "NUMBA_CACHE_DIR": home + "/cache",
                    "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
+    (folder / "script.py").write_text(code)
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+DOUBLE = """
+from hw_model.disk_cache import cached
+@cached
+def double(x): return 2 * x
+print(double(21)); print("from disk" if double.stats.cache_hits else "compiled")
+"""
+
+
+def test_cache_folder_that_cannot_be_used(tmp_path):
+    assert without_cache_folder(tmp_path, DOUBLE) == "42\ncompiled\n"
+
+
+@pytest.mark.full
+def test_cost_without_a_cache_folder(tmp_path):
+    """The whole cost function, whose compilation takes most of a minute."""
     code = "import hw_model; print(hw_model.evaluate(hw_model.Layer(K=2), {'dram': [['K', 2]]}, 'eyeriss', 8).macs)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.stdout == "2\n", done.stderr
+    assert without_cache_folder(tmp_path, code) == "2\n"
 
 
 def test_damaged_cache_is_compiled_anew(tmp_path):
     """Half of each file is there, as after a power failure; what takes its place is whole."""
-    code = (
-        "from hw_model.disk_cache import cached\n"
-        "@cached\n"
-        "def double(x): return 2 * x\n"
-        "print(double(21)); print(double.stats.cache_hits and 'from disk' or 'compiled')"
-    )
     script = tmp_path / "script.py"
-    script.write_text(code)
+    script.write_text(DOUBLE)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 
     def said() -> str:

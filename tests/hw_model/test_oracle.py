@@ -58,7 +58,7 @@ def check_case(seed):
     truth = word_sets.run(
         layer, loops, device.level_names, device.first_pe_level, holds, multicast=device.multicast,
         reduces=device.reduces, sharing=device.input_sharing, box=device.input_words == "box",
-        forward=device.forward_inputs,
+        forward=device.forward_inputs, width=device.array[0],
     )  # fmt: skip
     for level, tensors in truth.items():
         for tensor, expected in tensors.items():
@@ -113,6 +113,7 @@ def test_forwarding_equals_enumeration(sharing):
         truth = word_sets.run(
             layer, loops, device.level_names, device.first_pe_level, {l.name: l.holds for l in device.levels},
             reduces=device.reduces, box=device.input_words == "box", forward=True, sharing=device.input_sharing,
+            width=device.array[0],
         )  # fmt: skip
         for level in device.level_names:
             assert ours.levels[level]["I"].reads == truth[level]["I"]["reads"], (seed, level, layer, mapping)

@@ -114,7 +114,7 @@ mapping:
         ("mapping: [{target: GLB, type: temporal, factors: Z=2}]", "unknown dimension"),
         ("mapping: [{target: GLB, type: temporal, factors: K=2, permutation: KKC}]", "expected a permutation"),
         ("mapping: [{target: GLB, type: bypass, bypass: [Psums]}]", "unknown data space"),
-        ("mapping: [{target: rf_W, type: temporal, factors: K=2}]", "cannot be said"),
+        ("mapping: [{target: rf_W, type: temporal, factors: K=2}]", "are not supported"),
         ("mapping: [{type: temporal}]", "expected an object with target and type"),
         ("mapping: [{target: GLB, type: temporal, factors: 'P3,2'}]", "P3,2: an imperfect factor"),
         ("mapping: [{target: GLB, type: temporal, factors: K=2 P=3,2 C=4}]", "P=3,2: an imperfect factor"),

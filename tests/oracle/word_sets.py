@@ -6,6 +6,7 @@ Written from docs/hardware.md ("What is counted") without using hw_model: layers
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -16,17 +17,19 @@ AXES = (("P", "R", "h", "pad_top", "H"), ("Q", "S", "w", "pad_left", "W"))
 
 def run(
     layer, loops, level_names, first_pe, holds, *, multicast=True, reduces=(True, True), sharing="union", box=False,
-    forward=False,
+    forward=False, width=None,
 ):  # fmt: skip
     """Counters {level: {tensor: {reads, fills, updates, drains}}} of every level, by enumeration.
 
     layer: sizes, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left, H, W; loops: {slot: [(dim, n), ..]} for
     the temporal levels, spatial_x, spatial_y and lanes; holds: {level: tensors it holds}; reduces: whether partial sums
     add up along x, along y; sharing: union or identical; box: tiles of inputs are bounding boxes, padding included;
-    forward: PEs pass inputs on to their neighbours, with queues.
+    forward: PEs pass inputs on to their neighbours, with queues, or identical boxes without; width: PEs in a row of the
+    whole array.
     """
     levels = list(level_names)
-    chip = Chip(levels, first_pe, multicast, reduces, sharing, box, forward)
+    loops = {slot: _merged(pairs) for slot, pairs in loops.items()}
+    chip = Chip(levels, first_pe, multicast, reduces, sharing, box, forward, width)
     counters = {level: {t: defaultdict(int) for t in "WIO"} for level in levels}
     for tensor in "WIO":
         chain = [level for level in levels if tensor in holds[level]]
@@ -45,6 +48,13 @@ class Chip(NamedTuple):
     sharing: str
     box: bool
     forward: bool
+    width: int
+
+
+def _merged(pairs):
+    """[("K", 2), ("K", 3)] is one loop of 6 trips."""
+    runs = [(dim, [n for _, n in run]) for dim, run in itertools.groupby(pairs, key=lambda pair: pair[0])]
+    return [(dim, math.prod(trips)) for dim, trips in runs]
 
 
 def _nest(loops, slots):
@@ -161,8 +171,9 @@ def _transfers(tensor, parent, child, layer, loops, chip, counters):
     passing = []
     if tensor == "I" and crossing and chip.multicast and chip.forward and chip.sharing == "union":
         passing = _passing(layer, loops, outside, fan, chip)
-    tagged = tensor == "I" and crossing and chip.multicast and chip.forward and chip.sharing == "identical" and chip.box
-    before = []
+    served = {}
+    if tensor == "I" and crossing and chip.multicast and chip.forward and chip.sharing == "identical" and chip.box:
+        served = _served(layer, outside, fan, extent, chip.width)
     turns = list(itertools.product(*(range(n) for _, _, n, _ in outside)))
     places = list(itertools.product(*(range(n) for _, _, n, _ in fan)))
     for turn, at in zip(turns, _origins(outside), strict=True):
@@ -179,11 +190,9 @@ def _transfers(tensor, parent, child, layer, loops, chip, counters):
                     edge = [place[axis] == fan[axis][2] - 1 for place in places]
                     arriving = [words if last else set() for words, last in zip(arriving, edge, strict=True)]
                     break
-            if tagged and turn and turn[-1]:  # only the innermost loop has moved on
-                arriving = _not_passed(
-                    arriving, before, [_start(_add(at, pe), layer) for pe in pes], fan, places, extent, layer
-                )
-            before = [_start(_add(at, pe), layer) for pe in pes]
+            if served:
+                passed = served[tuple(min(i, 1) for i in turn)]
+                arriving = [set() if one else words for words, one in zip(arriving, passed, strict=True)]
             shared = crossing and chip.multicast
             up["reads"] += _shared(tensor, arriving, starts, chip) if shared else sum(map(len, arriving))
             continue
@@ -234,25 +243,33 @@ def _passing(layer, loops, outside, fan, chip):
     return sorted(found)
 
 
-def _not_passed(arriving, before, starts, fan, places, extent, layer):
-    """What PEs still read where the whole tile is the one that the next PE, along a dimension alone on its axis, had
-    the step before, and nothing of it is their own already."""
-    left = list(arriving)
-    whole = extent["N"] * extent["G"] * extent["C"]
-    for out, tap, way, _, _ in AXES:
-        whole *= (extent[out] - 1) * layer[f"stride_{way}"] + (extent[tap] - 1) * layer[f"dilation_{way}"] + 1
-    for axis, (slot, dim, n, _) in enumerate(fan):
-        if dim not in "PQRS" or n < 2 or sum(other == slot for other, _, m, _ in fan if m > 1) > 1:
-            continue
-        for index, place in enumerate(places):
-            neighbour = (*place[:axis], place[axis] + 1, *place[axis + 1 :])
-            if (
-                place[axis] + 1 < n
-                and before[places.index(neighbour)] == starts[index]
-                and len(arriving[index]) == whole
-            ):
-                left[index] = set()
-    return left
+def _served(layer, outside, fan, extent, width):
+    """{turn: [whether a neighbour serves a PE, ..]}: whether its new words are those of a neighbour the step before.
+
+    Timeloop walks through the first two turns of every loop only: all others are as the second. The PEs in use are one
+    line, folded into rows of `width`. Planes do not end here: where one is not real, there are no words to count.
+    """
+    endless = {**layer, **dict.fromkeys("NGC", 10**6)}
+    pes = list(_origins(fan))
+    held, before = [set() for _ in pes], [set() for _ in pes]
+    served = {}
+    for turn, at in zip(itertools.product(*(range(n) for _, _, n, _ in outside)), _origins(outside), strict=True):
+        tiles = [_words("I", _add(at, pe), extent, endless, box=True) for pe in pes]
+        if all(i < 2 for i in turn):
+            new = [tile - had for tile, had in zip(tiles, held, strict=True)]
+            served[turn] = [
+                len(words) > 0 and any(before[other] == words for other in _beside(index, len(pes), width))
+                for index, words in enumerate(new)
+            ]
+            before = new
+        held = tiles
+    return served
+
+
+def _beside(index, count, width):
+    """The neighbours of PE `index` of a line of `count`, folded into rows of `width`."""
+    in_row = [other for other in (index - 1, index + 1) if other // width == index // width]
+    return [other for other in (*in_row, index - width, index + width) if 0 <= other < count]
 
 
 def _batches(words, groups):

@@ -1,0 +1,56 @@
+"""Work in parallel on cores, processes or machines, by joblib; results come in the order of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from instantnet.engine.errors import UserError
+
+PACKAGES = {"dask": "distributed", "ray": "ray"}  # that a backend needs besides joblib
+
+
+def run_parallel(function: Callable, work: Sequence[tuple], workers: int, backend: str) -> list[Any]:
+    """[function(*arguments) for arguments in work], `workers` at a time.
+
+    Args:
+        workers: 0 = all that the backend has.
+        backend: "threading", "loky" (processes), "dask" (the scheduler of dask's settings, DASK_SCHEDULER_ADDRESS, or a
+            local cluster), "ray" (the cluster of RAY_ADDRESS, or a local one).
+
+    Raises:
+        UserError: the backend's package is not installed.
+    """
+    if workers == 1 or len(work) < 2:
+        return [function(*arguments) for arguments in work]
+    from joblib import Parallel, delayed, parallel_config  # imported here: a single worker needs none of it
+
+    jobs = [delayed(function)(*arguments) for arguments in work]
+    try:
+        if backend == "dask":
+            _ensure_client(workers)
+        if backend == "ray":
+            from ray.util.joblib import register_ray
+
+            register_ray()
+    except ImportError as error:
+        package = PACKAGES[backend]
+        raise UserError(
+            f"setting backend = {backend!r}: needs the package {package} (pip install {package})"
+        ) from error
+    with parallel_config(backend=backend, n_jobs=workers or -1):
+        return Parallel()(jobs)
+
+
+def _ensure_client(workers: int) -> None:
+    """A client of the scheduler that dask's settings name, or of a cluster on this machine; kept for later rounds."""
+    import dask
+    from distributed import Client, default_client
+
+    try:
+        default_client()
+    except ValueError:  # none yet
+        if dask.config.get("scheduler-address", None):
+            Client()
+        else:
+            Client(n_workers=workers or None, threads_per_worker=1, dashboard_address=None)

@@ -1,0 +1,76 @@
+"""The stages as the experiments run them, and what is kept of what they write."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import automapper.__main__ as mapper
+from experiments.mapped import map_result
+from experiments.runs import PATHS
+from instantnet import train, train_search
+from instantnet.engine.checkpoint import load_checkpoint
+from instantnet.engine.errors import Diverged, Stopped
+
+STAGES = {"search": train_search.main, "train": train.main, "map": mapper.main}
+PRODUCT = {"search": "arch.pt", "train": "weights.pt", "map": "report.json"}
+
+
+def outcome(stage: str, words: list[str], folder: Path) -> dict[str, Any]:
+    """Run a stage; what it found, or of a training that diverged (a result too: it would again) when it did.
+
+    Raises Stopped where it was interrupted, of which the mapper says nothing.
+    """
+    try:
+        with open(folder / "output.txt", "a") as output, redirect_stdout(output):
+            STAGES[stage](words)
+    except Diverged as error:
+        if stage != "train":
+            raise
+        return {"diverged": error.what}
+    if stage == "map" and json.loads((folder / "report.json").read_text())["search"]["interrupted"]:
+        raise Stopped(signal.SIGINT)
+    return RESULT_OF[stage](folder)
+
+
+def search_result(folder: Path) -> dict[str, Any]:
+    arch = load_checkpoint(folder / "arch.pt", ["ops", "flops"], "arch.pt of train_search.py")
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "ops": list(arch["ops"]),
+        "flops": arch["flops"],
+        "epoch": arch["epoch"],
+        "supernet_accuracy": arch["accuracy"],
+        "flops_per_epoch": [epoch["flops"] for epoch in epochs],
+    }
+
+
+def train_result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+RESULT_OF = {"search": search_result, "train": train_result, "map": map_result}
+
+
+def settings_of(folder: Path, stage: str) -> dict[str, Any]:
+    """The resolved settings of a run, without those that name places on this machine."""
+    if stage == "map":
+        settings = json.loads((folder / "report.json").read_text())["settings"]
+    else:
+        settings = json.loads((folder / "settings.json").read_text())["settings"]
+    return {name: value for name, value in settings.items() if name not in PATHS}
+
+
+@contextmanager
+def timed(path: Path) -> Iterator[None]:
+    """Add the time that the block takes, finished or stopped, to that in the file: `seconds` and `cpu_seconds`."""
+    before = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        took = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - begin_cpu}
+        path.write_text(json.dumps({name: round(before[name] + value, 3) for name, value in took.items()}))

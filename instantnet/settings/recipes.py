@@ -1,0 +1,121 @@
+"""Recipes of the experiments (`experiments/scales.py`), as presets of stages 1 and 2.
+
+A recipe holds what both stages share, then what each of them adds, on top of the preset that it starts from. Folders of
+images are named by `--dataset_path`: docs/results.md says which images each scale reads.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """on: the preset it starts from; both, search, train: settings of both stages, and of each."""
+
+    on: str
+    both: Values
+    search: Values = field(default_factory=dict)
+    train: Values = field(default_factory=dict)
+
+
+ONE_CORE = {"device": "cpu", "num_threads": 1, "num_workers": 0}
+SMALL_CIFAR = {  # 16x16 pixels and 5 layers to choose: minutes on one core
+    "dataset": "image_folder",
+    **ONE_CORE,
+    "image_height": 16,
+    "image_width": 16,
+    "crop_padding": 2,
+    "num_layer_list": [1, 2, 2],
+    "num_channel_list": [16, 24, 48],
+    "stride_list": [2, 1, 2],
+    "header_channel": 192,
+}
+SHORT_SEARCH = {
+    "nepochs": 6,
+    "max_steps": 20,
+    "eval_epoch": 3,
+    "batch_size": 32,
+    "lr": 0.05,
+    "learning_rate_min": 0.0,
+    "arch_learning_rate": 3e-2,
+    "temp_decay": 0.75,
+    "flops_weight": 2e-8,
+}
+
+
+def _training(nepochs: int, lr: float) -> dict[str, Any]:
+    """Epochs of 100 steps, validated after the last one alone."""
+    return {
+        "nepochs": nepochs,
+        "max_steps": 100,
+        "eval_epoch": nepochs,
+        "batch_size": 64,
+        "lr": lr,
+        "learning_rate_min": 0.0,
+    }
+
+
+RECIPES = {
+    "digits_tiny": Recipe(  # to see that it runs: one step of a network with two layers
+        on="digits",
+        both={
+            "device": "cpu",
+            "num_layer_list": [1, 1],
+            "num_channel_list": [4, 6],
+            "stride_list": [2, 2],
+            "stem_channel": 4,
+            "header_channel": 8,
+            "nepochs": 1,
+            "max_steps": 1,
+            "batch_size": 16,
+        },
+    ),
+    "digits_short": Recipe(  # a training of 6 epochs instead of 20
+        on="digits",
+        both={"device": "cpu"},
+        train={"nepochs": 6, "learning_rate_min": 0.0, "eval_epoch": 6},
+    ),
+    "cifar_cpu": Recipe(on="cifar10", both=SMALL_CIFAR, search=SHORT_SEARCH, train=_training(4, 0.1)),
+    "cifar_cpu_long": Recipe(on="cifar10", both=SMALL_CIFAR, search=SHORT_SEARCH, train=_training(40, 0.025)),
+    "cifar_cpu_search": Recipe(
+        on="cifar10",
+        both=SMALL_CIFAR,
+        search={
+            **SHORT_SEARCH,
+            "nepochs": 30,
+            "max_steps": 40,
+            "eval_epoch": 1,
+            "arch_learning_rate": 1e-2,
+            "temp_decay": 0.9,
+        },
+        train=_training(20, 0.025),
+    ),
+    "cifar_gpu": Recipe(
+        on="cifar10",
+        both={"dataset": "image_folder", "device": "cuda"},
+        search={"nepochs": 20, "temp_decay": 0.86, "arch_learning_rate": 3e-3},
+        train={"nepochs": 30, "eval_epoch": 30, "lr": 0.1, "learning_rate_min": 0.0},
+    ),
+    "paper_size": Recipe(  # the paper's search space; too short to tell accurate networks from others
+        on="cifar10",
+        both={"dataset": "image_folder", **ONE_CORE},
+        search={
+            "nepochs": 3,
+            "max_steps": 8,
+            "eval_epoch": 1,
+            "batch_size": 8,
+            "lr": 0.025,
+            "arch_learning_rate": 0.1,
+            "temp_decay": 0.5,
+            "flops_weight": 1e-10,
+        },
+    ),
+}
+
+
+def recipes(stage: str, presets: Mapping[str, Values]) -> dict[str, dict[str, Any]]:
+    """Recipe -> settings in a stage, "search" or "train"; presets: of that stage, which recipes start from."""
+    return {name: {**presets[recipe.on], **recipe.both, **getattr(recipe, stage)} for name, recipe in RECIPES.items()}
