@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hw_model import rules
 from hw_model.axis import Axis
-from hw_model.errors import InputError, shown, unknown
+from hw_model.errors import InputError, escaped, shown, unknown
 
 DIMS = ("N", "G", "K", "C", "P", "Q", "R", "S")
 TENSORS = ("W", "I", "O")
@@ -16,6 +16,8 @@ RELEVANT = {"W": "GKCRS", "I": "NGCPQRS", "O": "NGKPQ"}  # dimensions that each 
 STEPS = ("stride_h", "stride_w", "dilation_h", "dilation_w")
 INPUT = ("H", "W", "pad_top", "pad_left")
 COUNT_LIMIT = 2**53  # largest integer a JSON reader keeps exactly; nothing here counts beyond it
+RUN_LIMIT = 2**20  # runs of input positions that `Axis.real_count` walks through
+LONGEST_NAME = 1000  # letters
 SIZE_LIMIT = 2**31 - 1  # loop bounds and factors travel as 32-bit integers in batches
 
 
@@ -81,6 +83,8 @@ class Layer:
     ) -> None:
         if not isinstance(name, str):
             raise InputError(f"layer: name: {shown(name)} is not a string")
+        if len(name) > LONGEST_NAME:
+            raise InputError(f"layer: name: {len(name):,} letters, at most {LONGEST_NAME}")
         sizes = dict(zip(DIMS, (N, G, K, C, P, Q, R, S), strict=True))
         fields = {dim: _integer(dim, size, 1) for dim, size in sizes.items()}
         fields["stride_h"], fields["stride_w"] = _both("stride", stride, stride_h, stride_w)
@@ -96,7 +100,7 @@ class Layer:
             fields[size] = needed if given is None else _integer(size, given, 1)
         if isinstance(input_zeros, bool) or not isinstance(input_zeros, int | float) or not 0 <= input_zeros <= 1:
             raise InputError(f"layer: input_zeros: {shown(input_zeros)} is not a share between 0 and 1")
-        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "name", escaped(name))  # it goes to terminals and into pages
         object.__setattr__(self, "input_zeros", float(input_zeros))
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -104,6 +108,9 @@ class Layer:
             raise InputError(f"layer: {self.macs} MACs are more than 2**53, beyond what is counted exactly")
         if (box := tile_words("I", dict(zip(DIMS, self.sizes, strict=True)), self)) > COUNT_LIMIT:
             raise InputError(f"layer: {box} input words are more than 2**53")
+        for axis in (self.rows.reduced(), self.columns.reduced()):
+            if min(axis.dilation, axis.outputs) * min(axis.stride, axis.taps) > RUN_LIMIT:
+                raise InputError(f"layer: stride {axis.stride} with dilation {axis.dilation}: too large to be counted")
 
     @property
     def macs(self) -> int:
