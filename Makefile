@@ -2,6 +2,7 @@
 # make test    the test suite, in two processes (make test WORKERS=8)
 # make lint    the style checks        make bench    the benchmarks
 # make test-full    the test suite with every check whole, not a sample of it
+# make hardening    damaged files and killed processes, a minute (make hardening FULL=1: 100,000 files, 1,000 kills)
 # Each creates .venv from requirements.txt when it is missing or older.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-full lint bench environment
+.PHONY: demo hardening test test-full lint bench environment
 
 environment: $(VENV)/installed
 
@@ -32,6 +33,9 @@ test: environment
 
 test-full: environment
 	$(PYTEST) -m "full or not full"
+
+hardening: environment
+	$(BIN)/python tests/hardening $(if $(FULL),--files 100000 --kills 1000,--files 3000 --kills 100)
 
 lint: environment
 	$(BIN)/ruff check .

@@ -48,8 +48,9 @@ class Objective:
 
     def value(self, energy_j: float, latency_s: float) -> float:
         """The objective itself: J*s for edp, J for energy, s for latency."""
-        energy, latency = max(energy_j, LEAST), max(latency_s, LEAST)
-        return energy**self.energy_weight * latency**self.latency_weight
+        energy, latency = np.maximum(energy_j, LEAST), np.maximum(latency_s, LEAST)
+        product = energy**self.energy_weight * latency**self.latency_weight
+        return product if np.ndim(product) else float(product)
 
     def network_value(self, energy_j: float, latency_s: float, interval_s: float) -> float:
         """The objective of a network, with the delay that counts."""
