@@ -36,7 +36,7 @@ test-full: environment
 	$(PYTEST) -m "full or not full"
 
 hardening: environment
-	$(BIN)/python tests/hardening $(if $(FULL),--files 100000 --kills 1000,--files 3000 --kills 100)
+	$(BIN)/python tests/hardening $(if $(FULL),--files 100000 --kills 1000,--files 1500 --kills 60)
 
 lint: environment
 	$(BIN)/ruff check .

@@ -22,8 +22,8 @@ def escaped(text: str) -> str:
 
 def one_line(message: str) -> str:
     """A message for a terminal: at most `LONGEST_LINE` characters, its middle cut out."""
-    text, half = escaped(message), (LONGEST_LINE - 5) // 2
-    return text if len(text) <= LONGEST_LINE else f"{text[:half]} ... {text[-half:]}"
+    text, tail = escaped(message), LONGEST_LINE * 2 // 3
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - tail - 5]} ... {text[-tail:]}"
 
 
 class InvalidMapping(InputError):

@@ -1,6 +1,6 @@
 """Damaged files of every kind against every reader, and processes killed while they write. `make hardening`.
 
-    python tests/hardening [--files 3000] [--kills 100] [--seed 0]
+    python tests/hardening [--files 1500] [--kills 60] [--seed 0]
 
 Every file has to end in success or in one line of error, within 1 s and 200 MB. All of them are read in this process.
 A killed process must leave the old file or the new one, whole. Prints what was tried and what failed; the status is 1
@@ -172,8 +172,8 @@ def try_kills(count: int, seed: int, folder: Path) -> Outcome:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=3000)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--files", type=int, default=1500)
+    parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
