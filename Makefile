@@ -3,6 +3,7 @@
 # make lint    the style checks        make bench    the benchmarks
 # make types   types and imports, checked on what a wheel holds
 # make test-full    the test suite with every check whole, not a sample of it
+# make hardening    damaged files and killed processes, a minute (make hardening FULL=1: 100,000 files, 1,000 kills)
 # Each creates .venv from requirements.txt when it is missing or older.
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-full lint types bench environment
+.PHONY: demo hardening test test-full lint types bench environment
 
 environment: $(VENV)/installed
 
@@ -33,6 +34,9 @@ test: environment
 
 test-full: environment
 	$(PYTEST) -m "full or not full"
+
+hardening: environment
+	$(BIN)/python tests/hardening $(if $(FULL),--files 100000 --kills 1000,--files 1500 --kills 60)
 
 lint: environment
 	$(BIN)/ruff check .

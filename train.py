@@ -11,6 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from instantnet.settings.configuration import check_words
+from instantnet.settings.stages import TrainSettings
+
+if __name__ == "__main__":
+    check_words(TrainSettings, __doc__)  # a mistake is answered at once: torch takes seconds to load
+
 import torch
 
 from instantnet.dataloader import Batches, DataSet
@@ -32,7 +38,6 @@ from instantnet.networks.build import build
 from instantnet.quantize import Precision, SwitchableNetwork, recalibrate
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
-from instantnet.settings.stages import TrainSettings
 from instantnet.strategies import autocasted, compiled, placed
 from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared
 

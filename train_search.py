@@ -9,6 +9,12 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from instantnet.settings.configuration import check_words
+from instantnet.settings.stages import SearchSettings
+
+if __name__ == "__main__":
+    check_words(SearchSettings, __doc__)  # a mistake is answered at once: torch takes seconds to load
+
 import torch
 
 from instantnet.architect import Architect, next_flops_weight
@@ -30,7 +36,6 @@ from instantnet.quantize import Precision
 from instantnet.selection import Best, report
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
-from instantnet.settings.stages import SearchSettings
 from instantnet.strategies import autocasted, compiled, placed
 from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared, training_command
 

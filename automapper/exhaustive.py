@@ -214,12 +214,19 @@ def _covers(size: int, limits: list[int]) -> list[tuple[int, ...]]:
             if rest <= limits[-1]:
                 found.append((*factors, rest))
             return
-        for factor in sorted({-(-rest // tiles) for tiles in range(1, rest + 1)}):
+        for factor in _tile_sizes(rest):
             if factor <= limits[len(factors)]:
                 extend([*factors, factor], -(-rest // factor))
 
     extend([], size)
     return [row for row in found if all(n == 1 or math.prod(row) // n * (n - 1) < size for n in row)]
+
+
+def _tile_sizes(size: int) -> list[int]:
+    """Every ceil(size / tiles) for tiles from 1 to size, rising; about 2 sqrt(size) of them."""
+    root = math.isqrt(size)
+    large = {-(-size // tiles) for tiles in range(1, root + 1)}
+    return sorted(large | {part for part in range(1, root + 1) if -(-size // -(-size // part)) == part})
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -140,7 +140,9 @@ def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> 
             head = f"{layer['name']} on {device.name}, {in_words(layer['bits'])}"
             (place / f"{name}.txt").write_text(f"{head}\n\n{nest}\n\n{cost}\n", encoding="utf-8")
             case = {"layer": shape.to_dict(), "device": report["settings"]["device"], "bits": layer["bits"]}
-            (place / f"{name}.json").write_text(json.dumps({**case, "mapping": layer["mapping"]}) + "\n")
+            (place / f"{name}.json").write_text(
+                json.dumps({**case, "mapping": layer["mapping"]}) + "\n", encoding="utf-8"
+            )
             try:
                 write_timeloop(place / f"{name}.timeloop", export_timeloop(shape, mapping, device, layer["bits"]))
             except InputError:

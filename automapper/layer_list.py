@@ -10,6 +10,9 @@ from hw_model import InputError, Layer
 from hw_model.errors import shown
 from hw_model.yaml_lines import place, read_text, read_yaml
 
+MOST_TAPS = 2**13  # of a filter along an axis: costing a mapping takes time in proportion
+MOST_LAYERS = 1000
+
 
 def read_layers(path: str, batch: int) -> Network:
     """The layers of a YAML file, in its order; all run at the network's bit-width.
@@ -25,6 +28,8 @@ def read_layers(path: str, batch: int) -> Network:
     data, lines = read_yaml(read_text(path), path)
     if not isinstance(data, list) or not data:
         raise InputError(f"{path}: expected a list of layers, each {{name, N, G, K, C, P, Q, R, S, stride}}")
+    if len(data) > MOST_LAYERS:
+        raise InputError(f"{path}: {len(data):,} layers, at most {MOST_LAYERS:,}")
     layers: list[Layer] = []
     first: dict[str, int] = {}
     for index, fields in enumerate(data):
@@ -52,6 +57,8 @@ def network_of(layers: Sequence[Layer], batch: int, name: str) -> Network:
 
 def _named(layer: Layer, index: int, batch: int, first: dict[str, int]) -> Layer:
     """The layer with its name in the report. first: name -> index of its first use, updated here."""
+    if (taps := max(layer.R, layer.S)) > MOST_TAPS:
+        raise InputError(f"R, S: {taps:,}: a mapping is searched for filters of up to {MOST_TAPS:,} taps along an axis")
     name = layer.name or f"layer {index}"
     if name in first:
         raise InputError(f"name: {shown(name)} is the name of [{first[name]}] too; each layer needs its own")

@@ -6,6 +6,7 @@ Legend: a mapping is f [slots, 8], o [L, 8], b [L] of hw_model.batch; n neighbou
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
@@ -108,7 +109,8 @@ def moves(f: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1 << 12)
 def _divisors(size: int) -> list[int]:
-    return [part for part in range(1, size + 1) if size % part == 0]
+    small = [part for part in range(1, math.isqrt(size) + 1) if size % part == 0]
+    return sorted({*small, *(size // part for part in small)})
 
 
 def _flips(free: np.ndarray, b: np.ndarray) -> list[np.ndarray]:

@@ -12,6 +12,9 @@ from instantnet.engine.errors import UserError
 
 Quantity = TypeVar("Quantity", float, np.ndarray)  # one, or an array of them
 NAMED = {"edp": (1.0, 1.0), "energy": (1.0, 0.0), "latency": (0.0, 1.0)}
+LARGEST_WEIGHT = 8.0
+LEAST = 1e-30
+"""J, and s: a device whose energies are all 0 still has a product, and a logarithm of it."""
 TIE = 1e-9
 """Weight of a factor that the objective leaves out: of two equally fast mappings the one with less energy wins."""
 
@@ -49,11 +52,14 @@ class Objective:
 
     def score(self, energy: Quantity, latency: Quantity) -> Quantity:
         """Logarithm of the objective, any unit of energy and time (another unit shifts all scores alike)."""
+        energy = np.maximum(energy, LEAST)
         return (self.energy_weight + TIE) * np.log(energy) + (self.latency_weight + TIE) * np.log(latency)
 
     def value(self, energy_j: Quantity, latency_s: Quantity) -> Quantity:
         """The objective itself: J*s for edp, J for energy, s for latency."""
-        return energy_j**self.energy_weight * latency_s**self.latency_weight
+        energy, latency = np.maximum(energy_j, LEAST), np.maximum(latency_s, LEAST)
+        product = energy**self.energy_weight * latency**self.latency_weight
+        return product if np.ndim(product) else float(product)
 
     def network_value(self, energy_j: Quantity, latency_s: Quantity, interval_s: Quantity) -> Quantity:
         """The objective of a network, with the delay that counts."""
@@ -71,8 +77,8 @@ def parse_objective(text: str, delay: str = "latency") -> Objective:
             weight = float(number)
         except ValueError:
             weight = math.nan
-        if name.strip() not in ("energy", "latency") or name.strip() in weights or not 0 <= weight < math.inf:
-            legal = f"{', '.join(NAMED)}, or weights from 0 up as in energy=1,latency=2"
+        if name.strip() not in ("energy", "latency") or name.strip() in weights or not 0 <= weight <= LARGEST_WEIGHT:
+            legal = f"{', '.join(NAMED)}, or weights from 0 to {LARGEST_WEIGHT:g} as in energy=1,latency=2"
             raise UserError(f"setting objective = {text!r}: legal: {legal}")
         weights[name.strip()] = weight
     if not any(weights.values()):

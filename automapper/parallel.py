@@ -10,6 +10,10 @@ from instantnet.engine.errors import UserError
 PACKAGES = {"dask": "distributed", "ray": "ray"}  # that a backend needs besides joblib
 
 
+class WorkerLost(UserError):
+    """A process that searched is gone, with what it was to return; what was returned before is not lost."""
+
+
 def run_parallel(function: Callable, work: Sequence[tuple], workers: int, backend: str) -> list[Any]:
     """[function(*arguments) for arguments in work], `workers` at a time.
 
@@ -38,8 +42,13 @@ def run_parallel(function: Callable, work: Sequence[tuple], workers: int, backen
         raise UserError(
             f"setting backend = {backend!r}: needs the package {package} (pip install {package})"
         ) from error
-    with parallel_config(backend=backend, n_jobs=workers or -1):
-        return Parallel()(jobs)
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    try:
+        with parallel_config(backend=backend, n_jobs=workers or -1):
+            return Parallel()(jobs)
+    except BrokenProcessPool as error:
+        raise WorkerLost("a process of the search was killed (out of memory?); fewer --workers need less") from error
 
 
 def _ensure_client(workers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from automapper.evolve import CONVERGED, Evolution
 from automapper.exhaustive import Optimum, find_optimum
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import Objective, parse_objective
-from automapper.parallel import run_parallel
+from automapper.parallel import WorkerLost, run_parallel
 from automapper.space import Search
 from automapper.workload import NetworkLayer, Problem, problem_of
 from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate
@@ -141,7 +142,11 @@ def run_search(
             if share < 1.0 and after_round(outcome, share):
                 outcome.goal_met = True
                 break
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, WorkerLost) as error:
+        if isinstance(error, WorkerLost):
+            if not outcome.found:
+                raise
+            print(f"note: {error}; the result is what was found before", file=sys.stderr)
         outcome.interrupted = True
         for unit in units:
             unit.stopped = True

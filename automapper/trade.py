@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from automapper.evolve import EXPLORE, Evolution
-from automapper.objective import Objective
+from automapper.objective import LEAST, Objective
 from automapper.parallel import run_parallel
 from automapper.search import Found, Outcome
 from automapper.space import Search, inside
@@ -50,7 +50,11 @@ class Contribution:
     def score(self, energy: np.ndarray, latency: np.ndarray) -> np.ndarray:
         """As Objective.score."""
         excess = np.maximum(0.0, self.own.score(energy, latency) - self.limit)
-        return self.energy_weight * np.log(energy) + self.latency_weight * np.log(latency) + PENALTY * excess
+        return (
+            self.energy_weight * np.log(np.maximum(energy, LEAST))
+            + self.latency_weight * np.log(latency)
+            + PENALTY * excess
+        )
 
 
 def trade_layers(

@@ -25,7 +25,10 @@ def outcome(stage: str, words: list[str], folder: Path) -> dict[str, Any]:
     Raises Stopped where it was interrupted, of which the mapper says nothing.
     """
     try:
-        with open(folder / "output.txt", "a") as output, redirect_stdout(output):
+        with (
+            open(folder / "output.txt", "a", encoding="utf-8", errors="backslashreplace") as output,
+            redirect_stdout(output),
+        ):
             STAGES[stage](words)
     except Diverged as error:
         if stage != "train":

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from hw_model.cases import Case, read_cases, results_json
-from hw_model.errors import InputError, InvalidMapping
+from hw_model.errors import InputError, InvalidMapping, one_line
 from hw_model.loop_nest import loop_nest
 from hw_model.timeloop import export_timeloop, write_timeloop
 from hw_model.widths import widths_of
@@ -28,18 +28,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="write the result as JSON to standard output")
     parser.add_argument("--timeloop", metavar="DIR", help="also write Timeloop inputs, five files, into this folder")
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that is not of UTF-8
+            stream.reconfigure(errors="backslashreplace")
     try:
         cases = read_cases(options.case)
         if options.timeloop:
             _export(cases, options.timeloop)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(one_line(f"error: {error.filename or options.timeloop}: {error.strerror}"), file=sys.stderr)
         return 2
     try:
         return _show(cases, options.json)
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         sys.stdout = None
         return 0
+    except OSError as error:
+        sys.stdout = None  # what is still in its buffer would raise once more
+        print(one_line(f"error: cannot write the output: {error.strerror}"), file=sys.stderr)
+        return 2
 
 
 def _show(cases: list[Case] | Case, as_json: bool) -> int:
@@ -49,6 +59,7 @@ def _show(cases: list[Case] | Case, as_json: bool) -> int:
         print(text, flush=True)
     else:
         printed = [_print(case) for case in (cases if isinstance(cases, list) else [cases])]
+        sys.stdout.flush()
         valid = all(printed)
     return 0 if valid else 1
 

@@ -38,12 +38,17 @@ class Axis(NamedTuple):
 
     def real_pairs(self) -> int:
         """Number of (output, tap) pairs whose position is real; the others multiply zeros."""
-        total = 0
-        for r in range(self.taps):
-            at = self.pad - r * self.dilation  # outputs * stride from here on are real
-            first = max(0, -(-at // self.stride))
-            total += max(0, min(self.outputs, -(-(at + self.size) // self.stride)) - first)
-        return total
+        return self._pairs_below(self.pad + self.size) - self._pairs_below(self.pad)
+
+    def _pairs_below(self, end: int) -> int:
+        """Number of (output p, tap r) pairs with p * stride + r * dilation < end."""
+        if end <= 0:
+            return 0
+        # The first taps pair with every output, the last ones with none.
+        every = min(self.taps, max(0, -(-(end - (self.outputs - 1) * self.stride) // self.dilation)))
+        some = min(self.taps, -(-end // self.dilation))
+        last = end - (some - 1) * self.dilation
+        return self.outputs * every + _floor_sum(some - every, self.stride, self.dilation, last + self.stride - 1)
 
     def reduced(self) -> Axis:
         """The same axis with the smallest stride and dilation: without positions that nothing needs.
@@ -56,3 +61,16 @@ class Axis(NamedTuple):
         unit = math.gcd(stride, dilation) or 1
         pad, end = -(-self.pad // unit), -(-(self.pad + self.size) // unit)
         return Axis(self.outputs, self.taps, stride // unit or 1, dilation // unit or 1, pad, end - pad)
+
+
+def _floor_sum(count: int, divisor: int, step: int, start: int) -> int:
+    """Sum of floor((step * i + start) / divisor) for i from 0 to count - 1, all not negative, by Euclid's algorithm."""
+    total = 0
+    while count > 0:
+        total += count * (count - 1) // 2 * (step // divisor) + count * (start // divisor)
+        step, start = step % divisor, start % divisor
+        highest = step * count + start
+        count, start, divisor, step = highest // divisor, highest % divisor, step, divisor
+        if not divisor:
+            break
+    return total

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hw_model.device_schema import check_device
-from hw_model.errors import InputError, shown, unknown
+from hw_model.errors import InputError, escaped, shown, unknown
 from hw_model.extends import extended
 from hw_model.layer import DIMS, TENSORS
 from hw_model.yaml_lines import place, read_text, read_yaml
@@ -209,7 +209,7 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
     array = data["array"]
     network = data["network"]
     device = Device(
-        name=data["name"],
+        name=escaped(data["name"]),
         clock_mhz=float(data["clock_mhz"]),
         array=(int(array["x"]), int(array["y"])),
         lanes=int(array.get("lanes", 1)),
@@ -228,8 +228,8 @@ def _build(data: Any, source: str, lines: Mapping) -> Device:
         zero_gating=data.get("zero_gating", False),
         idle_power_mw=float(data.get("idle_power_mw", 0.0)),
         technology_nm=data.get("technology_nm"),
-        description=data.get("description", ""),
-        energy_unit=data.get("energy_unit", "pJ"),
+        description=escaped(data.get("description", "")),
+        energy_unit=escaped(data.get("energy_unit", "pJ")),
     )
     if device.passes_tiles and device.pes > PASSING_PES:
         where = place(source, ("array", "x"), lines)

@@ -5,12 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST_LINE = 300  # characters of a message
+
 
 class InputError(ValueError):
     """The input is not a layer, device, mapping or bit-width. The message is one line with what was expected."""
 
     def __init__(self, message: str):
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(escaped(message))
+
+
+def escaped(text: str) -> str:
+    """`text` with every character that does not print (controls, terminal codes, lone surrogates) as an escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def one_line(message: str) -> str:
+    """A message for a terminal: at most `LONGEST_LINE` characters, its middle cut out."""
+    text, tail = escaped(message), LONGEST_LINE * 2 // 3
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - tail - 5]} ... {text[-tail:]}"
 
 
 class InvalidMapping(InputError):

@@ -9,12 +9,14 @@ from typing import TypedDict, Unpack
 
 from hw_model import rules
 from hw_model.axis import Axis
-from hw_model.errors import InputError, shown, unknown
+from hw_model.errors import InputError, escaped, shown, unknown
 
 DIMS = ("N", "G", "K", "C", "P", "Q", "R", "S")
 TENSORS = ("W", "I", "O")
 RELEVANT = {"W": "GKCRS", "I": "NGCPQRS", "O": "NGKPQ"}  # dimensions that each tensor depends on
 COUNT_LIMIT = 2**53  # largest integer a JSON reader keeps exactly; nothing here counts beyond it
+RUN_LIMIT = 2**20  # runs of input positions that `Axis.real_count` walks through
+LONGEST_NAME = 1000  # letters
 SIZE_LIMIT = 2**31 - 1  # loop bounds and factors travel as 32-bit integers in batches
 
 
@@ -86,6 +88,8 @@ class Layer:
         name, input_zeros = given.get("name", ""), given.get("input_zeros", 0.0)
         if not isinstance(name, str):
             raise InputError(f"layer: name: {shown(name)} is not a string")
+        if len(name) > LONGEST_NAME:
+            raise InputError(f"layer: name: {len(name):,} letters, at most {LONGEST_NAME}")
         fields = {dim: _integer(dim, given.get(dim, 1), 1) for dim in DIMS}
         for step in ("stride", "dilation"):
             fields[f"{step}_h"], fields[f"{step}_w"] = _both(step, given)
@@ -99,12 +103,15 @@ class Layer:
             fields[size] = needed if given.get(size) is None else _integer(size, given.get(size), 1)
         if isinstance(input_zeros, bool) or not isinstance(input_zeros, int | float) or not 0 <= input_zeros <= 1:
             raise InputError(f"layer: input_zeros: {shown(input_zeros)} is not a share between 0 and 1")
-        for field, value in {"name": name, "input_zeros": float(input_zeros), **fields}.items():
-            object.__setattr__(self, field, value)  # frozen: there is no other way
+        for field, value in {"name": escaped(name), "input_zeros": float(input_zeros), **fields}.items():
+            object.__setattr__(self, field, value)  # frozen; the name goes to terminals and pages
         if self.macs > COUNT_LIMIT:
             raise InputError(f"layer: {self.macs} MACs are more than 2**53, beyond what is counted exactly")
         if (box := tile_words("I", dict(zip(DIMS, self.sizes, strict=True)), self)) > COUNT_LIMIT:
             raise InputError(f"layer: {box} input words are more than 2**53")
+        for axis in (self.rows.reduced(), self.columns.reduced()):
+            if min(axis.dilation, axis.outputs) * min(axis.stride, axis.taps) > RUN_LIMIT:
+                raise InputError(f"layer: stride {axis.stride} with dilation {axis.dilation}: too large to be counted")
 
     @property
     def macs(self) -> int:

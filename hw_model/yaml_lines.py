@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 from hw_model.errors import InputError, shown
 
 PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str")}
+LARGEST_TEXT = 1 << 20  # bytes of a file of YAML or JSON: about a thousand layers, or cases
 Path = tuple[str | int, ...]
 
 
@@ -90,10 +93,18 @@ def read_json(text: str, source: str) -> Any:
 
 
 def read_text(path: Any) -> str:
-    """The text of a file. Raises InputError when it cannot be read or is not UTF-8."""
+    """The text of a regular file. Raises InputError when it cannot be read, is too large, or is not UTF-8."""
     try:
-        with open(path, encoding="utf-8") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
+        with os.fdopen(descriptor, encoding="utf-8") as file:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode):
+                raise InputError(f"{shown(str(path))}: not a regular file")
+            if state.st_size > LARGEST_TEXT:
+                raise InputError(f"{shown(str(path))}: {state.st_size:,} bytes, and at most {LARGEST_TEXT:,} are read")
             return file.read()
+    except InputError:
+        raise
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file (UTF-8)") from None
     except (OSError, ValueError) as error:

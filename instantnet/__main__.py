@@ -42,7 +42,19 @@ def run(argv: Sequence[str]) -> int | None:
 
         raise UserError(f"unknown command {command!r}{closest(command, COMMANDS)} (of {', '.join(COMMANDS)})")
     sys.argv[0] = f"instantnet {command}"  # what --help shows after "usage:"
+    if command in ("search", "train") and not {"--help", "-h"} & set(rest):
+        _check_words(command, rest)
     return importlib.import_module(COMMANDS[command]).main(rest)
+
+
+def _check_words(command: str, words: Sequence[str]) -> None:
+    """Raise UserError where they are not legal: before torch is loaded, which takes seconds."""
+    from instantnet.settings.configuration import configuration
+    from instantnet.settings.schema import from_command_line
+    from instantnet.settings.stages import SearchSettings, TrainSettings
+
+    kind = SearchSettings if command == "search" else TrainSettings
+    from_command_line(*configuration(kind), words, None)
 
 
 def _device() -> str:

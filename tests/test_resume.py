@@ -77,7 +77,7 @@ def assert_as_undisturbed(stage, folder):
     assert sorted(events(folder)) == sorted(events(stage.undisturbed))
     log = (folder / "logs.txt").read_text()
     assert [log.count(f"epoch {number:3}/3") for number in (1, 2, 3)] == [1, 1, 1]
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.partial"))
 
 
 def at_call(monkeypatch, module, name, count, do):
@@ -144,7 +144,7 @@ def test_a_second_signal_stops_at_once(stage, tmp_path, monkeypatch, capfd):
     assert (done["epoch"], done["step"]) == ((1, 0) if stage.module is train_search else (2, 0)), (
         "not the step it was in"
     )
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_a_stop_request_is_noted_once():
@@ -358,7 +358,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(stage, tmp_path,
         err = pipe.read()
     assert "cannot write" in err and str(tmp_path) in err and "intact" in err and err.count("\n") == 1
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.partial"))
     assert stage.main("--save", tmp_path, "--resume") == 0
     assert_as_undisturbed(stage, tmp_path)
 

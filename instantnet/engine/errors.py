@@ -59,8 +59,8 @@ def escaped(text: str, keep: str = "") -> str:
 def one_line(message: str) -> str:
     """A message for a terminal: one line, escaped, at most `LONGEST_LINE` characters, its middle cut out."""
     text = escaped(" ".join(message.split()))
-    half = (LONGEST_LINE - 5) // 2
-    return text if len(text) <= LONGEST_LINE else f"{text[:half]} ... {text[-half:]}"
+    tail = LONGEST_LINE * 2 // 3  # what can be done about it comes last
+    return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - tail - 5]} ... {text[-tail:]}"
 
 
 def exit_status(main: Callable[[], int | None]) -> int:

@@ -1,15 +1,16 @@
 """The config module of a stage: the one in the current folder, else the packaged one."""
 
 import importlib
+import sys
 import traceback
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, exit_status
 from instantnet.settings.presets import OF_MODULE
-from instantnet.settings.schema import Settings, Stage
+from instantnet.settings.schema import Settings, Stage, from_command_line
 from instantnet.settings.stages import MapSettings, SearchSettings, TrainSettings
 
 MODULE_OF: dict[type[Settings], str] = {
@@ -44,6 +45,13 @@ def configuration(kind: type[Stage]) -> tuple[Stage, dict[str, dict[str, Any]]]:
         expected = f"C = {kind.__name__}()"
         raise UserError(f"{module.__file__}: does not define {expected} (and PRESETS, a dictionary, if any)")
     return C, OF_MODULE[name] | presets
+
+
+def check_words(kind: type[Stage], description: str | None) -> None:
+    """End the process, with one line, where its command line is not legal; or after `--help`. Loads no torch."""
+    status = exit_status(lambda: from_command_line(*configuration(kind), None, description) and None)
+    if status:
+        sys.exit(status)
 
 
 def _run(file: Path) -> ModuleType:

@@ -1,0 +1,193 @@
+"""Damaged files of every kind against every reader, and processes killed while they write. `make hardening`.
+
+    python tests/hardening [--files 1500] [--kills 60] [--seed 0]
+
+Every file has to end in success or in one line of error, within 1 s and 200 MB. All of them are read in this process.
+A killed process must leave the old file or the new one, whole. Prints what was tried and what failed; the status is 1
+where anything did.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import torch  # noqa: E402
+from damage import damaged, damaged_bytes  # noqa: E402
+
+import instantnet  # noqa: E402
+from automapper.dataflows import load_dataflow  # noqa: E402
+from automapper.layer_list import read_layers  # noqa: E402
+from automapper.layers import load_network  # noqa: E402
+from experiments.jsonl import ResultsFile  # noqa: E402
+from hw_model import InputError, load_device  # noqa: E402
+from hw_model.cases import read_cases, results_json  # noqa: E402
+from instantnet.engine.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from instantnet.engine.errors import UserError, one_line  # noqa: E402
+from instantnet.formats import TRAINING_RUN, read_architecture, run_settings  # noqa: E402
+
+MOST_SECONDS, MOST_MB = 1.0, 200
+CASE = {"layer": {"K": 16, "C": 8, "P": 7}, "device": "eyeriss", "bits": 8, "mapping": {"dram": [["K", 16], ["C", 8]]}}
+LAYERS = "- {name: conv1, K: 64, C: 3, P: 112, Q: 112, R: 7, S: 7, stride: 2}\n- {K: 10, C: 64}\n"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: a whole one, and its readers, each called with the path."""
+
+    whole: Path
+    readers: tuple[Callable[[Path], object], ...]
+
+
+@dataclass
+class Outcome:
+    """What was tried of a kind, and what was wrong with it."""
+
+    tried: int = 0
+    refused: int = 0
+    slowest_s: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+def kinds(folder: Path) -> dict[str, Kind]:
+    """Every kind of file that a command reads, with a whole one."""
+    old = ROOT / "tests" / "data" / "format1"
+    (folder / "case.json").write_text(json.dumps(CASE))
+    (folder / "layers.yaml").write_text(LAYERS)
+    flow = (ROOT / "automapper" / "dataflows" / "output_stationary_channels.yaml").read_text()
+    (folder / "dataflow.yaml").write_text(flow.replace("name: output", "name: my_output"))
+    results = next((ROOT / "experiments" / "results").glob("*.jsonl"))
+    (folder / "results.jsonl").write_bytes(b"".join(results.read_bytes().splitlines(keepends=True)[:12]))
+    run = lambda path: run_settings(load_checkpoint(path, ["model", "config"], "a run"), TRAINING_RUN, path)  # noqa: E731
+    network = lambda path: load_network(str(path), 1)  # noqa: E731
+    return {
+        "arch.pt": Kind(ROOT / "pretrained" / "arch.pt", (read_architecture, network)),
+        "weights.pt": Kind(ROOT / "pretrained" / "weights.pt", (instantnet.load, network)),
+        "weights.pt, format 1": Kind(old / "weights.pt", (instantnet.load, network)),
+        "checkpoint.pt": Kind(old / "checkpoint.pt", (run,)),
+        "device.yaml": Kind(ROOT / "hw_model" / "devices" / "eyeriss.yaml", (lambda path: load_device(str(path)),)),
+        "dataflow.yaml": Kind(folder / "dataflow.yaml", (lambda path: load_dataflow(str(path)),)),
+        "layers.yaml": Kind(folder / "layers.yaml", (lambda path: read_layers(str(path), 1),)),
+        "case.json": Kind(folder / "case.json", (lambda path: results_json(read_cases(path)),)),
+        "results.jsonl": Kind(folder / "results.jsonl", (lambda path: ResultsFile(path).runs(),)),
+    }
+
+
+def damage(kind: Kind, content: object, path: Path, rng: random.Random) -> str:
+    """Write a damaged copy to `path`; returns what was done, in words."""
+    if isinstance(content, dict) and rng.random() < 0.7:
+        changed, words = damaged(content, rng)
+        if path.suffix == ".pt":
+            torch.save(changed, path)
+        else:
+            path.write_text(json.dumps(changed), encoding="utf-8", errors="surrogatepass")
+        return words
+    path.write_bytes(damaged_bytes(kind.whole.read_bytes(), rng))
+    return "bytes"
+
+
+def try_files(count: int, seed: int, folder: Path) -> dict[str, Outcome]:
+    """Read `count` damaged files, as many of each kind."""
+    every, outcomes = kinds(folder), {}
+    contents = {
+        name: torch.load(kind.whole, weights_only=True) if kind.whole.suffix == ".pt" else
+        CASE if name == "case.json" else None
+        for name, kind in every.items()
+    }  # fmt: skip
+    for kind in every.values():
+        for read in kind.readers:
+            read(kind.whole)  # whole files are read; what is loaded only then is no file's doing
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(count):
+        name = list(every)[number % len(every)]
+        outcome, path = outcomes.setdefault(name, Outcome()), folder / f"damaged{every[name].whole.suffix}"
+        try:
+            words = damage(every[name], contents[name], path, random.Random(f"{seed} {number}"))
+        except Exception:  # a value that cannot be saved makes no file
+            continue
+        for read in every[name].readers:
+            outcome.tried += 1
+            wrong, refused, seconds = attempt(read, path)
+            outcome.refused += refused
+            outcome.slowest_s = max(outcome.slowest_s, seconds)
+            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1000
+            if grown > MOST_MB:
+                wrong, memory = wrong or f"{grown:.0f} MB", memory + 1000 * int(grown)
+            if wrong:
+                outcome.wrong.append(f"file {number} ({words}): {wrong}")
+    return outcomes
+
+
+def attempt(read: Callable[[Path], object], path: Path) -> tuple[str, bool, float]:
+    """(what is wrong, whether the file was refused, CPU seconds)."""
+    begin, wrong, refused = time.process_time(), "", False
+    try:
+        read(path)
+    except (UserError, InputError) as error:
+        refused = True
+        wrong = "more than one line" if "\n" in one_line(str(error)) else ""
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {error} at {traceback.extract_tb(error.__traceback__)[-1]}"[:400]
+    seconds = time.process_time() - begin
+    return wrong or (f"{seconds:.1f} s" if seconds > MOST_SECONDS else ""), refused, seconds
+
+
+def try_kills(count: int, seed: int, folder: Path) -> Outcome:
+    """Kill processes that write a checkpoint again and again; the file is whole after each."""
+    outcome, path, rng = Outcome(), folder / "killed" / "checkpoint.pt", random.Random(seed)
+    save_checkpoint(path, {"model": {"x": torch.zeros(1000)}, "epoch": 0})
+    for number in range(count):
+        child = os.fork()
+        if not child:
+            try:
+                for epoch in range(10**6):
+                    save_checkpoint(path, {"model": {"x": torch.full((100_000,), float(epoch))}, "epoch": epoch})
+            finally:
+                os._exit(1)
+        time.sleep(rng.uniform(0.001, 0.05))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        outcome.tried += 1
+        try:
+            content = load_checkpoint(path, ["model", "epoch"], "a checkpoint")
+            if not bool((content["model"]["x"] == float(content["epoch"])).all()):
+                outcome.wrong.append(f"kill {number}: old and new are mixed")
+        except UserError as error:
+            outcome.wrong.append(f"kill {number}: {error}")
+    return outcome
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=1500)
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        outcomes = try_files(given.files, given.seed, Path(name))
+        outcomes["killed while it writes"] = try_kills(given.kills, given.seed, Path(name))
+    print(f"{'kind':24} {'tried':>7} {'refused':>8} {'slowest s':>10} {'failed':>7}")
+    for kind, outcome in outcomes.items():
+        print(f"{kind:24} {outcome.tried:7} {outcome.refused:8} {outcome.slowest_s:10.2f} {len(outcome.wrong):7}")
+    for kind, outcome in outcomes.items():
+        for words, times in Counter(outcome.wrong).most_common(10):
+            print(f"FAILED {kind}: {words} ({times})")
+    return int(any(outcome.wrong for outcome in outcomes.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
