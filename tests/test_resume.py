@@ -24,6 +24,7 @@ from instantnet import train, train_search
 from instantnet.engine import log as log_file
 from instantnet.engine.distributed import Processes
 from instantnet.engine.errors import Stopped, UserError
+from instantnet.engine.folders import owned
 from instantnet.engine.log import RunLog, SilentLog
 from instantnet.engine.resume import Checkpoints, Position
 from instantnet.engine.stopping import StopRequest
@@ -316,8 +317,9 @@ def kill_at(name, count, half=False):
     setattr(os, name, call)
 
 
-@pytest.mark.parametrize("name, half", [("fsync", True), ("replace", False), ("link", False)])
-def test_killed_while_writing(stage, tmp_path, name, half):
+# A checkpoint takes a call of replace, one of link, and of fsync one for each log file too.
+@pytest.mark.parametrize("name, half, at", [("fsync", True, 27), ("replace", False, 7), ("link", False, 7)])
+def test_killed_while_writing(stage, tmp_path, name, half, at):
     """Every few writes; one is torn, or written and not renamed, or the old one not yet kept under its other name."""
     if stage.module is train_search and name != "replace":
         pytest.skip("the same code as in train.py, and slower")
@@ -325,8 +327,9 @@ def test_killed_while_writing(stage, tmp_path, name, half):
     kills, status = 0, None
     while status is None:
         resume = ["--resume"] if (tmp_path / "checkpoint.pt").exists() else []
-        status = killed_run(stage, [*words, *resume], patch=lambda: kill_at(name, 7, half))
+        status = killed_run(stage, [*words, *resume], patch=lambda: kill_at(name, at, half))
         kills += status is None
+        assert kills < 20, "no progress between two kills"
     assert status == 0 and kills >= 1
     for path in tmp_path.glob("checkpoint_*"):
         load(path)
@@ -414,18 +417,54 @@ def test_a_damaged_checkpoint_names_the_older_ones(stage, tmp_path, capsys):
     capsys.readouterr()
     assert stage.main("--save", tmp_path, "--resume") == 2
     err = capsys.readouterr().err
-    first, second = (str(tmp_path / f"checkpoint_epoch00{epoch}.pt") for epoch in (2, 1))
-    assert f"--resume {first} or {second}" in err and err.count("\n") == 1
-    assert contents(tmp_path) == before
-    assert stage.main("--save", tmp_path, "--resume", first) == 0
+    assert "older ones beside it, newest first: checkpoint_epoch002.pt, checkpoint_epoch001.pt" in err
+    assert err.count("\n") == 1 and contents(tmp_path) == before
+    assert stage.main("--save", tmp_path, "--resume", tmp_path / "checkpoint_epoch002.pt") == 0
     assert_as_undisturbed(stage, tmp_path)
 
 
+def test_a_folder_that_holds_a_run_is_refused(stage, tmp_path, capsys):
+    """Finished or not: two mistaken starts would lose its logs, events and checkpoint."""
+    shutil.copytree(stage.undisturbed, tmp_path / "run")
+    for left in ("checkpoint.pt", "logs.txt"):
+        before = contents(tmp_path / "run")
+        assert stage.main("--save", tmp_path / "run", "--seed", 5) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and all(way in err for way in ("--resume", "--save OTHER", "--overwrite"))
+        assert contents(tmp_path / "run") == before
+        for path in (tmp_path / "run").iterdir():
+            if path.name != "logs.txt":
+                path.unlink()
+        assert left in before
+
+
+def test_a_folder_in_use_is_refused(stage, tmp_path, capsys):
+    with owned(tmp_path / "run", "folder"):
+        before = contents(tmp_path / "run")
+        assert stage.main("--save", tmp_path / "run") == 2
+        err = capsys.readouterr().err
+        assert f"in use by process {os.getpid()} on " in err and ", since 20" in err and err.count("\n") == 1
+        assert contents(tmp_path / "run") == before
+
+
+def test_a_lock_ends_with_its_process_and_its_partial_files_are_cleaned(tmp_path):
+    pid = os.fork()
+    if not pid:
+        with owned(tmp_path, "folder"):
+            (tmp_path / ".checkpoint.pt.abcd1234.partial").write_text("half")
+            (tmp_path / ".mine.partial").write_text("keep")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with owned(tmp_path, "folder"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".mine.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == [".mine.partial"]
+
+
 def test_a_new_run_sets_the_checkpoint_of_another_aside(stage, tmp_path):
-    """So that --resume never goes on from the run before, and a forgotten --resume loses nothing."""
+    """So that --resume never goes on from the run before."""
     shutil.copytree(stage.undisturbed, tmp_path / "run")
     before = load(tmp_path / "run" / "checkpoint.pt")
-    assert stage.main("--save", tmp_path / "run", "--seed", 5) == 0
+    assert stage.main("--save", tmp_path / "run", "--seed", 5, "--overwrite") == 0
     assert same_tensors(load(tmp_path / "run" / "checkpoint_replaced.pt"), before)
     assert len(epochs(tmp_path / "run")) == 3 and len(set(events(tmp_path / "run"))) == len(events(tmp_path / "run"))
 

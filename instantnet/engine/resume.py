@@ -57,8 +57,8 @@ def load_newest(
             raise UserError(f"{path}: its 'log_sizes' are not numbers of bytes")
         check(content)
     except UserError as error:
-        others = [str(other) for other in _older(path.parent)[::-1] if other != path]
-        hint = f"; older ones, newest first: --resume {' or '.join(others)}" if others else ""
+        others = [other.name for other in _older(path.parent)[::-1] if other != path]
+        hint = f"; --resume takes older ones beside it, newest first: {', '.join(others[:3])}" if others else ""
         raise UserError(f"{error}{hint}") from error
     return content
 
