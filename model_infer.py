@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from instantnet.operations import OPERATIONS, Backbone, Geometry
+from instantnet.operations import OPERATIONS, Backbone, Geometry, Operation
 from instantnet.quantize import (
     BatchNorm2d,
     Precision,
@@ -38,7 +39,8 @@ class DerivedNetwork(Backbone):
     def flops(self) -> int:
         """FLOPs for one image, from the project's own formula."""
         sizes = list(self.geometry.layer_sizes())[:-1]
-        return self.ends_flops() + sum(cell.flops(*size) for cell, size in zip(self.cells, sizes, strict=True))
+        cells = cast(Sequence[Operation], self.cells)
+        return self.ends_flops() + sum(cell.flops(*size) for cell, size in zip(cells, sizes, strict=True))
 
 
 def profile(model: SwitchableNetwork) -> tuple[int, int]:
@@ -50,17 +52,17 @@ def profile(model: SwitchableNetwork) -> tuple[int, int]:
     """
     import thop  # imported here: slow to start, and only the summary of a run needs it
 
-    def count_convolution(module: nn.Conv2d, inputs, output):
+    def count_convolution(module: Any, inputs, output):
         macs = output[0].numel() * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
         module.total_ops += torch.DoubleTensor([macs])
 
-    def count_norm(module: nn.Module, inputs, output):
+    def count_norm(module: Any, inputs, output):
         module.total_ops += torch.DoubleTensor([4 * output[0].numel()])
 
-    def count_nothing(module: nn.Module, inputs, output):
+    def count_nothing(module: Any, inputs, output):
         module.total_ops += torch.DoubleTensor([0])
 
-    geometry = model.geometry
+    geometry: Any = model.geometry
     hooks = {
         nn.Conv2d: count_convolution,
         SwitchableConv2d: count_convolution,

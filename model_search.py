@@ -1,6 +1,7 @@
 """The supernet: every layer runs all candidate operations and mixes them by weights drawn from alpha."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,9 @@ class Supernet(Backbone):
         self.temperature = 1.0
         self.generator = torch.Generator()  # of the Gumbel noise; on the CPU, so that every device draws the same
         self.op_weights: Tensor | None = None
-        self._drawn: tuple[Tensor | None, Tensor | None] = None, None  # op_weights, and what `_mixed` gives with them
-        self._paths: tuple[Tensor | None, list[list[int]]] = None, []  # op_weights, and which of them are not 0
+        self._drawn: tuple[Tensor, Tensor | None] | None = None  # what `_mixed` gave for the op_weights drawn last
+        self._paths: tuple[Tensor | None, list[list[int] | None]] = None, []  # op_weights, and which of them are not 0
+        self.flops_table: Tensor
         self.register_buffer("flops_table", self._flops_of_candidates(skip_flops), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,20 +62,25 @@ class Supernet(Backbone):
             x = cell(x, weights, running)
         return self.classifier(torch.mean(self.header(x), dim=(2, 3)))
 
+    def layers(self) -> list[MixedOp]:
+        """The searched layers."""
+        return [cell for cell in self.cells if isinstance(cell, MixedOp)]
+
     def regions(self) -> list[nn.Module]:
         """The parts that torch.compile takes one by one: layers of equal shape share a graph, the whole network's would
         take an hour. Where only some candidates run, each candidate: which ones run must not be part of a graph."""
-        layers = [op for cell in self.cells for op in cell.candidates] if self.sample_paths else list(self.cells)
+        layers = [op for cell in self.layers() for op in cell.candidates] if self.sample_paths else list(self.cells)
         return [self.stem, *layers, self.header]
 
     def sample(self) -> None:
         """Draw op_weights: softmax((alpha + Gumbel noise) / temperature) per layer, differentiable in alpha; where
         sample_func is "softmax" without the noise."""
-        logits = self.alpha
+        logits: Tensor = self.alpha
         if self.sample_func == "gumbel_softmax":
             uniform = torch.rand(logits.shape, generator=self.generator).clamp_(1e-20, 1 - 1e-7)
             logits = logits - torch.log(-torch.log(uniform)).to(logits.device)
-        self.op_weights, _ = self._drawn = self._mixed(logits)
+        self._drawn = self._mixed(logits)
+        self.op_weights = self._drawn[0]
 
     def expected_flops(self) -> Tensor:
         """L_eff: FLOPs for one image, every candidate counted by its weight; a scalar, differentiable in alpha.
@@ -105,7 +112,9 @@ class Supernet(Backbone):
             self.sample()
         if self.op_weights is None:
             return self._mixed(self.alpha)
-        return self._drawn if self._drawn[0] is self.op_weights else (self.op_weights, None)
+        if self._drawn is not None and self._drawn[0] is self.op_weights:
+            return self._drawn
+        return self.op_weights, None
 
     def _mixed(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """(op_weights, None), or where only some candidates run (op_weights, the weights with all of them)."""
@@ -125,10 +134,13 @@ class Supernet(Backbone):
         """[layers, operations], float64: counts stay exact."""
         name = "flops_as_released" if skip_flops == "released" else "flops"
         sizes = list(self.geometry.layer_sizes())[:-1]
-        rows = [
-            [getattr(op, name, op.flops)(*size) for op in cell.candidates]
-            for cell, size in zip(self.cells, sizes, strict=True)
-        ]
+
+        def flops(op: nn.Module, size: tuple[int, int]) -> int:
+            count: Any = getattr(op, name, None) or op.flops
+            return count(*size)
+
+        cells = zip(self.layers(), sizes, strict=True)
+        rows = [[flops(op, size) for op in cell.candidates] for cell, size in cells]
         return torch.tensor(rows, dtype=torch.float64)
 
 

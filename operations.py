@@ -110,15 +110,24 @@ class Skip(nn.Module):
 
 Operation = ConvBlock | Skip
 
-OPERATIONS: dict[str, Callable[[int, int, int, Precision], Operation]] = {
-    "k3_e1": lambda *shape: ConvBlock(*shape, kernel_size=3, expansion=1),
-    "k3_e1_g2": lambda *shape: ConvBlock(*shape, kernel_size=3, expansion=1, groups=2),
-    "k3_e3": lambda *shape: ConvBlock(*shape, kernel_size=3, expansion=3),
-    "k3_e6": lambda *shape: ConvBlock(*shape, kernel_size=3, expansion=6),
-    "k5_e1": lambda *shape: ConvBlock(*shape, kernel_size=5, expansion=1),
-    "k5_e1_g2": lambda *shape: ConvBlock(*shape, kernel_size=5, expansion=1, groups=2),
-    "k5_e3": lambda *shape: ConvBlock(*shape, kernel_size=5, expansion=3),
-    "k5_e6": lambda *shape: ConvBlock(*shape, kernel_size=5, expansion=6),
+Build = Callable[[int, int, int, Precision], Operation]
+
+
+def _block(kernel_size: int, expansion: int, groups: int = 1) -> Build:
+    return lambda c_in, c_out, stride, precision: ConvBlock(
+        c_in, c_out, stride, precision, kernel_size=kernel_size, expansion=expansion, groups=groups
+    )
+
+
+OPERATIONS: dict[str, Build] = {
+    "k3_e1": _block(kernel_size=3, expansion=1),
+    "k3_e1_g2": _block(kernel_size=3, expansion=1, groups=2),
+    "k3_e3": _block(kernel_size=3, expansion=3),
+    "k3_e6": _block(kernel_size=3, expansion=6),
+    "k5_e1": _block(kernel_size=5, expansion=1),
+    "k5_e1_g2": _block(kernel_size=5, expansion=1, groups=2),
+    "k5_e3": _block(kernel_size=5, expansion=3),
+    "k5_e6": _block(kernel_size=5, expansion=6),
     "skip": Skip,
 }
 """Name -> builder(C_in, C_out, stride, precision). alpha's columns are in this order."""
@@ -143,7 +152,8 @@ class Geometry:
     def from_settings(cls, settings: Mapping[str, Any], **replace: Any) -> Self:
         """Out of a dictionary of settings: `C.to_dict()` or a checkpoint's `config`. KeyError where one is missing."""
         values = {name: settings[name] for name in cls.__dataclass_fields__} | replace
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        frozen: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**frozen)
 
     @property
     def num_layers(self) -> int:
@@ -181,10 +191,10 @@ class ConvNorm(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
     ):
         super().__init__()
-        options = {"stride": stride, "padding": kernel_size // 2, "bias": False}
+        options: dict[str, Any] = {"stride": stride, "padding": kernel_size // 2, "bias": False}
         if quantized:
-            self.conv = SwitchableConv2d(c_in, c_out, kernel_size, precision=precision, **options)
-            self.norm = SwitchableBatchNorm2d(c_out, precision)
+            self.conv: nn.Conv2d = SwitchableConv2d(c_in, c_out, kernel_size, precision=precision, **options)
+            self.norm: nn.Module = SwitchableBatchNorm2d(c_out, precision)
         else:
             self.conv = nn.Conv2d(c_in, c_out, kernel_size, **options)
             self.norm = BatchNorm2d(c_out, precision)
@@ -205,7 +215,9 @@ class Backbone(SwitchableNetwork):
         self.cells = nn.ModuleList(cells)
         self.header = ConvNorm(geometry.num_channel_list[-1], geometry.header_channel, 1, 1, precision, quantized)
         if quantized:
-            self.classifier = SwitchableLinear(geometry.header_channel, geometry.num_classes, precision=precision)
+            self.classifier: nn.Linear = SwitchableLinear(
+                geometry.header_channel, geometry.num_classes, precision=precision
+            )
         else:
             self.classifier = nn.Linear(geometry.header_channel, geometry.num_classes)
 

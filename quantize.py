@@ -171,6 +171,10 @@ class SwitchableBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.per_bit_width[self.precision.index](x)
 
+    def norms(self) -> list[BatchNorm2d]:
+        """The batch norm of every bit-width, lowest first."""
+        return [norm for norm in self.per_bit_width if isinstance(norm, BatchNorm2d)]
+
     def current(self) -> BatchNorm2d:
         """The batch norm of the current bit-width."""
         return cast(BatchNorm2d, self.per_bit_width[self.precision.index])
@@ -210,10 +214,10 @@ def recalibrate(model: SwitchableNetwork, bits: int, batches: Iterable, reset: s
     model.train()
     switchable = [m for m in model.modules() if isinstance(m, SwitchableBatchNorm2d)]
     own = [m.current() for m in switchable]
-    inside = {id(norm) for m in switchable for norm in m.per_bit_width}
+    inside = {id(norm) for m in switchable for norm in m.norms()}
     shared = [m for m in model.modules() if isinstance(m, BatchNorm2d) and id(m) not in inside]
     if reset == "all":
-        for norm in [n for m in switchable for n in m.per_bit_width] + shared:
+        for norm in [n for m in switchable for n in m.norms()] + shared:
             norm.reset_running_stats()
         own += shared
     else:

@@ -24,6 +24,7 @@ from automapper.shapes import NoLayer, convolution, linear, product, renamed, tr
 from automapper.torch_operations import ATTENTION, CREATES, HANDLED, KINDS, MOVES, PRODUCTS, REFUSED
 from automapper.workload import Network, NetworkLayer, Unmapped
 from hw_model import InputError, Layer
+from hw_model.widths import Bits
 from instantnet.engine.checkpoint import load_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.formats import read_architecture, read_weights
@@ -55,7 +56,10 @@ def load_network(path: str, batch: int) -> Network:
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UserError(f"{file}: its network cannot be rebuilt ({error}); expected {EXPECTED}") from error
     # A search's accuracies are those of its supernet, not of the network that is mapped.
-    return Network(str(file), layers, found.bits, found.accuracy if found.weights is not None else {}, unmapped)
+    accuracy: dict[Bits, float] = {}
+    if found.weights is not None:
+        accuracy.update((bits, value) for bits, value in found.accuracy.items())
+    return Network(str(file), layers, found.bits, accuracy, unmapped)
 
 
 def _holds_weights(file: Path) -> bool:

@@ -59,7 +59,7 @@ class Objective:
         """The objective itself: J*s for edp, J for energy, s for latency."""
         energy, latency = np.maximum(energy_j, LEAST), np.maximum(latency_s, LEAST)
         product = energy**self.energy_weight * latency**self.latency_weight
-        return product if np.ndim(product) else float(product)
+        return product if np.ndim(product) else float(product)  # type: ignore[return-value]  # as its arguments are
 
     def network_value(self, energy_j: Quantity, latency_s: Quantity, interval_s: Quantity) -> Quantity:
         """The objective of a network, with the delay that counts."""

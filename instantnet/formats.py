@@ -264,7 +264,7 @@ def _data(given: Mapping[str, Any]) -> ImageData:
     legal = TrainSettings.legal_settings()
     for name, size in zip(("image_height", "image_width"), sizes, strict=True):
         legal[name].check(size)
-    channels = []
+    channels: list[Any] = []
     for name, least in (("mean", -1e6), ("std", 1e-6)):
         values = given[name]
         if not isinstance(values, list) or len(values) != 3:
@@ -272,7 +272,8 @@ def _data(given: Mapping[str, Any]) -> ImageData:
         if not all(type(value) in (int, float) and least <= value <= 1e6 for value in values):
             raise ValueError(f"its {name} is {shown(values)}")
         channels.append(tuple(map(float, values)))
-    return ImageData(given["name"], list(names), *channels, *sizes)
+    mean, std = channels
+    return ImageData(given["name"], list(names), mean, std, *sizes)
 
 
 # --- at the start of a command

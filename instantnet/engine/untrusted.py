@@ -124,9 +124,9 @@ def _check_pickle(data: bytes) -> None:
         if name not in _OPERATIONS or (name == "GLOBAL" and argument not in _GLOBALS):
             what = str(argument).replace(" ", ".") if name == "GLOBAL" else name
             raise Unreadable(f"it holds {what[:80]!r}, which is neither a number, a text nor a dense tensor")
-        if name == "LONG1" and argument.bit_length() > 64:
+        if name == "LONG1" and isinstance(argument, int) and argument.bit_length() > 64:
             raise Unreadable("an integer of more than 64 bits")
-        if name in _PUTS and last in _TUPLES:
+        if name in _PUTS and last in _TUPLES and isinstance(argument, int):
             tuples.add(argument)
         if name in _GETS and argument in tuples:
             # A tuple of one tuple twice, and so on 60 times, as a key of a dictionary: its hash takes for ever.

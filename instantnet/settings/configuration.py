@@ -49,8 +49,11 @@ def configuration(kind: type[Stage]) -> tuple[Stage, dict[str, dict[str, Any]]]:
 
 def check_words(kind: type[Stage], description: str | None) -> None:
     """End the process, with one line, where its command line is not legal; or after `--help`. Loads no torch."""
-    status = exit_status(lambda: from_command_line(*configuration(kind), None, description) and None)
-    if status:
+
+    def check() -> None:
+        from_command_line(*configuration(kind), None, description)
+
+    if status := exit_status(check):
         sys.exit(status)
 
 
