@@ -4,9 +4,11 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from tiny_runs import ROOT, load
 
 import automapper.__main__ as mapper
+import instantnet
 from automapper.layers import load_network
 from experiments import pretrained
 from experiments.scales import CIFAR_CPU_LONG
@@ -55,3 +57,10 @@ def test_the_readmes_line_maps_it(tmp_path, monkeypatch, capsys):
     assert exit_status(lambda: mapper.main([*words.split(), "--budget", "200", "--save", str(tmp_path)])) == 0
     assert "EDP" in capsys.readouterr().out
     assert load_network("pretrained", 1).bit_widths == (4, 8, 12, 16, 32)
+
+
+def test_it_names_what_it_sees(weights):
+    net = instantnet.load(FOLDER)
+    chances = net.predict(Image.new("RGB", (40, 30), "skyblue"), bits=4)
+    assert {name for name, _ in chances} == set(weights["data"]["class_names"]) and len(chances) == 10
+    assert sum(chance for _, chance in chances) == pytest.approx(1, abs=1e-5)
