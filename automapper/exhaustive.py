@@ -224,7 +224,7 @@ def _covers(size: int, limits: list[int]) -> list[tuple[int, ...]]:
 
 def _tile_sizes(size: int) -> list[int]:
     """Every ceil(size / tiles) for tiles from 1 to size, rising; about 2 sqrt(size) of them."""
-    root = math.isqrt(size)
+    root = math.isqrt(size) + 1  # of more tiles than that, each is at most as large as this
     large = {-(-size // tiles) for tiles in range(1, root + 1)}
     return sorted(large | {part for part in range(1, root + 1) if -(-size // -(-size // part)) == part})
 

@@ -32,7 +32,7 @@ def evaluate(C: TrainSettings, processes: Processes) -> None:
     wanted = C.num_bits_list if "num_bits_list" in C.named else list(file.bits)
     if names_a_function(own.get("dataset", "")):
         raise UserError(
-            f"{path} was trained on {own['dataset']}; a file never has code run: name it, --dataset {own['dataset']}"
+            f"{path} was trained on {own['dataset']}: name that with --dataset, as a file never has code run"
         )
     C = C.replaced(**own)
     missing = [bits for bits in wanted if bits not in file.bits]

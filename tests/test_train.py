@@ -70,7 +70,6 @@ def test_the_files_are_there(train_run):
         "metrics.jsonl",
         "settings.json",
         "result.json",
-        ".lock",
         *events,
     }
     content = (train_run.folder / events[0]).read_bytes()

@@ -76,7 +76,14 @@ def test_settings_are_saved_printed_and_in_the_files(search_run):
 def test_arch_pt(search_run):
     """Its content as the design states it, and true."""
     arch = load(search_run.folder / "arch.pt")
-    assert set(arch) == {"format", "ops", "alpha", "flops", "accuracy", "epoch", "config"}
+    assert set(arch) == {"format", "kind", "network", "quantizer", "bits", "data", "version", "commit"} | {
+        "ops",
+        "alpha",
+        "flops",
+        "accuracy",
+        "epoch",
+        "config",
+    }
     assert len(arch["ops"]) == 2 and set(arch["ops"]) <= set(OPERATIONS)
     assert arch["alpha"].shape == (2, 9)
     assert arch["ops"] == [list(OPERATIONS)[i] for i in arch["alpha"].argmax(-1)]

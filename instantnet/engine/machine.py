@@ -68,6 +68,7 @@ def tune_gpu(tf32: bool) -> None:
     precision = "tf32" if tf32 else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]  # torch.export wants both alike
 
 
 def derived_seed(*parts: int | str) -> int:

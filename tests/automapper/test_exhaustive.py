@@ -9,7 +9,7 @@ import pytest
 
 from automapper import exhaustive, tree
 from automapper.evolve import Evolution
-from automapper.exhaustive import _covers, different_orders, find_optimum, splits_of
+from automapper.exhaustive import _covers, _tile_sizes, different_orders, find_optimum, splits_of
 from automapper.objective import parse_objective
 from automapper.space import Search, build_space
 from automapper.workload import Problem
@@ -272,3 +272,8 @@ def test_a_walk_given_up_leaves_the_others_proven(monkeypatch, tmp_path, capsys)
     assert bound["lower_edp_js"] == pytest.approx(bound["best_edp_js"] * (1 - bound["gap"])) and 0 < bound["gap"] < 1
     cost = evaluate(large["dims"], large["mapping"], "eyeriss", 8)
     assert (cost.energy_j, cost.cycles) == (large["energy_j"], large["cycles"])
+
+
+def test_every_tile_size_is_found():
+    for size in range(1, 400):
+        assert _tile_sizes(size) == sorted({-(-size // tiles) for tiles in range(1, size + 1)})
