@@ -66,9 +66,10 @@ def tune_gpu(tf32: bool) -> None:
     """Run a GPU's convolutions and matrix products in TF32 (11 significant bits) or in float32. Both are set, because
     torch's default is TF32 for convolutions only."""
     precision = "tf32" if tf32 else "ieee"
+    torch.backends.cudnn.allow_tf32 = tf32  # the older switch too: torch.export reads it, and refuses where they differ
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
-    torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]  # torch.export wants both alike
+    torch.backends.cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
 
 
 def derived_seed(*parts: int | str) -> int:
