@@ -31,8 +31,7 @@ from instantnet.engine.synchronised import synchronised
 from instantnet.formats import ARCHITECTURE, SEARCH_RUN, header, read_supernet
 from instantnet.kernels import with_kernels
 from instantnet.model_search import Supernet
-from instantnet.operations import Geometry
-from instantnet.quantize import Precision
+from instantnet.searching import bit_widths_named, build_supernet, new_architect, unreachable_window
 from instantnet.selection import Best, report
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
@@ -171,12 +170,6 @@ def new_parts(C: SearchSettings) -> dict[str, Any]:
     return parts_of(C, supernet, optimizer, new_architect(C, supernet, supernet))
 
 
-def build_supernet(C: SearchSettings) -> Supernet:
-    """A supernet with random weights."""
-    precision = Precision(**C.precision_arguments())
-    return Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
-
-
 def new_supernet(C: SearchSettings, processes: Processes, pretrained: dict[str, Any] | None) -> Supernet:
     """A supernet with random weights, or those `pretrained`, on its device."""
     seed_everything(C.seed)
@@ -187,43 +180,6 @@ def new_supernet(C: SearchSettings, processes: Processes, pretrained: dict[str, 
     if pretrained is not None:
         load_weights(supernet, pretrained, str(C.pretrain))
     return supernet
-
-
-def new_architect(
-    C: SearchSettings,
-    supernet: Supernet,
-    in_training: Callable[..., torch.Tensor],
-    mean: Callable[[torch.Tensor], torch.Tensor] = lambda gradient: gradient,
-) -> Architect:
-    """The optimiser of alpha for this supernet. mean: of a tensor over the processes."""
-    return Architect(
-        model=in_training,
-        alpha=supernet.alpha,
-        bits=bit_widths_named(C.alpha_bits, supernet.precision)[0],
-        expected_flops=supernet.expected_flops,
-        learning_rate=C.arch_learning_rate,
-        betas=C.betas,
-        flops_weight=C.flops_weight,
-        alpha_step=C.alpha_step,
-        mean=mean,
-    )
-
-
-def unreachable_window(supernet: Supernet, C: SearchSettings) -> list[str]:
-    """A line where the FLOPs window holds no network of the search space, however alpha ends."""
-    low, high = supernet.flops_range()
-    if C.flops_min <= high and C.flops_max >= low:
-        return []
-    return [
-        f"note: no candidate reaches the window flops_min = {C.flops_min / 1e6:g} to flops_max = "
-        f"{C.flops_max / 1e6:g} MFLOPs; the smallest has {low / 1e6:.4g}, the largest {high / 1e6:.4g}"
-    ]
-
-
-def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:
-    """`all`, `highest` or `lowest` of the network's bit-widths."""
-    widths = precision.bit_widths
-    return {"all": widths, "highest": widths[-1:], "lowest": widths[:1]}[name]
 
 
 def validate(

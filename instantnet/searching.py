@@ -1,0 +1,54 @@
+"""What a search is made of, as its settings say: the supernet, what updates alpha, the FLOPs window."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from instantnet.architect import Architect
+from instantnet.model_search import Supernet
+from instantnet.operations import Geometry
+from instantnet.quantize import Precision
+from instantnet.settings.stages import SearchSettings
+
+
+def build_supernet(C: SearchSettings) -> Supernet:
+    """A supernet with random weights."""
+    precision = Precision(**C.precision_arguments())
+    return Supernet(Geometry.from_settings(C.to_dict()), precision, C.sample_func, C.skip_flops, C.sample_paths)
+
+
+def new_architect(
+    C: SearchSettings,
+    supernet: Supernet,
+    in_training: Callable[..., Tensor],
+    mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+) -> Architect:
+    """The optimiser of alpha for this supernet. mean: of a tensor over the processes."""
+    return Architect(
+        model=in_training,
+        alpha=supernet.alpha,
+        bits=bit_widths_named(C.alpha_bits, supernet.precision)[0],
+        expected_flops=supernet.expected_flops,
+        learning_rate=C.arch_learning_rate,
+        betas=C.betas,
+        flops_weight=C.flops_weight,
+        alpha_step=C.alpha_step,
+        mean=mean,
+    )
+
+
+def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:
+    """`all`, `highest` or `lowest` of the network's bit-widths."""
+    widths = precision.bit_widths
+    return {"all": widths, "highest": widths[-1:], "lowest": widths[:1]}[name]
+
+
+def unreachable_window(supernet: Supernet, C: SearchSettings) -> list[str]:
+    """A line where the FLOPs window holds no network of the search space, however alpha ends."""
+    low, high = supernet.flops_range()
+    if C.flops_min <= high and C.flops_max >= low:
+        return []
+    return [
+        f"note: no candidate reaches the window flops_min = {C.flops_min / 1e6:g} to flops_max = "
+        f"{C.flops_max / 1e6:g} MFLOPs; the smallest has {low / 1e6:.4g}, the largest {high / 1e6:.4g}"
+    ]
