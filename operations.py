@@ -5,7 +5,7 @@ batch norm's output, for one image, as the authors count them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
@@ -133,8 +133,18 @@ OPERATIONS: dict[str, Build] = {
 """Name -> builder(C_in, C_out, stride, precision). alpha's columns are in this order."""
 
 
+class FromSettings:
+    """Base of dataclasses whose field names are those of settings."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], **replace: Any) -> Self:
+        """From a dictionary of settings: `C.to_dict()` or a checkpoint's `config`. KeyError where one is missing."""
+        values = {field.name: settings[field.name] for field in fields(cls)} | replace  # type: ignore[arg-type]
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(FromSettings):
     """Sizes of a network that the search does not touch; field names are those of the settings."""
 
     num_layer_list: tuple[int, ...]
@@ -147,13 +157,6 @@ class Geometry:
     image_height: int
     image_width: int
     quantize_ends: bool
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], **replace: Any) -> Self:
-        """Out of a dictionary of settings: `C.to_dict()` or a checkpoint's `config`. KeyError where one is missing."""
-        values = {name: settings[name] for name in cls.__dataclass_fields__} | replace
-        frozen: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**frozen)
 
     @property
     def num_layers(self) -> int:

@@ -88,6 +88,11 @@ def refuse_finished(C: NetworkSettings) -> None:
         )
 
 
+def as_recorded(C: Either) -> Either:
+    """The settings without how the run was started: what is recorded is the same however often it was interrupted."""
+    return C.replaced(resume=False, overwrite=False)
+
+
 def new_run(
     C: NetworkSettings,
     parts: Mapping[str, Stateful],
@@ -98,10 +103,7 @@ def new_run(
 ) -> Run:
     """The run of a stage, at its beginning or, with `C.resume`, where its checkpoint stands. head: what checkpoint.pt
     begins with (`formats.header`); steps: of an epoch."""
-    config = C.replaced(
-        resume=False, overwrite=False
-    ).to_dict()  # what is recorded is the same for the run that was never interrupted
-    run = Run(C.save, parts, config, processes, command, C.checkpoint_every, C.keep_checkpoints, head)
+    run = Run(C.save, parts, as_recorded(C).to_dict(), processes, command, C.checkpoint_every, C.keep_checkpoints, head)
     if C.resume:
         run.load(checkpoint_of(C), WRITTEN_BY[head["kind"]], steps)
     return run
@@ -111,7 +113,7 @@ def announce(
     log: RunLog | SilentLog, C: NetworkSettings, run: Run, config_module: str, what: str, data: DataSet
 ) -> None:
     """The head of a run's log: version, what it does, its settings, and what was done to image files."""
-    C = C.replaced(resume=False, overwrite=False)
+    C = as_recorded(C)
     log.line(version_line(run.processes.device))
     log.line(what)
     source = f"({config_module}{C.preset and ', preset ' + C.preset}, command line):"

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from instantnet.data import pictures
-from instantnet.data.pictures import Unreadable, escaped, read_picture
+from instantnet.data.pictures import Unreadable, read_picture
+from instantnet.engine.errors import escaped
 
 RAMP = np.arange(30, dtype=np.uint16).reshape(6, 5)
 

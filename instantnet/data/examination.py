@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instantnet.data.pictures import RESCALE, Seen, Unreadable, escaped, read_picture
+from instantnet.data.pictures import RESCALE, Seen, Unreadable, read_picture
 from instantnet.data.streamed import StreamedImages, loaded
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, escaped
 
 CHUNK_BYTES = 4 << 20  # what a decoding worker hands over at a time: small, as containers have little shared memory
 LINE_LENGTH = 280  # of an error that names files: those that do not fit are listed on standard output

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from instantnet.data.pictures import SUFFIXES, escaped
-from instantnet.engine.errors import UserError
+from instantnet.data.pictures import SUFFIXES
+from instantnet.engine.errors import UserError, escaped
 from instantnet.engine.machine import derived_seed
 
 

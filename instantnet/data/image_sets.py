@@ -22,7 +22,7 @@ from instantnet.data.cifar import missing_cifar
 from instantnet.data.examination import CHUNK_BYTES, examined
 from instantnet.data.folders import check_num_classes, class_folders, image_files, list_folders
 from instantnet.data.own import OwnImages, own_sets
-from instantnet.data.pictures import on_white
+from instantnet.data.pictures import upright_on_white
 from instantnet.data.streamed import Request, Size, StreamedImages, Workers
 from instantnet.engine.errors import UserError
 from instantnet.engine.machine import derived_seed
@@ -128,15 +128,12 @@ def open_image_sets(
             (view, random_view), class_names = _views(dataset, size, flip), folders.class_names
             workers = Workers(num_workers, prefetch)
             streamed = [
-                StreamedImages(paths, labels, size, view, random_view, workers, device)
-                for paths, labels in (folders.train, folders.test)
+                StreamedImages(*listing, size, view, random_view, workers, device)
+                for listing in (folders.train, folders.test)
             ]
-            size_bytes = sum(map(len, streamed)) * 3 * size[0] * size[1]
-            keep = dataset == "image_folder" and size_bytes <= memory_limit_bytes
-            streamed, pixels, notes = examined(streamed, path, keep, skip_broken, class_names)
+            limit = memory_limit_bytes if dataset == "image_folder" else 0
+            (train, test), notes = _from_files(streamed, path, limit, skip_broken, class_names)
             notes = folders.notes + notes
-            kept = [MemoryImages(part, images.labels) for part, images in zip(pixels, streamed, strict=keep)]
-            train, test = kept if keep else streamed
     except OSError as error:
         raise UserError(f"cannot read {dataset} in {path}: {error}") from error
     if isinstance(train, MemoryImages) and isinstance(test, MemoryImages):
@@ -158,19 +155,26 @@ def open_test_folder(
     if dataset == "imagenet" and len(known) < len(classes):
         classes = [name for name in classes if name in set(known)]
     view, _ = _views(dataset, size, flip=False)
-    paths, labels = image_files(folder, classes)
-    streamed = StreamedImages(paths, labels, size, view, None, workers, device)
-    keep = dataset == "image_folder" and len(streamed) * 3 * size[0] * size[1] <= memory_limit_bytes
-    (images,), pixels, notes = examined([streamed], path, keep, skip_broken, classes)
-    return (MemoryImages(pixels[0], images.labels).to(device) if keep else images), classes, notes
+    streamed = StreamedImages(*image_files(folder, classes), size, view, None, workers, device)
+    limit = memory_limit_bytes if dataset == "image_folder" else 0
+    (images,), notes = _from_files([streamed], path, limit, skip_broken, classes)
+    return (images.to(device) if isinstance(images, MemoryImages) else images), classes, notes
+
+
+def _from_files(
+    sets: Sequence[StreamedImages], path: Path, memory_limit_bytes: int, skip_broken: bool, class_names: Sequence[str]
+) -> tuple[list[ImageSet], list[str]]:
+    """The sets, examined, in memory where they fit into the limit together; and notes for the log."""
+    keep = sum(len(images) * 3 * images.size[0] * images.size[1] for images in sets) <= memory_limit_bytes
+    streamed, pixels, notes = examined(sets, path, keep, skip_broken, class_names)
+    if not keep:
+        return list(streamed), notes
+    return [MemoryImages(part, images.labels) for part, images in zip(pixels, streamed, strict=True)], notes
 
 
 def plain_view(picture: Any, dataset: str, size: Size) -> Any:
     """A PIL picture as a test image of the data set is made of it, upright, on white, RGB, of `size` (H, W)."""
-    from PIL import ImageOps
-
-    upright, _ = on_white(ImageOps.exif_transpose(picture))
-    return _views(dataset, size, flip=False)[0](upright)
+    return _views(dataset, size, flip=False)[0](upright_on_white(picture))
 
 
 def statistics(dataset: str, train: ImageSet) -> tuple[Channels, Channels]:

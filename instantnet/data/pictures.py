@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from instantnet.engine.errors import escaped
+
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
@@ -45,11 +47,6 @@ class Seen(NamedTuple):
     kinds: tuple[str, ...] = ()
     brightest: int | None = None
     """The largest value of a channel, of a file that states 16 bits: data of 12 bits show by it."""
-
-
-def escaped(text: str) -> str:
-    """`text` with terminal codes, line ends and undecodable bytes written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def read_picture(path: str, quick: bool = False) -> tuple["Picture", Seen]:
@@ -234,6 +231,12 @@ def on_white(picture: "Picture") -> tuple["Picture", bool]:
         transparent |= strip.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
         result.paste(strip, (0, top), strip)
     return result, transparent
+
+
+def upright_on_white(picture: "Picture") -> "Picture":
+    """A picture that is loaded, as `read_picture` would turn and flatten it: RGB, upright, on white."""
+    turn, _ = _orientation(picture)
+    return _turned(on_white(picture)[0], turn)
 
 
 def _orientation(picture: "Picture") -> tuple[int, bool]:

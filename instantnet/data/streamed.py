@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from instantnet.data.pictures import Unreadable, escaped, read_picture
-from instantnet.engine.errors import UserError
+from instantnet.data.pictures import Unreadable, read_picture
+from instantnet.engine.errors import UserError, escaped, user_error
 
 Size = tuple[int, int]  # height, width in pixels
 Request = tuple[Tensor, list[int] | None]  # indices [B] of a batch; one seed per image, None for the plain view
@@ -113,12 +113,7 @@ def loaded(
     try:
         yield from batches
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            "a process that decodes images was killed (out of memory?): fewer num_workers need less; what was saved is "
-            "kept"
-        ) from error
+        raise user_error(error) or error from error
 
 
 def _as_is(batch):

@@ -4,19 +4,19 @@ As in `operations`: stem, header and classifier run at 32 bit unless quantize_en
 convolutions + 4 per element of every batch norm's output, for one image, the classifier left out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from instantnet.operations import ConvNorm, convolution_flops, strided
+from instantnet.operations import ConvNorm, FromSettings, convolution_flops, strided
 from instantnet.quantize import Precision, SwitchableLinear, SwitchableNetwork
 
 
 @dataclass(frozen=True)
-class Form:
+class Form(FromSettings):
     """The sizes of a network of the paper; field names are those of the settings.
 
     width_mult: factor on every layer's channels (the classifier's input included).
@@ -27,11 +27,6 @@ class Form:
     image_height: int
     image_width: int
     quantize_ends: bool
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], **replace: Any) -> Self:
-        """From a dictionary of settings: `C.to_dict()` or a checkpoint's `config`. KeyError where one is missing."""
-        return cls(**{name: settings[name] for name in cls.__dataclass_fields__} | replace)
 
 
 class Block(nn.Module):
