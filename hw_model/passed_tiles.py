@@ -177,7 +177,7 @@ def spared(ahead, line, pes):
 
 @part
 def move_of(down, right, line):
-    """The Move of a tile by so many rows and columns."""
+    """The Move of a tile by a number of rows and of columns."""
     gone = abs(down) >= line.rows or abs(right) >= line.columns
     return Move(ALL_NEW, ALL_NEW) if gone else Move(down, right)
 

@@ -109,7 +109,7 @@ def user_error(error: BaseException) -> UserError | None:
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return UserError(
             "a process that decodes images was killed (out of memory?); fewer --num_workers or a smaller --prefetch "
-            "need less; --resume goes on from the last checkpoint"
+            "need less; --resume continues from the last checkpoint"
         )
     return None
 

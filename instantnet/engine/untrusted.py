@@ -97,7 +97,7 @@ def _check_container(file: BinaryIO, size: int) -> None:
 
 
 def _directory_bytes(file: BinaryIO, size: int) -> int:
-    """What the zip's end record states: zipfile would read so many bytes before anything can be checked."""
+    """What the zip's end record states: zipfile reads that many bytes before anything can be checked."""
     end, locator = 22, 20  # bytes of the two records at the end, which torch writes without a comment
     if size < end:
         raise Unreadable("damaged, or another kind of file")

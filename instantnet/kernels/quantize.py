@@ -8,7 +8,7 @@ from instantnet.kernels.library import call, is_channels_last, is_served, thread
 from instantnet.quantizers import minmax
 
 LANES = 64
-"""A range over a whole tensor is taken over so many columns first: the compiler makes vector instructions of it."""
+"""A range over a whole tensor is taken per column first, for this number of columns: the compiler vectorises that."""
 
 
 def min_max(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
