@@ -92,6 +92,10 @@ class SwitchableConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, **options)
         self.precision = precision
         depthwise = self.groups == in_channels > 1
+        # Strided 1x1 with few channels: the gradient of the weights by oneDNN's AVX2 kernel writes past its memory
+        # (uxlfoundation/oneDNN issue 6035). It is a convolution of stride 1 on the pixels that the stride picks.
+        strided_1x1 = self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1)
+        self._picks_pixels = strided_1x1 and in_channels < 16
         scheme = QUANTIZERS[precision.quantizer]
         self.weight_quantizer = scheme.weights(precision, out_channels)
         self.input_quantizer = scheme.inputs(precision, in_channels if depthwise else None)
@@ -101,7 +105,11 @@ class SwitchableConv2d(nn.Conv2d):
 
     def convolve(self, x: Tensor) -> Tensor:
         """The convolution of x, which is already at the current bit-width."""
-        return self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
+        weight = self.weight_quantizer(self.weight)
+        if self._picks_pixels:
+            x = x[:, :, :: self.stride[0], :: self.stride[1]]
+            return F.conv2d(x, weight, self.bias, groups=self.groups)
+        return self._conv_forward(x, weight, self.bias)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
         rename_children(state_dict, prefix, self.old_names)

@@ -279,6 +279,27 @@ def test_depthwise_convolution_quantizes_inputs_per_channel(bits):
         )
 
 
+@pytest.mark.parametrize("stride", [2, (1, 2), (3, 2)])
+@pytest.mark.parametrize("channels, groups", [(2, 1), (4, 1), (4, 2), (12, 1), (16, 1), (4, 4)])
+def test_a_strided_1x1_convolution_of_few_channels_is_the_convolution(channels, groups, stride):
+    """oneDNN's gradient of its weights is wrong, or ends the process, on processors with AVX2 alone (issue 6035)."""
+    conv = SwitchableConv2d(channels, 8, 1, stride=stride, groups=groups, precision=Precision([32]))
+    conv = conv.to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(channels, 8, 1, stride=stride, groups=groups).double()
+    plain.load_state_dict(
+        {name: value.double() for name, value in conv.state_dict().items() if name in ("weight", "bias")}
+    )
+    for _ in range(20):
+        x = torch.randn(32, channels, 8, 9).to(memory_format=torch.channels_last).requires_grad_()
+        other = x.detach().double().requires_grad_()
+        results = []
+        for module, images in ((conv, x), (plain, other)):
+            y = module(images)
+            results.append((y, *torch.autograd.grad(y.square().mean(), [images, *module.parameters()])))
+        for got, expected in zip(*results, strict=True):
+            torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("channels", "groups", "ranges"), [(5, 5, 5), (2, 2, 2), (1, 1, None), (4, 1, None), (4, 2, None)]
 )
