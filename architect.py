@@ -21,6 +21,8 @@ class Architect:
     expected_flops: L_eff, a scalar differentiable in alpha. flops_weight: lambda, per FLOP. alpha_step: "joint" = one
     Adam step on the sum; "separate" (released code) = one on the cross-entropy, then one on the FLOPs term. mean: of
     a tensor over the processes that share a batch.
+
+    loss: (images, labels) -> their cross-entropy; another function of that signature may take its place from outside.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Architect:
         self.flops_weight = flops_weight
         self.alpha_step = alpha_step
         self.mean = mean
+        self.loss: Callable[[Tensor, Tensor], Tensor] = self.cross_entropy
         self.optimizer = torch.optim.Adam([alpha], lr=learning_rate, betas=(betas[0], betas[1]))
 
     def step(
@@ -57,7 +60,7 @@ class Architect:
         gradient, and the pass runs inside frozen_statistics().
         """
         with frozen_statistics():
-            cross_entropy = F.cross_entropy(self.model(images, num_bits=self.bits), labels)
+            cross_entropy = self.loss(images, labels)
         shared = weight * cross_entropy
         if self.alpha_step == "joint":
             loss = shared + self.flops_weight * self.expected_flops() if self.flops_weight else shared
@@ -67,6 +70,10 @@ class Architect:
             if self.flops_weight:
                 self._descend(self.flops_weight * self.expected_flops())
         return cross_entropy.detach()
+
+    def cross_entropy(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Of images [B, C, H, W] and labels [B] at the bit-width of alpha: a scalar, differentiable in alpha."""
+        return F.cross_entropy(self.model(images, num_bits=self.bits), labels)
 
     def _descend(self, loss: Tensor) -> None:
         # The two terms may share the graph of one Gumbel sample, so it outlives the first.

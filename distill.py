@@ -79,24 +79,27 @@ class Cascade:
     mean: Callable[[Tensor], Tensor] = _as_it_is
     last_backward: Callable[[Tensor], Tensor] = _as_it_is
 
+    def running(self, rng: random.Random) -> tuple[int, ...]:
+        """The bit-widths of the next step, in running order; rng draws the random ones of `sandwich`."""
+        return tuple(bit_widths_of_step(self.bit_schedule, self.bit_widths, rng))
+
     def step(
         self,
         model: Callable[..., Tensor],
         images: Tensor,
         labels: Tensor,
         update: Callable[[], None],
-        rng: random.Random,
+        running: Sequence[int],
         frozen_statistics: Callable[[], AbstractContextManager] = nullcontext,
         weight: float = 1.0,
     ) -> dict[int, Tensor]:
         """Train on one batch; returns bit-width -> L_cas of the images given, detached.
 
         images [B, C, H, W], labels [B]. update() applies the accumulated gradients and clears them: it is called once,
-        or once per bit-width under `high2low` and `low2high`. rng draws the random bit-widths of `sandwich`. Teachers
-        are the same step's logits. Under `low2high` they have not run yet, so an extra pass without gradients makes
+        or once per bit-width under `high2low` and `low2high`. running: as `self.running` gave them. Teachers are the
+        same step's logits. Under `low2high` they have not run yet, so an extra pass without gradients makes
         them first, inside frozen_statistics(). weight: of this process's images in the mean over the processes.
         """
-        running = bit_widths_of_step(self.bit_schedule, self.bit_widths, rng)
         per_bit_width = self.bit_schedule in ("high2low", "low2high")
         summed = len(running) if self.bit_schedule in ("all", "sandwich") else 1  # losses behind one update()
         share = 1 / summed if self.loss_reduction == "mean" else 1.0

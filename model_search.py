@@ -1,6 +1,7 @@
 """The supernet: every layer runs all candidate operations and mixes them by weights drawn from alpha."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,13 +73,27 @@ class Supernet(Backbone):
         layers = [op for cell in self.layers() for op in cell.candidates] if self.sample_paths else list(self.cells)
         return [self.stem, *layers, self.header]
 
+    @contextmanager
+    def mixing_by(self, op_weights: Tensor) -> Iterator[None]:
+        """Within it passes mix by `op_weights` [layers, operations] instead of those drawn."""
+        before, self.op_weights = self.op_weights, op_weights
+        try:
+            yield
+        finally:
+            self.op_weights = before
+
+    def drawn(self) -> Tensor:
+        """The op_weights that `sample` drew last."""
+        assert self.op_weights is not None, "sample() comes first"
+        return self.op_weights
+
     def sample(self) -> None:
         """Draw op_weights: softmax((alpha + Gumbel noise) / temperature) per layer, differentiable in alpha; where
         sample_func is "softmax" without the noise."""
         logits: Tensor = self.alpha
         if self.sample_func == "gumbel_softmax":
             uniform = torch.rand(logits.shape, generator=self.generator).clamp_(1e-20, 1 - 1e-7)
-            logits = logits - torch.log(-torch.log(uniform)).to(logits.device)
+            logits = logits - torch.log(-torch.log(uniform)).to(logits.device, non_blocking=True)
         self._drawn = self._mixed(logits)
         self.op_weights = self._drawn[0]
 

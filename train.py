@@ -18,6 +18,7 @@ if __name__ == "__main__":
     check_words(TrainSettings, __doc__)  # a mistake is answered at once: torch takes seconds to load
 
 import torch
+from torch import Tensor
 
 from instantnet.dataloader import Batches, DataSet
 from instantnet.distill import Cascade
@@ -27,7 +28,7 @@ from instantnet.engine.commands import resume_command, stage_command
 from instantnet.engine.distributed import Processes, joined
 from instantnet.engine.errors import exit_status
 from instantnet.engine.log import per_bits
-from instantnet.engine.loop import Mean, accuracy, finite_losses, finite_weights, updater
+from instantnet.engine.loop import Mean, accuracy, finite_weights, updater
 from instantnet.engine.machine import derived_seed, seed_everything
 from instantnet.engine.synchronised import synchronised
 from instantnet.evaluation import evaluate, tested
@@ -38,7 +39,7 @@ from instantnet.networks.build import build
 from instantnet.quantize import Precision, SwitchableNetwork, recalibrate
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
-from instantnet.strategies import autocasted, compiled, placed
+from instantnet.strategies import autocasted, compiled, placed, recorded
 from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared
 
 
@@ -68,6 +69,11 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     update = updater(optimizer, parameters, C.grad_clip)
     last_backward = processes.gradient_exchange(parameters)
     cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
+
+    def one_step(images: Tensor, labels: Tensor, running: Sequence[int], weight: float) -> dict[int, Tensor]:
+        return cascade.step(in_training, images, labels, update, running, precision.frozen_statistics, weight)
+
+    train_on = recorded(one_step, C.cuda_graph, optimizer)
     parts = parts_of(C, model, optimizer)
     loss, average = parts["loss"], parts.get("average")
     # The network that is validated and saved.
@@ -90,12 +96,10 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
                 optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                 weight = train_batches.weight(step)
-                losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics, weight)
-                values = finite_losses(processes.mean_losses(losses, weight), epoch, step, run.last_good)
+                losses = train_on(images, labels, cascade.running(rng), weight)
+                run.note(loss, processes.mean_losses(losses, weight))
                 if average:
                     average.update_parameters(model)
-                loss.add(values)
-                run.progress.losses(values)
 
             metrics = {"loss": loss.value(), "lr": optimizer.param_groups[0]["lr"], "images_per_s": run.images_per_s}
             if (epoch + 1) % C.eval_epoch == 0 or epoch + 1 == C.nepochs:

@@ -6,7 +6,7 @@ held-out images. Settings: config_search.py. Next stage: train.py.
 
 import random
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from instantnet.settings.configuration import check_words
@@ -16,6 +16,7 @@ if __name__ == "__main__":
     check_words(SearchSettings, __doc__)  # a mistake is answered at once: torch takes seconds to load
 
 import torch
+from torch import Tensor
 
 from instantnet.architect import Architect, next_flops_weight
 from instantnet.dataloader import Batches, DataSet, endless, split_indices
@@ -24,7 +25,7 @@ from instantnet.engine.checkpoint import load_weights
 from instantnet.engine.commands import resume_command
 from instantnet.engine.distributed import Processes, joined
 from instantnet.engine.errors import exit_status
-from instantnet.engine.loop import Mean, accuracy, finite_losses, frozen, updater
+from instantnet.engine.loop import Mean, accuracy, frozen, updater
 from instantnet.engine.machine import derived_seed, seed_everything
 from instantnet.engine.run import Attribute
 from instantnet.engine.synchronised import synchronised
@@ -35,7 +36,7 @@ from instantnet.searching import bit_widths_named, build_supernet, new_architect
 from instantnet.selection import Best, report
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
-from instantnet.strategies import autocasted, compiled, placed
+from instantnet.strategies import autocasted, compiled, placed, recorded
 from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared, training_command
 
 
@@ -65,6 +66,14 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     bit_widths = bit_widths_named(C.weight_bits, precision)
     last_backward = processes.gradient_exchange(weights)
     cascade = Cascade(bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
+
+    def one_step(
+        images: Tensor, labels: Tensor, op_weights: Tensor, running: Sequence[int], weight: float
+    ) -> dict[int, Tensor]:
+        with supernet.mixing_by(op_weights):
+            return cascade.step(in_training, images, labels, update, running, precision.frozen_statistics, weight)
+
+    train_on = recorded(one_step, C.cuda_graph, optimizer)
     parts = parts_of(C, supernet, optimizer, architect)
     best, loss, alpha_loss = parts["best"], parts["loss"], parts["alpha_loss"]
     best.header = lambda ops: header(ARCHITECTURE, {"ops": ops}, C, data)
@@ -94,13 +103,10 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                     supernet.sample()
                     weight = weight_batches.weight(step)
                     rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
-                    losses = cascade.step(in_training, images, labels, update, rng, precision.frozen_statistics, weight)
+                    losses = train_on(images, labels, supernet.op_weights, cascade.running(rng), weight)
 
-                values = finite_losses(processes.mean_losses(losses, weight), epoch, step, run.last_good)
-                held_out_loss = processes.mean_losses({architect.bits: cross_entropy}, share)
-                alpha_loss.add(finite_losses(held_out_loss, epoch, step, run.last_good))
-                loss.add(values)
-                run.progress.losses(values)
+                run.note(loss, processes.mean_losses(losses, weight))
+                run.note(alpha_loss, processes.mean_losses({architect.bits: cross_entropy}, share))
 
             flops, flops_weight = supernet.derived_flops(), architect.flops_weight
             metrics = {

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from instantnet.architect import Architect
+from instantnet.engine.graph import LossGraph
 from instantnet.model_search import Supernet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision
@@ -24,7 +25,7 @@ def new_architect(
     mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
 ) -> Architect:
     """The optimiser of alpha for this supernet. mean: of a tensor over the processes."""
-    return Architect(
+    architect = Architect(
         model=in_training,
         alpha=supernet.alpha,
         bits=bit_widths_named(C.alpha_bits, supernet.precision)[0],
@@ -35,6 +36,21 @@ def new_architect(
         alpha_step=C.alpha_step,
         mean=mean,
     )
+    if C.cuda_graph:
+        architect.loss = loss_by_graph(architect, supernet)
+    return architect
+
+
+def loss_by_graph(architect: Architect, supernet: Supernet) -> Callable[[Tensor, Tensor], Tensor]:
+    """`architect.cross_entropy` as a CUDA graph of its value and of its gradient by the weights that `supernet` mixes
+    by; from there to alpha is as ever."""
+
+    def of_op_weights(images: Tensor, labels: Tensor, op_weights: Tensor) -> Tensor:
+        with supernet.mixing_by(op_weights):
+            return architect.cross_entropy(images, labels)
+
+    graph = LossGraph(of_op_weights)
+    return lambda images, labels: graph(images, labels, supernet.drawn())
 
 
 def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:

@@ -1,11 +1,12 @@
-"""How a network runs, put in from outside: device and memory format, torch.compile, mixed precision."""
+"""How a network runs, put in from outside: device and memory format, torch.compile, mixed precision, CUDA graphs."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from instantnet.engine.graph import StepGraph
 from instantnet.quantize import SwitchableNetwork
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -45,6 +46,13 @@ def compiled(model: SwitchableNetwork, wanted: bool, backend: str = "inductor") 
             return model(images, num_bits=num_bits)
 
     return run
+
+
+def recorded(
+    step: Callable[..., Any], wanted: bool, optimizer: torch.optim.Optimizer | None = None
+) -> Callable[..., Any]:
+    """`step` by CUDA graphs (`engine.graph.StepGraph`), where `wanted`. optimizer: whose step is inside."""
+    return StepGraph(step, optimizer) if wanted else step
 
 
 def autocasted(model: Callable[..., Tensor], mixed_precision: str, device: torch.device) -> Callable[..., Tensor]:

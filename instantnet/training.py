@@ -103,7 +103,17 @@ def new_run(
 ) -> Run:
     """The run of a stage, at its beginning or, with `C.resume`, where its checkpoint stands. head: what checkpoint.pt
     begins with (`formats.header`); steps: of an epoch."""
-    run = Run(C.save, parts, as_recorded(C).to_dict(), processes, command, C.checkpoint_every, C.keep_checkpoints, head)
+    run = Run(
+        C.save,
+        parts,
+        as_recorded(C).to_dict(),
+        processes,
+        command,
+        C.checkpoint_every,
+        C.keep_checkpoints,
+        head,
+        C.check_every,
+    )
     if C.resume:
         run.load(checkpoint_of(C), WRITTEN_BY[head["kind"]], steps)
     return run

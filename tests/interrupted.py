@@ -16,14 +16,16 @@ def main(rank: str, number: str, at_step: str, script: str, *words: str) -> int:
     from instantnet.engine.errors import exit_status
 
     stage = importlib.import_module(f"instantnet.{script.removesuffix('.py')}")
-    checked = stage.finite_losses
+    from instantnet.engine import run
+
+    checked = run.finite_losses
 
     def finite_losses(losses, epoch, step, last_good):
         if step == int(at_step) and os.environ["RANK"] == rank and os.environ.get("TORCHELASTIC_RESTART_COUNT") != "1":
             os.kill(os.getpid(), getattr(signal, number))
         return checked(losses, epoch, step, last_good)
 
-    stage.finite_losses = finite_losses
+    run.finite_losses = finite_losses
     sys.argv = [script, *words]
     return exit_status(stage.main)
 

@@ -125,7 +125,7 @@ def test_label_smoothing_by_hand(batch):
     log_p = torch.log_softmax(model(images, num_bits=32), dim=1)
     shares = torch.full((7, 4), 0.05, dtype=torch.float64).scatter_(1, labels.view(-1, 1), 0.85)
     smoothed = Cascade((32,), {32: 1.0}, label_smoothing=0.2)
-    losses = smoothed.step(model, images, labels, lambda: None, random.Random(0))
+    losses = smoothed.step(model, images, labels, lambda: None, smoothed.running(random.Random(0)))
     torch.testing.assert_close(losses[32], -(shares * log_p).sum(1).mean())
 
 
@@ -152,9 +152,8 @@ def test_loss_and_gradient_are_the_equation(batch, teachers, reduction, beta, sc
     total.backward()
 
     update = Updates(model)
-    losses = Cascade(BITS, scale, teachers, beta, "all", reduction).step(
-        model, images, labels, update, random.Random(0)
-    )
+    cascade = Cascade(BITS, scale, teachers, beta, "all", reduction)
+    losses = cascade.step(model, images, labels, update, cascade.running(random.Random(0)))
     assert model.calls == [(b, True) for b in (32, 16, 12, 8, 4)], "N forwards from high to low, none for teachers"
     assert update.calls_before == [5], "one optimizer step, after all of them"
     assert sorted(losses) == list(BITS)
@@ -172,7 +171,8 @@ def test_sandwich_step(batch):
     reference = copy.deepcopy(model)
     update = Updates(model)
     scale = dict.fromkeys(BITS, 1.0)
-    losses = Cascade(BITS, scale, bit_schedule="sandwich").step(model, images, labels, update, random.Random(1))
+    cascade = Cascade(BITS, scale, bit_schedule="sandwich")
+    losses = cascade.step(model, images, labels, update, cascade.running(random.Random(1)))
     running = sorted(losses)
     assert len(running) == 4
     assert [b for b, _ in model.calls] == running[::-1]
@@ -195,9 +195,8 @@ def test_max_loss_backpropagates_the_largest_only(batch, teachers):
     scale = dict.fromkeys(BITS, 2.0)
     expected, _ = equation({b: reference(images, num_bits=b) for b in BITS}, labels, teachers, 1.0, scale, BITS)
     update = Updates(model)
-    losses = Cascade(BITS, scale, teachers, bit_schedule="max_loss").step(
-        model, images, labels, update, random.Random(0)
-    )
+    cascade = Cascade(BITS, scale, teachers, bit_schedule="max_loss")
+    losses = cascade.step(model, images, labels, update, cascade.running(random.Random(0)))
     largest = max(BITS, key=lambda b: expected[b].item())
     (2 * expected[largest]).backward()
     assert update.calls_before == [5]
@@ -223,7 +222,8 @@ def test_max_loss_is_chosen_before_scaling(batch):
     losses, _ = equation({b: reference(batch[0], num_bits=b) for b in BITS}, batch[1], "none", 1.0, ones, BITS)
     scale = {b: losses[b].item() ** -2 for b in BITS}
     update = Updates(model)
-    Cascade(BITS, scale, "none", bit_schedule="max_loss").step(model, *batch, update, random.Random(0))
+    cascade = Cascade(BITS, scale, "none", bit_schedule="max_loss")
+    cascade.step(model, *batch, update, cascade.running(random.Random(0)))
     largest = max(BITS, key=lambda b: losses[b].item())
     assert largest == min(BITS, key=lambda b: scale[b] * losses[b].item())
     assert chosen(update) == [largest]
@@ -241,7 +241,7 @@ def test_max_loss_is_that_of_the_whole_batch(batch):
     others = iter([0.5 * (20 - 2.4 * losses[b].item()) for b in BITS[::-1]])  # its weight is 2 * 1/4, ours 2 * 3/4
     update = Updates(model)
     cascade = Cascade(BITS, ones, "none", bit_schedule="max_loss", mean=lambda loss: (loss + next(others)) / 2)
-    cascade.step(model, *batch, update, random.Random(0), weight=1.5)
+    cascade.step(model, *batch, update, cascade.running(random.Random(0)), weight=1.5)
     assert chosen(update) == [max(BITS, key=lambda b: losses[b].item())]
 
 
@@ -262,7 +262,8 @@ def test_one_optimizer_step_per_bit_width(batch, schedule, teachers):
         yield
 
     update = Updates(model, lr=0.1)
-    losses = Cascade(BITS, scale, teachers, 0.5, schedule).step(model, images, labels, update, random.Random(0), frozen)
+    cascade = Cascade(BITS, scale, teachers, 0.5, schedule)
+    losses = cascade.step(model, images, labels, update, cascade.running(random.Random(0)), frozen)
     order = BITS if schedule == "low2high" else BITS[::-1]
     assert [b for b, grad in model.calls if grad] == list(order)
     assert len(update.gradients) == len(BITS)
@@ -290,9 +291,8 @@ def test_a_single_bit_width_is_plain_training(batch, schedule, teachers):
     plain = cross_entropy(reference(images, num_bits=8), labels)
     plain.backward()
     update = Updates(model)
-    losses = Cascade((8,), {8: 1.0}, teachers, bit_schedule=schedule).step(
-        model, images, labels, update, random.Random(0)
-    )
+    cascade = Cascade((8,), {8: 1.0}, teachers, bit_schedule=schedule)
+    losses = cascade.step(model, images, labels, update, cascade.running(random.Random(0)))
     assert model.calls == [(8, True)]
     torch.testing.assert_close(losses, {8: plain.detach()})
     assert len(update.gradients) == 1
@@ -306,7 +306,7 @@ def test_no_distillation_where_beta_is_zero(batch):
         for schedule in ("all", "low2high"):
             model = LogitsPerBitWidth()
             cascade = Cascade(BITS, dict.fromkeys(BITS, 1.0), teachers, beta, schedule)
-            results.append(cascade.step(model, images, labels, Updates(model), random.Random(0)))
+            results.append(cascade.step(model, images, labels, Updates(model), cascade.running(random.Random(0))))
             assert len(model.calls) == 5
     for other in results[1:]:
         torch.testing.assert_close(results[0], other)
@@ -325,7 +325,7 @@ def test_a_step_of_a_real_network(geometry, schedule):
 
     cascade = Cascade((4, 8, 32), dict.fromkeys((4, 8, 32), 1.0), bit_schedule=schedule)
     images, labels = torch.randn(4, 3, 8, 8), torch.randint(5, (4,))
-    losses = cascade.step(model, images, labels, update, random.Random(0), precision.frozen_statistics)
+    losses = cascade.step(model, images, labels, update, cascade.running(random.Random(0)), precision.frozen_statistics)
     assert sorted(losses) == [4, 8, 32]
     assert model.stem.norm.num_batches_tracked == 3
     for norm in model.cells[0].expand_norm.per_bit_width:

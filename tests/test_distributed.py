@@ -82,8 +82,8 @@ def train(processes, schedule, shared=True, steps=3, opt="sgd", teachers="cascad
     history = []
     for step in range(steps):
         images, labels, weight = share(processes, *images_and_labels(step))
-        rng = random.Random(step)
-        losses = cascade.step(model, images, labels, update, rng, model.precision.frozen_statistics, weight)
+        running = cascade.running(random.Random(step))
+        losses = cascade.step(model, images, labels, update, running, model.precision.frozen_statistics, weight)
         history.append({bits: loss.item() for bits, loss in processes.mean_losses(losses, weight).items()})
     processes.average_statistics(model)
     return history, {name: tensor.cpu() for name, tensor in model.state_dict().items()}
@@ -134,7 +134,7 @@ def all_reduces(processes, schedule, bit_widths):
     per_step = []
     for step in range(3):
         seen.clear()
-        cascade.step(model, images, labels, model.zero_grad, random.Random(step), weight=weight)
+        cascade.step(model, images, labels, model.zero_grad, cascade.running(random.Random(step)), weight=weight)
         per_step.append(list(seen))
     return per_step, sum(parameter.numel() for parameter in parameters)
 
@@ -156,7 +156,7 @@ def gradients_of_a_step(processes, exchanged):
     def keep():
         gradients.update((name, None if p.grad is None else p.grad.cpu()) for name, p in model.named_parameters())
 
-    cascade.step(model, images, labels, keep, random.Random(0), weight=weight)
+    cascade.step(model, images, labels, keep, cascade.running(random.Random(0)), weight=weight)
     return gradients
 
 
@@ -207,7 +207,9 @@ def search(processes, alpha_step, gumbel_noise, steps=3):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        cascade.step(supernet, images, labels, update, random.Random(step), precision.frozen_statistics, weight)
+        cascade.step(
+            supernet, images, labels, update, cascade.running(random.Random(step)), precision.frozen_statistics, weight
+        )
         supernet.alpha.requires_grad_(True)
         alphas.append(supernet.alpha.detach().cpu().clone())
     return alphas, {name: tensor.cpu() for name, tensor in supernet.state_dict().items()}

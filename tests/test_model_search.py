@@ -188,7 +188,9 @@ def test_one_sample_for_all_bit_widths_or_a_fresh_one_each(supernet, per_forward
     def step():
         supernet.alpha.requires_grad_(False)
         supernet.sample()
-        cascade.step(supernet, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]), lambda: None, random.Random(0))
+        cascade.step(
+            supernet, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]), lambda: None, cascade.running(random.Random(0))
+        )
 
     used = used_weights(supernet, step)
     assert len(used) == 3

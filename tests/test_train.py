@@ -12,6 +12,7 @@ import torch
 from tiny_runs import TINY_NETWORK, contents, load, run_here, run_script, same_tensors
 
 from instantnet import train, train_search
+from instantnet.engine import run as run_module
 from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.loop import accuracy
 from instantnet.model_infer import DerivedNetwork
@@ -132,7 +133,8 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(train_run, same_run, tmp_path)
 def test_resume_equals_the_undisturbed_run(train_run, same_run, tmp_path, monkeypatch, name, call, epochs_done):
     """Interrupted within an epoch, at its validation, and while recalibrating after the last."""
     calls = []
-    function = getattr(train, name)
+    module = run_module if name == "finite_losses" else train
+    function = getattr(module, name)
 
     def interrupted(*arguments, **options):
         calls.append(1)
@@ -141,7 +143,7 @@ def test_resume_equals_the_undisturbed_run(train_run, same_run, tmp_path, monkey
         return function(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, name, interrupted)
+        patch.setattr(module, name, interrupted)
         assert run(*same_run, "--save", tmp_path) == 130
     assert load(tmp_path / "checkpoint.pt")["epoch"] == epochs_done
     assert not (tmp_path / "weights.pt").exists()

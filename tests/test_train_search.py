@@ -13,6 +13,7 @@ from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, run_here, run_s
 from config_search import C as SEARCH_C
 from config_train import C as TRAIN_C
 from instantnet import train_search
+from instantnet.engine import run as run_module
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.quantize import Precision
@@ -134,8 +135,9 @@ def interrupted_at(count, function):
 )
 def test_resume_equals_the_undisturbed_run(search_run, tmp_path, monkeypatch, name, call, epochs_done):
     run = [*TINY_SEARCH, "--save", tmp_path]
+    module = run_module if name == "finite_losses" else train_search
     with monkeypatch.context() as patch:
-        patch.setattr(train_search, name, interrupted_at(call, getattr(train_search, name)))
+        patch.setattr(module, name, interrupted_at(call, getattr(module, name)))
         assert search(*run) == 130
     assert load(tmp_path / "checkpoint.pt")["epoch"] == epochs_done
     torch.manual_seed(123)

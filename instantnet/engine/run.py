@@ -24,7 +24,7 @@ from instantnet.engine.distributed import Processes
 from instantnet.engine.errors import shown
 from instantnet.engine.folders import owned
 from instantnet.engine.log import Progress, RunLog, SilentLog
-from instantnet.engine.loop import finite_weights
+from instantnet.engine.loop import Mean, finite_losses, finite_weights
 from instantnet.engine.resume import Checkpoints, Position, load_newest
 
 
@@ -58,7 +58,7 @@ class Run:
 
     parts: name -> what a checkpoint holds under that name; config: settings, stored beside them, and header, what the
     file begins with. command: what continues the run, printed when it is stopped. every, keep: as `Checkpoints` has
-    them.
+    them. check_every: steps between two readings of losses that lie on a GPU, each of which waits for it.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Run:
         every: int = 0,
         keep: int = 0,
         header: Mapping[str, Any] = {},
+        check_every: int = 1,
     ):
         self.header = dict(header)
         self.folder, self.parts, self.config = Path(folder), parts, config
@@ -79,6 +80,8 @@ class Run:
         self.loaded: Path | None = None
         self.earlier: dict[str, Any] = {}
         self.log: RunLog | SilentLog = SilentLog()
+        self.check_every = 1 if processes.device.type == "cpu" else check_every
+        self._unread: list[tuple[Mean, int, int, dict[int, Tensor]]] = []
 
     def load(self, path: Path, what: str, steps: int) -> None:
         """Put every part into the state that the checkpoint `path` holds. what: how messages call it; steps: of an
@@ -90,6 +93,7 @@ class Run:
 
     def state(self) -> dict[str, Any]:
         """The content of checkpoint.pt except the position."""
+        self.read_losses()
         for part in self.parts.values():
             if isinstance(part, nn.Module):
                 self.processes.average_statistics(part)
@@ -127,17 +131,34 @@ class Run:
 
     def steps(self, epoch: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
         """(step, batch) for the rest of an epoch. After each one, shows progress and saves where due; after the last,
-        checks that every weight is finite."""
+        checks that every loss and weight is finite."""
         first = self.checkpoints.first_step(epoch)
         self.batches.set_epoch(epoch)
         batches = islice(self.batches.iterate_from(first), self.steps_per_epoch - first)
         for step, batch in enumerate(batches, first):
+            self._at = epoch, step
             yield step, batch
+            if (step + 1) % self.check_every == 0:
+                self.read_losses()
             self.progress.step(self.batches.images_in(step), epoch, self.nepochs)
             self.checkpoints.after_step(epoch, step, self.steps_per_epoch)
+        self.read_losses()
         finite_weights(self.parts["model"].state_dict(), f"by the end of epoch {epoch + 1}", self.last_good)
         images = max(0, self.images_per_epoch - first * self.batches.batch_size)
         self.images_per_s = images / (time.perf_counter() - self._begin)
+
+    def note(self, mean: Mean, losses: Mapping[int, Tensor]) -> None:
+        """Add this step's losses, bit-width -> scalar, to `mean` once they are read from the device."""
+        self._unread.append((mean, *self._at, dict(losses)))
+
+    def read_losses(self) -> None:
+        """Read what was noted. `Diverged` where a loss is not finite, naming the first such step."""
+        unread, self._unread = self._unread, []
+        for mean, epoch, step, losses in unread:
+            values = finite_losses(losses, epoch, step, self.last_good)
+            mean.add(values)
+            if mean is self.parts.get("loss"):
+                self.progress.losses(values)
 
     def epoch_again(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The training batches of an epoch, until a signal comes: for measurements on them."""

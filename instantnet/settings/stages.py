@@ -66,6 +66,9 @@ class RunSettings(Settings):
     keep_checkpoints: Annotated[int, "older checkpoints kept beside checkpoint.pt, the newest", ANY_STEPS] = 0
     nepochs: Annotated[int, "epochs to train", ANY_STEPS] = 50
     eval_epoch: Annotated[int, "epochs between two validations", AtLeast(1, MOST_STEPS)] = 1
+    check_every: Annotated[
+        int, "GPU: steps between two looks at the losses, each of which waits for it", AtLeast(1, MOST_STEPS)
+    ] = 20
     max_steps: Annotated[int, "steps per epoch at most, in training and validation; 0 = all", ANY_STEPS] = 0
 
 
@@ -77,9 +80,7 @@ class MachineSettings(Settings):
     channels_last: Annotated[bool, "weights and activations as [B, H, W, C] in memory; same method, other rounding"] = (
         True
     )
-    fused_quantizer: Annotated[bool, "CPU: measure and quantize by C++ kernels, bit-equal to the plain operations"] = (
-        True
-    )
+    fused_quantizer: Annotated[bool, "quantize by kernels, bit-equal to the plain operations"] = True
     compiled_layers: Annotated[bool, "CPU: train by C++ kernels of whole blocks; same method, other rounding"] = True
     keep_memory: Annotated[bool, "CPU: keep freed memory for the next pass"] = True
     mixed_precision: Annotated[
@@ -91,6 +92,7 @@ class MachineSettings(Settings):
     compile: Annotated[
         bool, "train by torch.compile, a graph per bit-width: for GPUs; minutes before the first steps"
     ] = False
+    cuda_graph: Annotated[bool, "GPU: record a training step once as a CUDA graph, then replay it"] = False
     num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AT_ONCE] = 0
 
 
@@ -286,6 +288,13 @@ class NetworkSettings(
                 f"setting loss_scale = {self.loss_scale}: needs one number, or one for each of the "
                 f"{len(self.num_bits_list)} bit-widths of num_bits_list"
             )
+        if self.cuda_graph and self.compile:
+            raise UserError("settings cuda_graph and compile: give one of them")
+        if self.cuda_graph and self.bit_schedule == "max_loss":
+            raise UserError(
+                "settings cuda_graph and bit_schedule = max_loss: which loss is the largest is read from the device in "
+                "every step, which a graph cannot"
+            )
         if len(self.betas) != 2:
             raise UserError(f"setting betas = {self.betas}: needs two numbers")
         if 1 in self.betas:
@@ -340,6 +349,9 @@ class SearchSettings(NetworkSettings):
                 f"settings weight_bits = {self.weight_bits}, alpha_bits = {self.alpha_bits}: alpha would be updated at "
                 "a bit-width whose batch norms never train"
             )
+        if self.cuda_graph and (self.sample_paths or self.gumbel_noise == "per_forward"):
+            name = "sample_paths" if self.sample_paths else "gumbel_noise = per_forward"
+            raise UserError(f"settings cuda_graph and {name}: a graph repeats the passes it recorded")
         if self.nepochs < 1:
             raise UserError(f"setting nepochs = {self.nepochs}: a search needs at least one epoch")
 
