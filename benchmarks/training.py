@@ -8,8 +8,8 @@ Both run the same network on the same images at bit-widths 4, 8, 12, 16, 32. Eve
 (the allocator is a process's), steps alternate between the two, and the table quotes medians. On one CPU thread a
 step's time is its process's CPU time, which other work on the machine disturbs little; else it is wall-clock time.
 
-The steps are explained at the top of benchmarks/training_cases.py. With a GPU the table has images/s, memory and
-utilisation in place of the CPU's rows; without one that part is left empty.
+The steps are explained at the top of benchmarks/training_cases.py. With a GPU the table is that of
+benchmarks/training_gpu.py instead; without one it is left empty.
 """
 
 import argparse
@@ -25,15 +25,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+import training_gpu
+from training_gpu import RUN_S, RUNS
 
 from instantnet.engine.machine import versions
 
 WORKER = Path(__file__).with_name("training_cases.py")
-
-
-VARIANTS = ("plain", "fast", "compiled")
-NUMBERS = ("fp32", "tf32", "bf16")
-"""Of the GPU's table; "compiled" is the fast path with the setting `compile`."""
 
 
 class Worker:
@@ -48,11 +45,11 @@ class Worker:
         return self._ask("build " + json.dumps(case))
 
     def step(self, count: int = 1) -> dict:
-        """{"cpu_s", "wall_s"} of `count` steps; with a GPU "gpu_busy", %."""
+        """{"cpu_s", "wall_s"} of `count` steps."""
         return self._ask(f"step {count}")
 
     def memory(self) -> dict[str, float]:
-        """{"peak_bytes"}: the largest resident set so far; with a GPU "gpu_peak_bytes"."""
+        """{"peak_bytes"}: the largest resident set so far."""
         return self._ask("memory")
 
     def close(self) -> None:
@@ -182,38 +179,6 @@ def linearity_rows(options: argparse.Namespace, common: dict, workers: Workers) 
     return rows
 
 
-def gpu_rows(
-    options: argparse.Namespace,
-    common: dict,
-    variants: tuple[str, ...] = VARIANTS,
-    formats: tuple[str, ...] = NUMBERS,
-) -> list[dict]:
-    """(g): images/s of search and of training a network of 133 MFLOPs, and the time of 50 and 200 epochs of CIFAR at
-    that speed."""
-    rows = []
-    steps = 3 if options.quick else 300
-    for name, batch, epochs, images in (("search step", 64, 50, 25_000), ("training step", 128, 200, 50_000)):
-        batch, plain = options.batch or batch, None
-        for variant in variants:
-            for numbers in formats:
-                case = common | {"step": name, "variant": variant, "batch": batch, "numbers": numbers, "large": True}
-                worker = Worker()
-                worker.build(case)
-                worker.step(10)  # the kernels are chosen, or compiled, in these
-                row = case | worker.step(steps) | worker.memory()
-                worker.close()
-                row["images_per_s"] = batch * steps / row["wall_s"]
-                row["minutes"] = epochs * images / row["images_per_s"] / 60
-                plain = plain or row["images_per_s"]  # the first: plain, fp32
-                row["ratio"] = row["images_per_s"] / plain
-                rows.append(row)
-                speed = f"{row['images_per_s']:9.0f} images/s {row['ratio']:6.2f}x"
-                time_ = f"{epochs:>4} epochs {row['minutes']:7.1f} min"
-                memory = f"{row.get('gpu_peak_bytes', 0) / 2**30:6.2f} GiB {row.get('gpu_busy', '-'):>4} % busy"
-                print(f"{name:<15} {batch:>5} {variant:<8} {numbers:<5} {speed} {time_} {memory}", flush=True)
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
@@ -224,17 +189,26 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=["speed", "overhead", "paths", "linearity"], help="one part of the CPU's table"
     )
+    parser.add_argument("--minutes", type=float, default=30.0, help="GPU: start no row after so many minutes")
     parser.add_argument("--quick", action="store_true", help="a tiny network, one timed step: to see that it runs")
     options = parser.parse_args()
+    if options.device == "auto":
+        options.device = "cuda" if torch.cuda.is_available() else "cpu"
     if options.quick:
         options.repeats, options.batch = 1, 4
-    cuda = torch.cuda.is_available() if options.device == "auto" else options.device.startswith("cuda")
+    cuda = options.device.startswith("cuda")
     common = {"threads": options.threads, "device": "cuda" if cuda else "cpu", "tiny": options.quick}
     begin = time.perf_counter()
     result: dict = {"versions": versions(), "device": device_name(cuda, options.threads), "rows": {}}
     print(f"{result['device']}; " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()))
+
+    def keep(rows: dict) -> None:  # a run that is cut off loses one row
+        if options.json:
+            Path(options.json).write_text(json.dumps(result | {"rows": {"gpu": rows}}, indent=1) + "\n")
+
     if cuda:
-        result["rows"]["gpu"] = gpu_rows(options, common)
+        print(f"{RUNS} runs of {RUN_S} s a cell, their median; {options.minutes:g} minutes at most")
+        result["rows"]["gpu"] = training_gpu.rows(options.device, options.quick, options.minutes, keep)
     else:
         workers = Workers(reuse=options.quick)
         kind = "CPU seconds" if options.threads == 1 else "seconds"

@@ -8,7 +8,8 @@ training step  CDT of a derived network: every bit-width, clipped gradients, SGD
 A case is a dictionary: step, variant (plain, fast), batch, threads, device, tiny; and where they matter bit_widths,
 candidates (so many equal ones per layer), sample_paths, all_float (every pass at 32 bit), numbers (fp32, tf32, bf16),
 large (the derived network of 133 MFLOPs).
-Variant "compiled" is the fast one with the setting `compile`.
+Variants "compiled" and "graph" are the fast one ("eager") with the setting `compile` or `cuda_graph`; network: resnet38
+or mobilenet_v2 instead of a derived one.
 """
 
 import gc
@@ -35,10 +36,12 @@ from instantnet.engine.machine import tune_cpu, tune_gpu
 from instantnet.kernels import with_kernels
 from instantnet.model_infer import DerivedNetwork
 from instantnet.model_search import Supernet
-from instantnet.operations import OPERATIONS, Backbone, Geometry
-from instantnet.quantize import Precision
+from instantnet.networks.build import build_network
+from instantnet.operations import OPERATIONS, Geometry
+from instantnet.quantize import Precision, SwitchableNetwork
+from instantnet.searching import loss_by_graph
 from instantnet.settings.stages import NetworkSettings
-from instantnet.strategies import autocasted, compiled, placed
+from instantnet.strategies import autocasted, compiled, placed, recorded
 from instantnet.training import make_optimizer
 
 PLAIN = {"channels_last": False, "fused_quantizer": False, "compiled_layers": False, "keep_memory": False}
@@ -64,7 +67,7 @@ def settings_of(case: dict, defaults: NetworkSettings) -> NetworkSettings:
     values |= {"num_bits_list": case["bit_widths"]} if "bit_widths" in case else {}
     values |= PLAIN if case["variant"] == "plain" else {}
     values |= TINY if case["tiny"] else {}
-    values |= {"compile": case["variant"] == "compiled"}
+    values |= {"compile": case["variant"] == "compiled", "cuda_graph": case["variant"] == "graph"}
     numbers = case.get("numbers", "fp32")
     values |= {"tf32": numbers != "fp32", "mixed_precision": "bfloat16" if numbers == "bf16" else "none"}
     return defaults.replaced(**values)
@@ -79,8 +82,11 @@ def step_of(case: dict) -> Callable[[], None]:
     torch.manual_seed(0)
     precision = Precision(**C.precision_arguments())
     geometry = Geometry.from_settings(C.to_dict())
-    model: Backbone
-    if searching:
+    model: SwitchableNetwork
+    if case.get("network") in ("resnet38", "mobilenet_v2"):
+        settings = C.to_dict() | {"width_mult": 0.125 if case["tiny"] else 1.0}
+        model = build_network({"network": case["network"]}, settings, precision)
+    elif searching:
         model = Supernet(geometry, precision, sample_paths=case.get("sample_paths", 0))
         if "candidates" in case:
             equal_candidates(model, case["candidates"])
@@ -109,7 +115,7 @@ def equal_candidates(supernet: Supernet, count: int) -> None:
 def training_step(
     case: dict,
     C: NetworkSettings,
-    model: Backbone,
+    model: SwitchableNetwork,
     run: Callable[..., Tensor],
     images: Tensor,
     labels: Tensor,
@@ -117,14 +123,23 @@ def training_step(
 ) -> Callable[[], None]:
     """CDT of `parameters` (all): one optimizer step over every bit-width. run: the model as called in training."""
     parameters = parameters or list(model.parameters())
-    update = updater(make_optimizer(parameters, C), parameters, C.grad_clip)
+    optimizer = make_optimizer(parameters, C)
+    update = updater(optimizer, parameters, C.grad_clip)
     cascade = Cascade(tuple(C.num_bits_list), dict.fromkeys(C.num_bits_list, 1.0))
 
     def at_float(x: Tensor, num_bits: int) -> Tensor:
         return run(x, num_bits=32)
 
     passes = at_float if case.get("all_float") else run
-    return lambda: cascade.step(passes, images, labels, update, random.Random(0), model.precision.frozen_statistics)
+    running, frozen_statistics = cascade.running(random.Random(0)), model.precision.frozen_statistics
+
+    def one_step(images: Tensor, labels: Tensor, op_weights: Tensor | None) -> dict[int, Tensor]:
+        if isinstance(model, Supernet):
+            model.op_weights = op_weights
+        return cascade.step(passes, images, labels, update, running, frozen_statistics)
+
+    take = recorded(one_step, C.cuda_graph, optimizer)
+    return lambda: take(images, labels, getattr(model, "op_weights", None))
 
 
 def search_step(
@@ -144,6 +159,8 @@ def search_step(
         architect.optimizer.step()
         supernet.zero_grad(set_to_none=True)
 
+    if C.cuda_graph:
+        architect.loss = loss_by_graph(architect, supernet)
     if plain:
         architect._descend = descend_everything
 
@@ -189,24 +206,18 @@ def main() -> None:
             step = step_of(case)
             answer = {"before_bytes": peak_bytes()}
         elif word == "step":
-            answer = timed(step, int(argument), case["device"] == "cuda")
+            answer = timed(step, int(argument))
         else:
             answer = {"peak_bytes": peak_bytes()}
-            if torch.cuda.is_initialized():
-                answer["gpu_peak_bytes"] = torch.cuda.max_memory_allocated()
         print(json.dumps(answer), flush=True)
 
 
-def timed(step: Callable[[], None], count: int, cuda: bool) -> dict:
-    """Seconds of `count` steps; on a GPU also how busy it was meanwhile."""
+def timed(step: Callable[[], None], count: int) -> dict:
+    """Seconds of `count` steps."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
         step()
-    busy = {}
-    if cuda:
-        busy = {"gpu_busy": gpu_busy()}  # before the queue runs dry
-        torch.cuda.synchronize()
-    return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu} | busy
+    return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
 
 
 if __name__ == "__main__":

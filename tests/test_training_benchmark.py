@@ -2,8 +2,8 @@
 
 import importlib
 import json
+import statistics
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,21 +41,25 @@ def test_command(tmp_path):
     assert {row["of"] for row in report["rows"]["linearity"]} == {"bit-widths", "candidates", "images"}
 
 
-def test_rows_of_the_gpu_run_on_any_device(cases, capsys):
-    """All but what only a GPU can say; "compiled" is left to test_compile.py."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        training = importlib.import_module("training")
-    finally:
-        sys.path.pop(0)
-    options = SimpleNamespace(quick=True, batch=4)
-    rows = training.gpu_rows(options, {"threads": 1, "device": "cpu", "tiny": True}, ("fast",), ("fp32",))
-    assert [row["step"] for row in rows] == ["search step", "training step"]
-    for row, epochs, images in zip(rows, (50, 200), (25_000, 50_000), strict=True):
-        assert row["images_per_s"] == 4 * 3 / row["wall_s"]
-        assert row["minutes"] == pytest.approx(epochs * images * row["wall_s"] / (4 * 3) / 60)
-        assert row["ratio"] == 1
-    assert capsys.readouterr().out.count("images/s") == 2
+def test_cells_of_the_gpu_run_on_any_device(cases, monkeypatch, capsys):
+    """All but what only a GPU can do: graphs; "compiled" is left to test_compile.py."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    training_gpu = importlib.import_module("training_gpu")
+    every = list(training_gpu.cells(tiny=True))
+    assert len({tuple(case.values()) for case in every}) == len(every) == 4 * (3 * 3 + 1)
+    one_of_each = [case for case in every if case["variant"] == "eager" and case["numbers"] == "fp32"]
+    monkeypatch.setattr(training_gpu, "cells", lambda tiny: [*one_of_each, *every[-1:]])
+    kept = []
+    monkeypatch.setattr(training_gpu, "profile", lambda case: 1 / 0)
+    result = training_gpu.rows("cpu", True, 10, lambda rows: kept.append(len(rows["cells"])))
+    assert [row["network"] for row in result["cells"]] == ["resnet38", "mobilenet_v2", "derived", "supernet"]
+    for row in result["cells"]:
+        assert row["images_per_s"] == row["batch"] / statistics.median(row["seconds"]) > 0
+        assert len(row["seconds"]) == training_gpu.RUNS
+    assert kept[:4] == [1, 2, 3, 4]
+    assert [row["error"] for row in result["profiles"]] == ["ZeroDivisionError: division by zero"] * 4
+    assert capsys.readouterr().out.count("images/s") == 4
+    assert training_gpu.rows("cpu", True, -1, kept.append) == {"cells": [], "profiles": []}
 
 
 @pytest.mark.parametrize("numbers", ["tf32", "bf16"])

@@ -1,7 +1,8 @@
-"""Kernels for training on a CPU, put into a network from outside: `model = with_kernels(model)`.
+"""Kernels for training, put into a network from outside: `model = with_kernels(model)`.
 
-No network knows of them. A C++ file (passes.cpp) is compiled on first use; without a compiler, and for whatever the
-kernels do not serve (evaluation, GPUs, other types than float32, autocast), the plain path runs.
+No network knows of them. On a CPU a C++ file (passes.cpp) is compiled on first use, on a GPU the rounding is one kernel
+of Triton's. Without a compiler, and for whatever the kernels do not serve (evaluation, other types than float32,
+autocast), the plain path runs.
 """
 
 from typing import Any, TypeVar
@@ -18,18 +19,24 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def with_kernels(model: Model, quantizers: bool = True, layers: bool = True) -> Model:
-    """`model`, trained by kernels on a CPU; changed in place, with the same parameters, buffers and names.
+    """`model`, trained by kernels; changed in place, with the same parameters, buffers and names.
 
-    quantizers: ranges and rounding in one pass over memory each, bit-equal.
-    layers: batch norm, ReLU and quantizer as one operation, and the gradient of depth-wise 5x5 weights; the last digits
-        of float32 differ. Bounds: docs/training.md.
+    quantizers: ranges (CPU) and rounding in one pass over memory each, bit-equal.
+    layers: on a CPU batch norm, ReLU and quantizer as one operation, and the gradient of depth-wise 5x5 weights; the last
+        digits of float32 differ. Bounds: docs/training.md.
 
-    A network on a GPU stays as it is. So does any where there is no C++ compiler; that is a warning.
+    Where there is no C++ compiler a network on the CPU stays as it is; that is a warning.
     """
-    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    if not (quantizers or layers) or not on_cpu or shared_library() is None:
-        return model
     module: Any
+    devices = {parameter.device.type for parameter in model.parameters()}
+    if devices == {"cuda"} and quantizers:
+        from instantnet.kernels import cuda  # here: Triton takes half a second to load
+
+        for module in model.modules():
+            if cuda.available() and getattr(module, "rounding", None) is rounded:
+                module.rounding = cuda.rounded
+    if not (quantizers or layers) or devices != {"cpu"} or shared_library() is None:
+        return model
     for module in model.modules():
         if quantizers and getattr(module, "measure", None) is min_max:
             module.measure = quantize.min_max
