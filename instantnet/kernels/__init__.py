@@ -22,7 +22,7 @@ def with_kernels(model: Model, quantizers: bool = True, layers: bool = True) -> 
     """`model`, trained by kernels; changed in place, with the same parameters, buffers and names.
 
     quantizers: ranges (CPU) and rounding in one pass over memory each, bit-equal.
-    layers: on a CPU batch norm, ReLU and quantizer as one operation, and the gradient of depth-wise 5x5 weights; the last
+    layers: on a CPU batch norm, ReLU and quantizer as one, and the gradient of depth-wise 5x5 weights; the last
         digits of float32 differ. Bounds: docs/training.md.
 
     Where there is no C++ compiler a network on the CPU stays as it is; that is a warning.
