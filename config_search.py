@@ -71,7 +71,11 @@ C.range_momentum = 0.1  # released: 0.9
 
 # cascade distillation (weights)
 C.teachers = "cascade"  # CDT
+C.distill_loss = "mse"  # CDT; its pull grows with the logits, that of kl is bounded
+C.distill_temperature = 1.0  # of kl and soft
+C.distill_reduction = "sum"  # CDT; mean: four teachers pull as hard as one
 C.distill_weight = 1.0  # beta
+C.distill_warmup = 0  # neither paper nor release
 C.bit_schedule = "all"
 C.loss_scale = [1.0]  # the same for every bit-width
 C.loss_reduction = "mean"  # 1/N of the paper's equation; released: "sum"

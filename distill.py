@@ -3,7 +3,8 @@
     L_total = 1/N * sum_i scale_i * L_cas(i),   L_cas(i) = CE(Q_i, label) + beta * sum_{j teaches i} MSE(Q_i, SG(Q_j))
 
 Q_i: logits [B, classes] at the i-th bit-width, SG: stop gradient. A model here is anything callable as
-model(images, num_bits=b). Source: Fu et al., DAC 2021, equation 1; `teachers_of` names the other choices' sources.
+model(images, num_bits=b). Source: Fu et al., DAC 2021, equation 1; `teachers_of` and `teacher_loss` name the sources of
+the other choices.
 """
 
 import random
@@ -39,22 +40,44 @@ def teachers_of(bits: int, running: Sequence[int], teachers: str) -> list[int]:
     return {"cascade": higher, "highest": higher[-1:], "next": higher[:1], "none": []}[teachers]
 
 
+def teacher_loss(logits: Tensor, teacher: Tensor, distill_loss: str = "mse", temperature: float = 1.0) -> Tensor:
+    """The distance of logits [B, classes] from one teacher's, into which no gradient flows; a scalar.
+
+    `mse`: squared error, mean over batch and classes (CDT). `kl`: T^2 * KL(teacher || student) of softmax(logits / T),
+    mean over the batch (Hinton et al. 2015); T^2 keeps the size of the gradient. `soft`: the same plus the teacher's
+    entropy, T^2 * -sum softmax(teacher / T) * log_softmax(student / T) (Any-Precision DNN, Yu et al., at T = 1).
+    """
+    teacher = teacher.detach()
+    if distill_loss == "mse":
+        return F.mse_loss(logits, teacher)
+    student = F.log_softmax(logits / temperature, dim=1)
+    if distill_loss == "kl":
+        target = F.log_softmax(teacher / temperature, dim=1)
+        return temperature**2 * F.kl_div(student, target, reduction="batchmean", log_target=True)
+    return temperature**2 * -(F.softmax(teacher / temperature, dim=1) * student).sum(dim=1).mean()
+
+
 def cascade_loss(
     logits: Tensor,
     labels: Tensor,
     teacher_logits: Sequence[Tensor],
-    distill_weight: float,
+    distill_weight: float | Tensor,
     label_smoothing: float = 0.0,
+    distill_loss: str = "mse",
+    distill_temperature: float = 1.0,
+    distill_reduction: str = "sum",
 ) -> Tensor:
-    """L_cas of one bit-width: cross-entropy plus distill_weight times each teacher's MSE, means over batch and classes.
+    """L_cas of one bit-width: cross-entropy plus distill_weight times the sum, or mean, of its `teacher_loss`es.
 
-    logits, teacher_logits: [B, classes]; labels [B]. No gradient flows into the teachers. label_smoothing: share of
-    each label that is spread evenly over all classes (Szegedy et al. 2016).
+    Under `soft` a bit-width that has teachers gets no cross-entropy with the labels. logits, teacher_logits:
+    [B, classes]; labels [B]; distill_weight: a number, or a tensor [] of the logits' type and device. label_smoothing:
+    share of each label that is spread evenly over all classes (Szegedy et al. 2016).
     """
-    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    for teacher in teacher_logits:
-        loss = loss + distill_weight * F.mse_loss(logits, teacher.detach())
-    return loss
+    weight = distill_weight / len(teacher_logits) if distill_reduction == "mean" and teacher_logits else distill_weight
+    terms = [weight * teacher_loss(logits, teacher, distill_loss, distill_temperature) for teacher in teacher_logits]
+    if distill_loss != "soft" or not terms:
+        terms.insert(0, F.cross_entropy(logits, labels, label_smoothing=label_smoothing))
+    return sum(terms[1:], terms[0])
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -76,12 +99,24 @@ class Cascade:
     bit_schedule: str = "all"
     loss_reduction: str = "mean"
     label_smoothing: float = 0.0
+    distill_loss: str = "mse"
+    distill_temperature: float = 1.0
+    distill_reduction: str = "sum"
+    distill_warmup: int = 0
     mean: Callable[[Tensor], Tensor] = _as_it_is
     last_backward: Callable[[Tensor], Tensor] = _as_it_is
 
     def running(self, rng: random.Random) -> tuple[int, ...]:
         """The bit-widths of the next step, in running order; rng draws the random ones of `sandwich`."""
         return tuple(bit_widths_of_step(self.bit_schedule, self.bit_widths, rng))
+
+    def distill_weight_at(self, epoch: int, done: float) -> float:
+        """beta in an epoch (from 0), after the share `done` of its steps.
+
+        In the first distill_warmup epochs it rises from 0 to distill_weight with every step.
+        """
+        ramp = min(1.0, (epoch + done) / self.distill_warmup) if self.distill_warmup else 1.0
+        return ramp * self.distill_weight
 
     def step(
         self,
@@ -92,6 +127,7 @@ class Cascade:
         running: Sequence[int],
         frozen_statistics: Callable[[], AbstractContextManager] = nullcontext,
         weight: float = 1.0,
+        distill_weight: float | Tensor | None = None,
     ) -> dict[int, Tensor]:
         """Train on one batch; returns bit-width -> L_cas of the images given, detached.
 
@@ -99,7 +135,11 @@ class Cascade:
         or once per bit-width under `high2low` and `low2high`. running: as `self.running` gave them. Teachers are the
         same step's logits. Under `low2high` they have not run yet, so an extra pass without gradients makes
         them first, inside frozen_statistics(). weight: of this process's images in the mean over the processes.
+        distill_weight: beta of this step, a number or a tensor [] of the logits' type and device; None: that of the
+        settings.
         """
+        beta = self.distill_weight if distill_weight is None else distill_weight
+        of_loss = self.label_smoothing, self.distill_loss, self.distill_temperature, self.distill_reduction
         per_bit_width = self.bit_schedule in ("high2low", "low2high")
         summed = len(running) if self.bit_schedule in ("all", "sandwich") else 1  # losses behind one update()
         share = 1 / summed if self.loss_reduction == "mean" else 1.0
@@ -114,7 +154,7 @@ class Cascade:
             logits = model(images, num_bits=bits)
             teachers = teachers_of(bits, running, self.teachers) if self.distill_weight else []
             taught = [logits_of[t] for t in teachers]
-            loss = cascade_loss(logits, labels, taught, self.distill_weight, self.label_smoothing)
+            loss = cascade_loss(logits, labels, taught, beta, *of_loss)
             logits_of.setdefault(bits, logits.detach())
             losses[bits] = loss.detach()
             scaled = self.loss_scale[bits] * share * weight * loss

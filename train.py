@@ -70,8 +70,10 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     last_backward = processes.gradient_exchange(parameters)
     cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
 
-    def one_step(images: Tensor, labels: Tensor, running: Sequence[int], weight: float) -> dict[int, Tensor]:
-        return cascade.step(in_training, images, labels, update, running, precision.frozen_statistics, weight)
+    def one_step(
+        images: Tensor, labels: Tensor, running: Sequence[int], weight: float, beta: float
+    ) -> dict[int, Tensor]:
+        return cascade.step(in_training, images, labels, update, running, precision.frozen_statistics, weight, beta)
 
     train_on = recorded(one_step, C.cuda_graph, optimizer)
     parts = parts_of(C, model, optimizer)
@@ -96,7 +98,8 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
                 optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                 weight = train_batches.weight(step)
-                losses = train_on(images, labels, cascade.running(rng), weight)
+                beta = cascade.distill_weight_at(epoch, (step + 1) / steps)
+                losses = train_on(images, labels, cascade.running(rng), weight, beta)
                 run.note(loss, processes.mean_losses(losses, weight))
                 if average:
                     average.update_parameters(model)

@@ -68,10 +68,10 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     cascade = Cascade(bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
 
     def one_step(
-        images: Tensor, labels: Tensor, op_weights: Tensor, running: Sequence[int], weight: float
+        images: Tensor, labels: Tensor, op_weights: Tensor, running: Sequence[int], weight: float, beta: float
     ) -> dict[int, Tensor]:
         with supernet.mixing_by(op_weights):
-            return cascade.step(in_training, images, labels, update, running, precision.frozen_statistics, weight)
+            return cascade.step(in_training, images, labels, update, running, precision.frozen_statistics, weight, beta)
 
     train_on = recorded(one_step, C.cuda_graph, optimizer)
     parts = parts_of(C, supernet, optimizer, architect)
@@ -103,7 +103,9 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                     supernet.sample()
                     weight = weight_batches.weight(step)
                     rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
-                    losses = train_on(images, labels, supernet.op_weights, cascade.running(rng), weight)
+                    beta = cascade.distill_weight_at(epoch, (step + 1) / steps)
+                    running = cascade.running(rng)
+                    losses = train_on(images, labels, supernet.op_weights, running, weight, beta)
 
                 run.note(loss, processes.mean_losses(losses, weight))
                 run.note(alpha_loss, processes.mean_losses({architect.bits: cross_entropy}, share))

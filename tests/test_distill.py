@@ -1,20 +1,27 @@
 """CDT: the loss and its gradient against the equation in double precision, and which bit-widths run when."""
 
 import copy
+import inspect
+import math
 import random
 from contextlib import contextmanager
 
 import pytest
 import torch
+from tiny_runs import TINY_NETWORK, TINY_SEARCH, run_here
 from torch import nn
 
-from instantnet.distill import Cascade, bit_widths_of_step, cascade_loss, teachers_of
+from instantnet import train, train_search
+from instantnet.distill import Cascade, bit_widths_of_step, cascade_loss, teacher_loss, teachers_of
 from instantnet.model_infer import DerivedNetwork
 from instantnet.quantize import Precision
+from instantnet.settings.schema import from_command_line
+from instantnet.settings.stages import SearchSettings, TrainSettings
 
 BITS = (4, 8, 12, 16, 32)
 TEACHERS = ("cascade", "highest", "next", "none")
 SCHEDULES = ("all", "sandwich", "max_loss", "high2low", "low2high")
+LOSSES = ("mse", "kl", "soft")
 
 
 class LogitsPerBitWidth(nn.Module):
@@ -129,10 +136,245 @@ def test_label_smoothing_by_hand(batch):
     torch.testing.assert_close(losses[32], -(shares * log_p).sum(1).mean())
 
 
-def test_no_gradient_into_a_teacher():
+@pytest.mark.parametrize("distill_loss", LOSSES)
+def test_no_gradient_into_a_teacher(distill_loss):
     logits, teacher = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
-    cascade_loss(logits, torch.tensor([0, 1, 2]), [teacher], 1.0).backward()
-    assert logits.grad is not None and teacher.grad is None
+    cascade_loss(logits, torch.tensor([0, 1, 2]), [teacher], 1.0, distill_loss=distill_loss).backward()
+    assert logits.grad.abs().max() > 1e-3 and teacher.grad is None
+
+
+# --- the losses of a teacher
+
+
+def softmax_by_hand(row, temperature):
+    shares = [math.exp(value / temperature) for value in row]
+    return [share / sum(shares) for share in shares]
+
+
+def by_hand(student, teacher, distill_loss, temperature):
+    """Loss and its gradient in the student's logits, both transcribed with Python's floats."""
+    batch, classes = len(student), len(student[0])
+    value, gradient = 0.0, []
+    for ours, theirs in zip(student, teacher, strict=True):
+        p, q = softmax_by_hand(theirs, temperature), softmax_by_hand(ours, temperature)
+        if distill_loss == "mse":
+            value += sum((a - b) ** 2 for a, b in zip(ours, theirs, strict=True)) / (batch * classes)
+            gradient.append([2 * (a - b) / (batch * classes) for a, b in zip(ours, theirs, strict=True)])
+            continue
+        entropy = -sum(share * math.log(share) for share in p) if distill_loss == "kl" else 0.0
+        crossed = -sum(share * math.log(guess) for share, guess in zip(p, q, strict=True))
+        value += temperature**2 * (crossed - entropy) / batch
+        gradient.append([temperature * (guess - share) / batch for share, guess in zip(p, q, strict=True)])
+    return value, gradient
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("distill_loss", LOSSES)
+def test_teacher_losses_and_their_gradients_by_hand(distill_loss, temperature):
+    student, teacher = 3 * torch.randn(5, 4, dtype=torch.float64), 3 * torch.randn(5, 4, dtype=torch.float64)
+    value, gradient = by_hand(student.tolist(), teacher.tolist(), distill_loss, temperature)
+    student.requires_grad_()
+    loss = teacher_loss(student, teacher, distill_loss, temperature)
+    loss.backward()
+    assert loss.item() == pytest.approx(value, rel=1e-12)
+    torch.testing.assert_close(student.grad, torch.tensor(gradient, dtype=torch.float64), rtol=1e-10, atol=1e-13)
+    assert torch.autograd.gradcheck(lambda x: teacher_loss(x, teacher, distill_loss, temperature), (student,))
+
+
+def test_numbers_of_the_losses_one_can_check_on_paper():
+    """Logits (0, 0) are shares (1/2, 1/2); a teacher's (log 3, 0) are (3/4, 1/4)."""
+    student, teacher = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[math.log(3), 0.0]], dtype=torch.float64)
+    kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert teacher_loss(student, teacher, "mse").item() == pytest.approx(math.log(3) ** 2 / 2)
+    assert teacher_loss(student, teacher, "kl").item() == pytest.approx(kl)
+    assert teacher_loss(student, teacher, "soft").item() == pytest.approx(math.log(2))
+    assert teacher_loss(student, 2 * teacher, "kl", 2.0).item() == pytest.approx(4 * kl)
+    assert teacher_loss(student, 2 * teacher, "soft", 2.0).item() == pytest.approx(4 * math.log(2))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_kl_is_zero_at_the_teacher_and_soft_is_its_entropy(temperature):
+    logits = torch.randn(3, 4, dtype=torch.float64)
+    log_p = torch.log_softmax(logits / temperature, dim=1)
+    entropy = -(log_p.exp() * log_p).sum(1).mean()
+    assert teacher_loss(logits, logits, "mse", temperature) == 0
+    assert teacher_loss(logits, logits, "kl", temperature).item() == pytest.approx(0, abs=1e-14)
+    torch.testing.assert_close(teacher_loss(logits, logits, "soft", temperature), temperature**2 * entropy)
+
+
+@pytest.mark.parametrize("distill_loss", ["kl", "soft"])
+def test_a_teacher_that_is_sure_gives_finite_losses(distill_loss):
+    """Shares that underflow to 0 count 0, not 0 * -inf."""
+    student = torch.tensor([[-300.0, 300.0]], requires_grad=True)
+    loss = teacher_loss(student, torch.tensor([[300.0, -300.0]]), distill_loss)
+    loss.backward()
+    assert loss.item() == pytest.approx(600)
+    assert student.grad.tolist() == [[-1.0, 1.0]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("distill_loss", LOSSES)
+def test_reductions_over_the_teachers(distill_loss, reduction, count):
+    logits, labels = torch.randn(5, 4, dtype=torch.float64), torch.randint(4, (5,))
+    teachers = [torch.randn(5, 4, dtype=torch.float64) for _ in range(count)]
+    parts = [by_hand(logits.tolist(), teacher.tolist(), distill_loss, 2.0)[0] for teacher in teachers]
+    expected = 0.3 * sum(parts) / (count if reduction == "mean" and count else 1)
+    if distill_loss != "soft" or not count:
+        expected += cross_entropy(logits, labels).item()
+    for weight in (0.3, torch.tensor(0.3, dtype=torch.float64)):
+        loss = cascade_loss(logits, labels, teachers, weight, 0.0, distill_loss, 2.0, reduction)
+        assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_soft_leaves_the_labels_to_those_without_teachers(batch):
+    """Other labels, and smoothed ones, change the highest bit-width's loss and gradient only."""
+    images, labels = batch
+    runs = []
+    for given, smoothing in ((labels, 0.0), ((labels + 1) % 4, 0.0), (labels, 0.3)):
+        model = LogitsPerBitWidth()
+        update = Updates(model)
+        cascade = Cascade(BITS, dict.fromkeys(BITS, 1.0), "next", label_smoothing=smoothing, distill_loss="soft")
+        runs.append(
+            (cascade.step(model, images, given, update, cascade.running(random.Random(0))), update.gradients[0])
+        )
+    for losses, gradients in runs[1:]:
+        for b in BITS:
+            same = torch.equal(losses[b], runs[0][0][b])
+            assert same == torch.equal(gradients[f"weights.{b}"], runs[0][1][f"weights.{b}"]) == (b != 32)
+
+
+@pytest.mark.parametrize("teachers", TEACHERS)
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("distill_loss", LOSSES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_step_takes_the_losses_of_the_settings(batch, schedule, distill_loss, reduction, teachers):
+    model = LogitsPerBitWidth()
+    images, labels = batch
+    logits = {b: model(images, num_bits=b).detach() for b in BITS}
+    cascade = Cascade(
+        BITS, dict.fromkeys(BITS, 1.0), teachers, 0.5, schedule,
+        distill_loss=distill_loss, distill_temperature=2.0, distill_reduction=reduction,
+    )  # fmt: skip
+    losses = cascade.step(model, images, labels, Updates(model), cascade.running(random.Random(0)))
+    for b, loss in losses.items():
+        taught = [logits[t] for t in teachers_of(b, sorted(losses), teachers)]
+        parts = [by_hand(logits[b].tolist(), t.tolist(), distill_loss, 2.0)[0] for t in taught]
+        expected = 0.5 * sum(parts) / (len(parts) if reduction == "mean" and parts else 1)
+        if distill_loss != "soft" or not parts:
+            expected += cross_entropy(logits[b], labels).item()
+        assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+# --- warm-up of beta
+
+
+def test_warm_up_rises_with_every_step():
+    """Two epochs of four steps, up to 0.8: an eighth of it with each."""
+    cascade = Cascade(BITS, dict.fromkeys(BITS, 1.0), distill_weight=0.8, distill_warmup=2)
+    weights = [cascade.distill_weight_at(epoch, (step + 1) / 4) for epoch in range(3) for step in range(4)]
+    assert weights == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.8, 0.8, 0.8, 0.8])
+    assert weights[7:] == [0.8] * 5, "exactly, once it is over"
+    assert cascade.distill_weight_at(0, 0.0) == 0
+
+
+def test_without_warm_up_beta_is_the_setting():
+    cascade = Cascade(BITS, dict.fromkeys(BITS, 1.0), distill_weight=0.3)
+    assert {cascade.distill_weight_at(epoch, done) for epoch in range(3) for done in (0.0, 0.5, 1.0)} == {0.3}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_a_step_takes_the_beta_it_is_given(batch, schedule, as_tensor):
+    """Loss and gradient are those of a cascade with this distill_weight; the settings' own is not used."""
+    images, labels = batch
+    outcomes = []
+    for own, given in ((0.25, None), (7.0, torch.tensor(0.25, dtype=torch.float64) if as_tensor else 0.25)):
+        model = LogitsPerBitWidth()
+        update = Updates(model, lr=0.1)
+        cascade = Cascade(BITS, dict.fromkeys(BITS, 1.0), distill_weight=own, bit_schedule=schedule)
+        losses = cascade.step(model, images, labels, update, cascade.running(random.Random(0)), distill_weight=given)
+        outcomes.append((losses, dict(model.named_parameters())))
+    torch.testing.assert_close(outcomes[0], outcomes[1], rtol=0, atol=0)
+
+
+def test_one_tensor_of_beta_serves_all_steps(batch):
+    """As in a recorded CUDA graph: its value changes, the tensor does not, and no gradient flows into it."""
+    images, labels = batch
+    beta = torch.tensor(0.0, dtype=torch.float64)
+    cascade = Cascade(BITS, dict.fromkeys(BITS, 1.0), distill_warmup=1)
+    model = LogitsPerBitWidth()
+    logits = {b: model(images, num_bits=b).detach() for b in BITS}
+    for step in range(4):
+        beta.fill_(cascade.distill_weight_at(0, (step + 1) / 4))
+        losses = cascade.step(
+            model, images, labels, Updates(model), cascade.running(random.Random(0)), distill_weight=beta
+        )
+        expected, _ = equation(logits, labels, "cascade", (step + 1) / 4, dict.fromkeys(BITS, 1.0), BITS)
+        torch.testing.assert_close(losses, expected)
+
+
+# --- on the command line
+
+
+@pytest.mark.parametrize("stage", [SearchSettings, TrainSettings])
+def test_the_settings_reach_the_cascade(stage):
+    words = ["--distill_loss", "kl", "--distill_temperature", "4"]
+    words += ["--distill_reduction", "mean", "--distill_warmup", "3"]
+    cascade = Cascade(BITS, **from_command_line(stage(), {}, words, "").cascade_arguments())
+    assert (cascade.distill_loss, cascade.distill_temperature) == ("kl", 4.0)
+    assert (cascade.distill_reduction, cascade.distill_warmup) == ("mean", 3)
+    plain = Cascade(BITS, **stage().cascade_arguments())
+    assert (plain.distill_loss, plain.distill_temperature) == ("mse", 1.0)
+    assert (plain.distill_reduction, plain.distill_warmup) == ("sum", 0)
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        ("--distill_loss mae", ["distill_loss", "'mae'", "mse, kl, soft"]),
+        ("--distill_temperature 0", ["distill_temperature = 0", "between 0.01 and 100"]),
+        ("--distill_temperature 1e30", ["distill_temperature", "between 0.01 and 100"]),
+        ("--distill_temperature nan", ["distill_temperature"]),
+        ("--distill_reduction max", ["distill_reduction", "'max'", "sum, mean"]),
+        ("--distill_warmup -1", ["distill_warmup = -1", "at least 0"]),
+        ("--distill_warmup 1.5", ["distill_warmup", "an integer"]),
+        ("--distill_loss soft --distill_warmup 2", ["distill_loss = soft, distill_warmup = 2"]),
+        ("--distill_loss soft --distill_weight 0", ["distill_loss = soft, distill_weight = 0"]),
+    ],
+)
+@pytest.mark.parametrize("stage", [train, train_search])
+def test_illegal_settings_are_answered_in_one_line(stage, words, parts, capsys):
+    assert run_here(stage, *words.split()) == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    "words, first, second",
+    [
+        ("--distill_warmup 2", 0.25, 0.5),  # two epochs of two steps
+        ("--distill_warmup 1", 0.5, 1.0),
+        ("--distill_loss soft --distill_reduction mean", 1.0, 1.0),
+    ],
+)
+def test_both_stages_train_with_them(tmp_path, monkeypatch, words, first, second):
+    """They run to their end, and a step gets the beta of its place in the epoch."""
+    given = []
+
+    def noted(self, *arguments, **named):
+        bound = inspect.signature(step).bind(self, *arguments, **named)
+        given.append(bound.arguments["distill_weight"])
+        return step(*bound.args, **bound.kwargs)
+
+    step = Cascade.step
+    monkeypatch.setattr(Cascade, "step", noted)
+    more = ["--nepochs", "1", *words.split()]
+    assert run_here(train_search, *TINY_SEARCH, *more, "--save", tmp_path / "search") == 0
+    assert given == [first, second]
+    more += ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--batch_size", "32", "--max_steps", "2"]
+    assert run_here(train, *more, "--load_path", tmp_path / "search", "--save", tmp_path / "train") == 0
+    assert given == [first, second] * 2
 
 
 # --- a step against the equation

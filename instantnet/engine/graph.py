@@ -28,8 +28,9 @@ class _Recorded(NamedTuple):
 class StepGraph:
     """`step(*arguments)` by CUDA graphs: the same computation, its launches recorded.
 
-    Tensors among the arguments are copied into the graph's own. Everything else is a constant of a graph, so that each
-    combination of shapes and of other arguments (they must be hashable) has one. The step must not read from the
+    Tensors among the arguments are copied into the graph's own, floats into tensors [] (float32). Everything else is a
+    constant of a graph, so that each combination of shapes and of other arguments (they must be hashable) has one. The
+    step must not read from the
     device, nor depend on anything else that changes on the host. Outputs are copies.
 
     optimizer: whose step is inside, if one is. Its learning rates stay numbers in its groups; a graph reads them
@@ -44,8 +45,8 @@ class StepGraph:
         self._memory: Any = None  # one pool for all graphs: no two of them run at a time
 
     def __call__(self, *arguments: Any) -> Outputs:
-        key = tuple((a.shape, a.dtype) if isinstance(a, Tensor) else a for a in arguments)
-        tensors = [a for a in arguments if isinstance(a, Tensor)]
+        key = tuple(map(_constant, arguments))
+        inputs = [a for a in arguments if isinstance(a, Tensor | float)]
         recorded = self._recorded.get(key)
         if recorded is None:
             self._calls[key] = self._calls.get(key, 0) + 1
@@ -53,14 +54,15 @@ class StepGraph:
                 with self._rates.used():
                     return self.step(*arguments)
             recorded = self._recorded[key] = self._record(arguments)
-        for own, given in zip(recorded.inputs, tensors, strict=True):
-            own.copy_(given, non_blocking=True)
+        for own, given in zip(recorded.inputs, inputs, strict=True):
+            _ = own.copy_(given, non_blocking=True) if isinstance(given, Tensor) else own.fill_(given)
         self._rates.fill()
         recorded.graph.replay()
         return _copied(recorded.outputs)
 
     def _record(self, arguments: Sequence[Any]) -> _Recorded:
-        own = [a.detach().clone() if isinstance(a, Tensor) else a for a in arguments]
+        device = next(a.device for a in arguments if isinstance(a, Tensor))
+        own = [_own(a, device) for a in arguments]
         graph = torch.cuda.CUDAGraph()
         self._memory = self._memory or torch.cuda.graph_pool_handle()
         with self._rates.used(), torch.cuda.graph(graph, pool=self._memory):
@@ -103,6 +105,19 @@ class _DeviceRates:
         finally:
             for group, values in zip(self.groups, before, strict=True):
                 group |= values
+
+
+def _constant(argument: Any) -> Hashable:
+    """What must be equal for two calls to share a graph."""
+    if isinstance(argument, Tensor):
+        return argument.shape, argument.dtype
+    return float if isinstance(argument, float) else argument
+
+
+def _own(argument: Any, device: torch.device) -> Any:
+    if isinstance(argument, Tensor):
+        return argument.detach().clone()
+    return torch.full((), argument, device=device) if isinstance(argument, float) else argument
 
 
 def _copied(outputs: Outputs) -> Outputs:

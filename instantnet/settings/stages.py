@@ -184,9 +184,14 @@ class CascadeSettings(Settings):
     """How the bit-widths of a step train together."""
 
     teachers: Annotated[Literal["cascade", "highest", "next", "none"], "which bit-widths teach a bit-width"] = "cascade"
-    distill_weight: Annotated[float, "beta: weight of each teacher's mean squared error on the logits", AtLeast(0)] = (
-        1.0
-    )
+    distill_loss: Annotated[
+        Literal["mse", "kl", "soft"],
+        "distance from a teacher: squared error of the logits, KL divergence, or cross-entropy (soft: no labels)",
+    ] = "mse"
+    distill_temperature: Annotated[float, "kl, soft: what the logits are divided by", Between(0.01, 100)] = 1.0
+    distill_reduction: Annotated[Literal["sum", "mean"], "over the teachers of a bit-width"] = "sum"
+    distill_weight: Annotated[float, "beta: weight of the sum or mean over the teachers", AtLeast(0)] = 1.0
+    distill_warmup: Annotated[int, "epochs over which beta rises from 0 to distill_weight", ANY_STEPS] = 0
     bit_schedule: Annotated[
         Literal["all", "sandwich", "max_loss", "high2low", "low2high"], "which bit-widths run in a step"
     ] = "all"
@@ -294,6 +299,16 @@ class NetworkSettings(
             raise UserError(
                 "settings cuda_graph and bit_schedule = max_loss: which loss is the largest is read from the device in "
                 "every step, which a graph cannot"
+            )
+        if self.distill_loss == "soft" and self.distill_warmup:
+            raise UserError(
+                f"settings distill_loss = soft, distill_warmup = {self.distill_warmup}: a bit-width that has teachers "
+                "learns from them alone, so it would begin with no loss; distill_loss = kl can be warmed up"
+            )
+        if self.distill_loss == "soft" and not self.distill_weight:
+            raise UserError(
+                "settings distill_loss = soft, distill_weight = 0: a bit-width that has teachers would have no loss; "
+                "teachers = none trains on labels alone"
             )
         if len(self.betas) != 2:
             raise UserError(f"setting betas = {self.betas}: needs two numbers")
