@@ -30,8 +30,7 @@ class StepGraph:
 
     Tensors among the arguments are copied into the graph's own, floats into tensors [] (float32). Everything else is a
     constant of a graph, so that each combination of shapes and of other arguments (they must be hashable) has one. The
-    step must not read from the
-    device, nor depend on anything else that changes on the host. Outputs are copies.
+    step must not read from the device, nor depend on anything else that changes on the host. Outputs are copies.
 
     optimizer: whose step is inside, if one is. Its learning rates stay numbers in its groups; a graph reads them
     from tensors, which every call fills.
