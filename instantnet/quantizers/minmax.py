@@ -48,7 +48,8 @@ def rounded(x: Tensor, low: Tensor, high: Tensor, bits: int, axis: int | None) -
 
 def steps(low: Tensor, high: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     """(scale, divisor of x - low). A zero range divides by one and multiplies by zero: every x becomes `low`."""
-    scale = (high - low) / levels
+    # By a tensor, not a number: a GPU multiplies by the rounded reciprocal of a number, and is a digit off the CPU.
+    scale = (high - low) / torch.full_like(low, levels)
     return scale, torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
