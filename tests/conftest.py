@@ -4,9 +4,9 @@ import random
 import shlex
 import shutil
 import signal
+from contextlib import suppress
 from types import SimpleNamespace
 
-import hypothesis
 import pytest
 import torch
 from tiny_runs import TINY_GEOMETRY, TINY_SEARCH, run_script
@@ -20,8 +20,15 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("repeatable")
+with suppress(ImportError):  # tests/gpu needs none, on a machine that has little but torch
+    import hypothesis
+
+    hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu-device", default="cuda", help="device of tests/gpu; cpu = rehearse them without a GPU")
 
 
 @pytest.fixture
