@@ -1,7 +1,7 @@
 """The device of the tests in this folder, and what holds while one runs.
 
-`pytest tests/gpu -m gpu` runs them on the GPU. `--gpu-device cpu` rehearses the same bodies on a CPU, so that a mistake in
-a test is found where there is no GPU. What only CUDA can show is left out there.
+`pytest tests/gpu -m gpu` runs them on the GPU. `--gpu-device cpu` rehearses the same bodies on a CPU, so that a mistake
+in a test is found where there is no GPU. What only CUDA can show is left out there.
 """
 
 import os

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
+from three_steps import NETWORKS
 
 from instantnet.kernels import with_kernels
-from instantnet.model_infer import DerivedNetwork
-from instantnet.operations import Geometry
 from instantnet.quantize import Precision
 from instantnet.quantizers import QUANTIZERS
 from instantnet.quantizers.minmax import min_max, rounded
@@ -74,12 +73,34 @@ def test_what_is_recorded(device, name):
         torch.testing.assert_close(states[1][key], expected, rtol=1e-6, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
 
 
-def test_the_kernels_of_the_cpu_stay_out(device):
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("shape", [(8, 12, 5, 5), (16, 3, 3, 3), (6, 8, 1, 1), (40, 17)], ids=str)
+def test_the_kernel_rounds_as_the_plain_operations(device, shape, axis, bits):
+    """Bit for bit, in both memory formats; a constant channel and NaN among the values."""
     if device.type == "cpu":
-        pytest.skip("on a CPU they are put in")
-    geometry = Geometry((1,), (4,), (1,), 4, 1, 8, 5, 8, 8, True)
-    network = DerivedNetwork(["k3_e3"], geometry, Precision(BITS)).to(device)
+        pytest.skip("Triton is for GPUs")
+    from instantnet.kernels import cuda
+
+    torch.manual_seed(0)
+    x = 3 * torch.randn(shape, device=device)
+    x[:, 1] = 0.7
+    for values in [x, x.to(memory_format=torch.channels_last)] if x.dim() == 4 else [x]:
+        low, high = min_max(0.9 * values, axis)
+        assert torch.equal(cuda.rounded(values, low, high, bits, axis), rounded(values, low, high, bits, axis))
+        with_nan = values.clone()
+        with_nan[0, 0] = float("nan")
+        got, expected = (f(with_nan, low, high, bits, axis) for f in (cuda.rounded, rounded))
+        torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_network_on_a_gpu_gets_its_kernel_and_none_of_the_cpu(device):
+    if device.type == "cpu":
+        pytest.skip("Triton is for GPUs")
+    from instantnet.kernels import cuda
+
+    network = NETWORKS["small"]().to(device)
     classes = [type(module) for module in network.modules()]
     assert [type(module) for module in with_kernels(network).modules()] == classes
     quantizers = [module for module in network.modules() if hasattr(module, "rounding")]
-    assert quantizers and all((q.measure, q.rounding) == (min_max, rounded) for q in quantizers)
+    assert quantizers and all((q.measure, q.rounding) == (min_max, cuda.rounded) for q in quantizers)

@@ -13,12 +13,14 @@ from instantnet.distill import Cascade
 from instantnet.engine.distributed import Processes
 from instantnet.engine.loop import frozen, updater
 from instantnet.engine.synchronised import synchronised
+from instantnet.kernels import with_kernels
 from instantnet.model_infer import DerivedNetwork
 from instantnet.model_search import Supernet
 from instantnet.networks.build import build_network
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision, SwitchableNetwork
-from instantnet.strategies import autocasted, compiled, placed
+from instantnet.searching import loss_by_graph
+from instantnet.strategies import autocasted, compiled, placed, recorded
 
 CPU = torch.device("cpu")
 BITS = (4, 8, 12, 16, 32)
@@ -79,6 +81,8 @@ class Training:
         channels_last: bool = False,
         mixed_precision: str = "none",
         compile: bool = False,
+        cuda_graph: bool = False,
+        kernels: bool = False,
         opt: str = "sgd",
         bit_widths: tuple[int, ...] = BITS,
         processes: Processes | None = None,
@@ -89,17 +93,24 @@ class Training:
         self.processes = processes or Processes(device)
         self.device, self.dtype = device, dtype
         self.model = placed(NETWORKS[name]().to(dtype), device, channels_last).train()
+        if kernels:
+            with_kernels(self.model)
         synchronised(self.model, self.processes, sync_bn)
         self.in_training = autocasted(compiled(self.model, compile), mixed_precision, device)
         parameters = list(self.model.parameters())
-        self.update = updater(optimizer_of(parameters, opt), parameters, 5.0)
+        self.optimizer = optimizer_of(parameters, opt)
+        self.update = updater(self.optimizer, parameters, 5.0)
         exchange = self.processes.gradient_exchange(parameters)
         scale = dict.fromkeys(bit_widths, 1.0)
         self.cascade = Cascade(bit_widths, scale, **cascade, mean=self.processes.mean, last_backward=exchange)
+        self.take = recorded(self._take, cuda_graph, self.optimizer)
+
+    def _take(self, images: Tensor, labels: Tensor, running: tuple[int, ...]) -> dict[int, Tensor]:
+        frozen_statistics = self.model.precision.frozen_statistics
+        return self.cascade.step(self.in_training, images, labels, self.update, running, frozen_statistics)
 
     def on(self, images: Tensor, labels: Tensor, step: int) -> dict[int, Tensor]:
-        frozen_statistics = self.model.precision.frozen_statistics
-        return self.cascade.step(self.in_training, images, labels, self.update, random.Random(step), frozen_statistics)
+        return self.take(images, labels, self.cascade.running(random.Random(step)))
 
     def step(self, step: int) -> dict[int, Tensor]:
         return self.on(*images_and_labels(step, self.device, self.dtype), step)
@@ -118,6 +129,7 @@ class Search:
         alpha_step: str = "joint",
         sample_paths: int = 0,
         noise_per_forward: bool = False,
+        cuda_graph: bool = False,
     ):
         torch.manual_seed(0)
         supernet = Supernet(SMALL, Precision(BITS), sample_paths=sample_paths)
@@ -125,12 +137,21 @@ class Search:
         self.model = placed(supernet.to(dtype), device, channels_last).train()
         self.model.noise_per_forward = noise_per_forward
         self.weights = self.model.weight_parameters()
-        self.update = updater(optimizer_of(self.weights, "sgd"), self.weights, 5.0)
+        optimizer = optimizer_of(self.weights, "sgd")
+        self.update = updater(optimizer, self.weights, 5.0)
         flops = self.model.expected_flops
         self.architect = Architect(
             self.model, self.model.alpha, BITS[0], flops, 0.03, (0.5, 0.999), 1e-7, alpha_step=alpha_step
         )
+        if cuda_graph:
+            self.architect.loss = loss_by_graph(self.architect, self.model)
         self.cascade = Cascade(BITS, dict.fromkeys(BITS, 1.0))
+        self.take = recorded(self._take, cuda_graph, optimizer)
+
+    def _take(self, images: Tensor, labels: Tensor, op_weights: Tensor, running: tuple[int, ...]) -> dict[int, Tensor]:
+        frozen_statistics = self.model.precision.frozen_statistics
+        with self.model.mixing_by(op_weights):
+            return self.cascade.step(self.model, images, labels, self.update, running, frozen_statistics)
 
     def on(self, images: Tensor, labels: Tensor, others: Tensor, their_labels: Tensor, step: int) -> dict[int, Tensor]:
         model = self.model
@@ -142,7 +163,7 @@ class Search:
         model.generator.manual_seed(step)
         with frozen([model.alpha]):
             model.sample()
-            losses = self.cascade.step(model, images, labels, self.update, random.Random(step), frozen_statistics)
+            losses = self.take(images, labels, model.drawn(), self.cascade.running(random.Random(step)))
         return {-1: cross_entropy, **losses}
 
     def step(self, step: int) -> dict[int, Tensor]:
