@@ -39,6 +39,7 @@ C.num_threads = 0
 C.num_workers = 4  # only for data sets that are decoded from files
 C.prefetch = 2
 C.memory_limit_mb = 2048  # CIFAR-10 takes 176
+C.image_cache = None  # a folder, where many runs read the same images: they are decoded once
 C.skip_broken = False  # a set that shrinks should not pass unseen
 C.nepochs = 200
 C.eval_epoch = 1

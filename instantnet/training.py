@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from instantnet.data.cache import image_cache
 from instantnet.dataloader import DataSet, load_data
 from instantnet.engine.checkpoint import find, restore
 from instantnet.engine.commands import stage_command
@@ -45,7 +46,7 @@ def prepared(
     processes.from_main(refuse_finished, C)
     if C.resume:
         processes.from_main(check_resumable, C, kind, parts_of)
-    with processes.in_turn():
+    with processes.in_turn(), image_cache(C.image_cache):
         data = load_data(**C.data_arguments(), device=processes.device)
     return C.replaced(num_classes=data.num_classes), data
 

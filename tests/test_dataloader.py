@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from instantnet import dataloader
+from instantnet.data import examination
+from instantnet.data.cache import image_cache
 from instantnet.dataloader import crop_and_flip, load_data, split_indices
 from instantnet.engine.errors import UserError
 
@@ -227,6 +229,76 @@ def test_streamed_batches_equal_batches_in_memory(folders):
     for subset in ("test", "train"):  # train: augmented alike, too
         batches = [data.batches(subset, batch_size=5, seed=3) for data in (streamed, decoded)]
         assert same(*map(all_of, batches))
+
+
+@pytest.fixture
+def own_folders(folders, tmp_path):
+    """A copy that a test may change, behind links as the experiments lay them."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folders, tmp_path / "originals")
+    for file in sorted((tmp_path / "originals").rglob("*.png")):
+        link = copy / file.relative_to(tmp_path / "originals")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file)
+    return copy
+
+
+@pytest.fixture
+def decoded_files(monkeypatch):
+    """Names of the files that were decoded since, in this process."""
+    names, read = [], examination.read_picture
+
+    def noted(path, quick=False):
+        names.append(os.path.basename(path))
+        return read(path, quick)
+
+    monkeypatch.setattr(examination, "read_picture", noted)
+    return names
+
+
+def test_images_from_the_cache_give_the_same_batches_without_decoding(own_folders, tmp_path, decoded_files):
+    plain = load_data("image_folder", own_folders, 9, 8, 3)
+    decoded_files.clear()
+    with image_cache(tmp_path / "cache"):
+        first, second = (load_data("image_folder", own_folders, 9, 8, 3) for _ in range(2))
+    assert len(decoded_files) == 33, "every image once, for both"
+    for data in (first, second):
+        assert data.in_memory and (data.mean, data.std, data.notes) == (plain.mean, plain.std, plain.notes)
+        assert data.class_names == plain.class_names
+        for subset in ("test", "train"):
+            batches = [each.batches(subset, batch_size=5, seed=3) for each in (data, plain)]
+            assert same(*map(all_of, batches))
+    with image_cache(tmp_path / "cache"):
+        other_size = load_data("image_folder", own_folders, 6, 5, 3)
+    assert len(decoded_files) == 66 and other_size.train.images.shape[2:] == (6, 5)
+
+
+def test_a_cache_of_changed_or_damaged_files_is_not_used(own_folders, tmp_path, decoded_files):
+    def read(**settings):
+        decoded_files.clear()
+        with image_cache(tmp_path / "cache"):
+            return load_data("image_folder", own_folders, 6, 5, 3, **settings)
+
+    before = read().train.images.clone()
+    (file,) = (tmp_path / "cache").iterdir()
+    file.write_bytes(file.read_bytes()[:1000])
+    assert torch.equal(read().train.images, before) and len(decoded_files) == 33
+    assert torch.equal(read().train.images, before) and not decoded_files
+    changed = tmp_path / "originals" / "train" / "ape" / "0.png"
+    Image.fromarray(np.full((6, 5, 3), 7, np.uint8)).save(changed)
+    os.utime(changed, ns=(1, 1))  # whatever the clock of the file system resolves
+    assert read().train.images[0].unique().tolist() == [7] and len(decoded_files) == 33
+    changed.unlink()
+    for _ in range(2):  # a set with broken files is decoded each time: its labels are not those of the folder
+        data = read(skip_broken=True)
+        assert len(data.train) == 20 and len(decoded_files) == 33 and "broken" in data.notes[0]
+
+
+def test_a_cache_that_cannot_be_written_is_named(folders, tmp_path):
+    (tmp_path / "file").write_text("")
+    complaint = r"setting image_cache = .*file.*cannot write there"
+    with pytest.raises(UserError, match=complaint), image_cache(tmp_path / "file"):
+        load_data("image_folder", folders, 6, 5, 3)
 
 
 def test_workers_do_not_change_the_batches(folders):

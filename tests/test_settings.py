@@ -189,7 +189,7 @@ def other_value(setting, default):
         "num_channel_list": [8], "stride_list": [2], "betas": [0.1, 0.2], "milestones": [3, 4], "num_classes": 7,
         "pretrain": "somewhere", "flops_min": 1.0, "flops_max": 1e12, "stem_channel": 8, "stem_stride": 2,
         "train_portion": 0.25, "range_momentum": 0.5, "momentum": 0.5, "dataset": "digits", "lr_schedule": "multistep",
-        "lr_decay": 0.5, "temp_decay": 0.5,
+        "lr_decay": 0.5, "temp_decay": 0.5, "image_cache": "somewhere",
     }  # fmt: skip
     if setting.name in special:
         return special[setting.name]

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from instantnet.data.cache import cache_file, cached, keep_decoded
 from instantnet.data.cifar import missing_cifar
 from instantnet.data.examination import CHUNK_BYTES, examined
 from instantnet.data.folders import check_num_classes, class_folders, image_files, list_folders
@@ -166,9 +167,15 @@ def _from_files(
 ) -> tuple[list[ImageSet], list[str]]:
     """The sets, examined, in memory where they fit into the limit together; and notes for the log."""
     keep = sum(len(images) * 3 * images.size[0] * images.size[1] for images in sets) <= memory_limit_bytes
+    file = cache_file(sets) if keep else None
+    if file is not None and (found := cached(file)) is not None:
+        pixels, notes = found
+        return [MemoryImages(part, images.labels) for part, images in zip(pixels, sets, strict=True)], notes
     streamed, pixels, notes = examined(sets, path, keep, skip_broken, class_names)
     if not keep:
         return list(streamed), notes
+    if file is not None and all(len(after) == len(before) for after, before in zip(streamed, sets, strict=True)):
+        keep_decoded(file, pixels, notes)
     return [MemoryImages(part, images.labels) for part, images in zip(pixels, streamed, strict=True)], notes
 
 

@@ -93,6 +93,9 @@ class MachineSettings(Settings):
         bool, "train by torch.compile, a graph per bit-width: for GPUs; minutes before the first steps"
     ] = False
     cuda_graph: Annotated[bool, "GPU: record a training step once as a CUDA graph, then replay it"] = False
+    image_cache: Annotated[
+        str | None, "image_folder in memory: folder that keeps the decoded images for later runs; none = nowhere"
+    ] = None
     num_threads: Annotated[int, "CPU threads of a step; 0 = as many as there are cores", AT_ONCE] = 0
 
 
