@@ -1,25 +1,30 @@
 """`python -m experiments` lists the paper's claims; `python -m experiments CLAIM [--scale SCALE]` measures one and
-prints its table; `python -m experiments report` writes all tables that have results into docs/results.md."""
+prints its table; `python -m experiments report` writes all tables that have results into docs/results.md; `python -m
+experiments take FILE` adds the runs of a results file that another machine wrote."""
 
 import argparse
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from experiments import jobs
 from experiments.claims import CLAIMS, seeds_of
 from experiments.images import subset
+from experiments.jsonl import ResultsFile
 from experiments.runs import Run
 from experiments.scales import SCALES, Scale
 from experiments.shards import Shard, TimeLimit, expected_seconds, unique, work_through
 from experiments.store import RESULTS, WORK, Store
 from experiments.tables import Results, duration
-from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.errors import Stopped, UserError, exit_status
 from instantnet.engine.folders import writable_folder
+from instantnet.settings.stages import MOST_AT_ONCE
 
 ALONE = ("RANK", "WORLD_SIZE", "SLURM_PROCID")  # unset, a run is of this process, whatever started it beside others
 NOTHING_TO_PUBLISH = (
@@ -28,18 +33,24 @@ NOTHING_TO_PUBLISH = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    begun = time.monotonic()
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parse(words)
+    if arguments.file is not None and arguments.claim != "take":
+        raise UserError(f"{arguments.file}: a file is named after take alone (--help lists all)")
     if arguments.claim is None:
         print(listing(arguments.out))
-        return
+        return 0
     if arguments.claim == "report":
         write_report(arguments)
-        return
+        return 0
+    if arguments.claim == "take":
+        take(arguments)
+        return 0
     claim = CLAIMS[arguments.claim]
     scale = chosen_scale(arguments, claim.LEGAL)
     seeds = arguments.seeds or seeds_of(claim, scale)
-    store = store_of(arguments, scale)
     planned = claim.runs(scale, seeds)
     if arguments.only:
         planned = [run for run in planned if fnmatch(run.name, arguments.only)]
@@ -47,41 +58,76 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"--only {arguments.only}: no run of {arguments.claim} at scale {scale.name} has such a name"
             )
-    left = measure(planned, store, scale, arguments)
+    store = store_of(arguments, scale, planned)
+    for name in ALONE:
+        os.environ.pop(name, None)
+    if arguments.worker:
+        return work(planned, store, scale, arguments)
+    status = 0
+    if arguments.jobs:
+        left, status = measure_by_jobs(planned, store, arguments, words, begun)
+    else:
+        left = measure(planned, store, scale, arguments)
     if left:
         print(f"{left} of the {len(planned)} runs are left to other processes or to the same command later")
     elif hasattr(claim, "publish") and not arguments.only and scale.name != "smoke":
         written = claim.publish(store, scale)
         print(f"wrote {', '.join(map(str, written))}" if written else NOTHING_TO_PUBLISH)
     print(f"\n{claim_table(claim, scale, seeds, store)}")
+    return status
+
+
+def refuse_options(arguments: argparse.Namespace, why: str) -> None:
+    """Raise UserError where an option is given that is of measuring a claim."""
+    options = ("scale", "seeds", "only", "data", "redo", "smoke", "shard", "jobs", "minutes")
+    ignored = [name for name in options if getattr(arguments, name)]
+    if ignored:
+        raise UserError(f"{arguments.claim}: --{ignored[0]} has no effect: {why}")
+
+
+def take(arguments: argparse.Namespace) -> None:
+    """Add the runs of a results file, as `SCALE.jsonl` of another machine, to those in --out."""
+    file = arguments.file
+    if file is None:
+        raise UserError("take: name the file, as elsewhere/cifar_gpu.jsonl")
+    refuse_options(arguments, "it takes every run of the file")
+    if file.suffix != ".jsonl" or file.stem not in SCALES:
+        raise UserError(f"take {file}: a file of results is named after its scale, as cifar_gpu.jsonl")
+    if not file.is_file():
+        raise UserError(f"take {file}: no such file")
+    other = ResultsFile(file)
+    taken = Store(file.stem, writable_folder(arguments.out, f"--out {arguments.out}")).file.take(other)
+    for name in taken:
+        print(name)
+    print(f"{len(taken)} of {len(other.runs())} runs are new here")
 
 
 def write_report(arguments: argparse.Namespace) -> None:
-    options = ("scale", "seeds", "only", "data", "redo", "smoke", "shard", "minutes")
-    ignored = [name for name in options if getattr(arguments, name)]
-    if ignored:
-        raise UserError(f"report: --{ignored[0]} has no effect: it writes what is stored for the seeds of every scale")
+    refuse_options(arguments, "it writes what is stored for the seeds of every scale")
     from experiments.report import write  # here: it draws figures, which takes seconds to load
 
     for path in write(arguments.out):
         print(f"wrote {path}")
 
 
-def store_of(arguments: argparse.Namespace, scale: Scale) -> Store:
-    """The scale's runs in the folders that the command names."""
+def store_of(arguments: argparse.Namespace, scale: Scale, planned: Sequence[Run]) -> Store:
+    """The scale's runs in the folders that the command names, with the images that those planned read."""
     results = writable_folder(arguments.out, f"--out {arguments.out}")
     work = writable_folder(arguments.work, f"--work {arguments.work}")
     data = None
     if scale.images_per_class and arguments.data:
         data = subset(arguments.data, work / "images", *scale.images_per_class)
+    if scale.slots and arguments.data:
+        data = work / "images" / arguments.data.name  # and the slot's numbers of images, as `subset` names its folder
+        for slot in scale.slots:
+            if any(slot.holds(run.name) for run in planned):
+                subset(arguments.data, work / "images", *slot.images_per_class)
     return Store(scale.name, results, work, data)
 
 
 def measure(planned: Sequence[Run], store: Store, scale: Scale, arguments: argparse.Namespace) -> int:
     """Do the runs and print a line for each; returns how many are not done when there is nothing more to do, or no
     time."""
-    for name in ALONE:
-        os.environ.pop(name, None)
     shard, limit = arguments.shard or Shard(1, 1), TimeLimit(arguments.minutes)
     mine, done = shard.order(planned), 0
     try:
@@ -96,6 +142,56 @@ def measure(planned: Sequence[Run], store: Store, scale: Scale, arguments: argpa
             raise
         print(f"--minutes {arguments.minutes:g} are over: what ran is saved, and the same command continues it")
     return len(planned) - done
+
+
+def measure_by_jobs(
+    planned: Sequence[Run], store: Store, arguments: argparse.Namespace, words: Sequence[str], begun: float
+) -> tuple[int, int]:
+    """`measure` by several processes; returns how many runs are not done, and the exit status."""
+    done = [run for run in planned if store.standing(run, arguments.redo)]
+    for number, run in enumerate(done, start=1):
+        print(f"[{number}/{len(planned)}] {run.name}: {brief(run, store.result(run)['result'])} (stored)", flush=True)
+    todo = [run for run in planned if run not in done]
+    jobs.decode_once(store, unique(todo))
+    count = min(arguments.jobs, len(todo))
+    command = [sys.executable, "-m", "experiments", *words]
+    workers = [[*command, "--worker", str(jobs.Worker(index, count, begun))] for index in range(1, count + 1)]
+    ended = jobs.together(workers, os.environ | jobs.ONE_THREAD)
+    left = sum(store.standing(run, arguments.redo) is None for run in planned)
+    for failure in ended.failures():
+        print(f"error: {failure}: what it was doing is not stored, and the same command does it", file=sys.stderr)
+    if ended.stopped:
+        print("stopped: the same command continues where it was", file=sys.stderr)
+        return left, 128 + ended.stopped
+    return left, 1 if ended.failures() else 0
+
+
+def work(planned: Sequence[Run], store: Store, scale: Scale, arguments: argparse.Namespace) -> int:
+    """As one of the processes of --jobs, do what no other does, and print a line for each run; returns the status.
+
+    A run that has ended another of them is left alone: it would end this one too.
+    """
+    worker, shard = arguments.worker, arguments.shard or Shard(1, 1)
+    store.command = repr(worker.begun)
+    jobs.end_with_parent()
+    limit, mine = TimeLimit(arguments.minutes, worker.begun), shard.order(planned)
+    try:
+        with limit.enforced():
+            done = work_through(store, scale, mine, limit, arguments.redo, waits=False)
+            for run, kept, new in done:
+                if new:
+                    count = sum(store.standing(each, arguments.redo) is not None for each in planned)
+                    line = f"{run.name}: {brief(run, kept['result'])} ({duration(kept['seconds'])})"
+                    print(f"[{count}/{len(planned)}] {line}", flush=True)
+    except KeyboardInterrupt as error:
+        if limit.over:
+            return 0
+        return error.status if isinstance(error, Stopped) else 130
+    except Exception:
+        at = f", at {store.doing.name}" if store.doing else ""
+        print(f"worker {worker.index} of {worker.count} fails{at}:", file=sys.stderr, flush=True)
+        raise
+    return 0
 
 
 def claim_table(claim: ModuleType, scale: Scale, seeds: Sequence[int], store: Store) -> str:
@@ -127,14 +223,17 @@ class Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m experiments", description=__doc__)
-    legal = [*CLAIMS, "report"]
+    legal = [*CLAIMS, "report", "take"]
     parser.add_argument("claim", nargs="?", choices=legal, metavar="CLAIM", help=", ".join(legal))
+    parser.add_argument("file", nargs="?", type=folder, metavar="FILE", help="after take: SCALE.jsonl of elsewhere")
     parser.add_argument("--scale", choices=list(SCALES), help="how large; default: the claim's first")
     parser.add_argument("--smoke", action="store_true", help="the same as --scale smoke: under a minute")
     parser.add_argument("--seeds", type=numbers, help="comma-separated, instead of the scale's")
     parser.add_argument("--only", metavar="PATTERN", help="only the runs of such a name, as '*resnet38*none*'")
     parser.add_argument("--redo", action="store_true", help="do again what another commit of the code did")
     parser.add_argument("--shard", type=shard, metavar="I/N", help="this is the I-th of N processes over one --out")
+    parser.add_argument("--jobs", type=job_count, metavar="N", help="N processes here, which share device and images")
+    parser.add_argument("--worker", type=jobs.Worker.parse, help=argparse.SUPPRESS)  # what --jobs starts
     parser.add_argument("--minutes", type=minutes, help="start nothing that takes longer than is left; save and end")
     parser.add_argument("--data", type=folder, help="folder of CIFAR-10 as images: train/<class>/, test/<class>/")
     parser.add_argument("--out", type=folder, default=RESULTS, help="folder of the results; default: %(default)s")
@@ -157,6 +256,12 @@ def shard(text: str) -> Shard:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is no share, as 1/4 to 4/4 for four processes")
     return Shard(int(match[1]), int(match[2]))
+
+
+def job_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_AT_ONCE:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes from 1 to {MOST_AT_ONCE}")
+    return int(text)
 
 
 def minutes(text: str) -> float:
@@ -196,9 +301,23 @@ def listing(out: Path) -> str:
             stored = sum(store.result(run) is not None for run in planned)
             count = f"{len(planned):3} {'run, ' if len(planned) == 1 else 'runs,'}"
             lines.append(f"  --scale {scale.name:16} {count} {stored:3} stored, about {duration(seconds)} in all")
+            lines += slot_lines(planned, scale, store)
     lines.append("\npython -m experiments CLAIM --scale SCALE [--data DIR]   measures (a stored run is not repeated)")
     lines.append("python -m experiments report                             docs/results.md out of what is stored")
+    lines.append("python -m experiments take FILE                          adds what another machine stored")
     return "\n".join(lines)
+
+
+def slot_lines(planned: Sequence[Run], scale: Scale, store: Store) -> list[str]:
+    """The same for each slot of a scale."""
+    lines = []
+    for slot in scale.slots:
+        held = [run for run in planned if slot.holds(run.name)]
+        seconds = sum(expected_seconds(run, scale, store) for run in held)
+        stored = sum(store.result(run) is not None for run in held)
+        option = f"--only '*/{slot.name}/*'"
+        lines.append(f"    {option:22} {len(held):3} runs, {stored:3} stored, about {duration(seconds)} in all")
+    return lines
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from experiments import slots
 from experiments.plan import join, train_run
 from experiments.runs import Run
-from experiments.scales import SCALES, Scale
+from experiments.scales import SCALES, Scale, Slot
 from experiments.tables import PerSeed, Results, accuracy_table, compared
 from experiments.verdicts import Verdict, at_lowest, is_highest, standing
 
@@ -34,6 +36,12 @@ ROWS = {  # setting `teachers` -> what it is known as
     "none": "none (AdaBits)",
     "alone": "independent networks",
 }
+ROWS_OF_SLOTS = {  # in the order of their tables
+    "cascade": ROWS["cascade"],
+    "cascade_kl": "cascade, KL divergence",
+    "next": ROWS["next"],
+    "none": ROWS["none"],
+}
 NETWORKS = {"derived": "the searched network", "resnet38": "ResNet-38", "mobilenet_v2": "MobileNetV2"}
 
 
@@ -46,7 +54,7 @@ def row_runs(scale: Scale, network: str, bits: tuple[int, ...], row: str, seed: 
 
 def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
     """The lists in the order of the scale, each with all rows of a seed before the next seed."""
-    return [
+    return slots.runs(scale, seeds) + [
         run
         for network, lists in scale.bit_lists.items()
         for bits in lists
@@ -56,41 +64,79 @@ def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
     ]
 
 
-def table_rows(
-    scale: Scale, seeds: Sequence[int], results: Results, network: str, bits: tuple[int, ...]
-) -> dict[str, PerSeed]:
-    """Row -> bit-width -> accuracies of the seeds that are done."""
-    return {
-        label: results.accuracies(row_runs(scale, network, bits, row, seed) for seed in seeds)
-        for row, label in ROWS.items()
-    }
+class Table(NamedTuple):
+    """A network at a list of bit-widths. rows: how a row is known -> bit-width -> accuracies of the seeds that are
+    done."""
+
+    network: str
+    bits: tuple[int, ...]
+    rows: dict[str, PerSeed]
+    slot: Slot | None = None
+
+    @property
+    def title(self) -> str:
+        name = NETWORKS[self.network]
+        return slots.title(self.slot, name) if self.slot else f"{name} at [{join(self.bits)}]"
 
 
-Tables = dict[str, tuple[tuple[int, ...], dict[str, PerSeed]]]
+def every_table(scale: Scale, seeds: Sequence[int], results: Results) -> list[Table]:
+    """All that are planned, in the order of the scale."""
+    of_slots = [
+        Table(
+            network,
+            slot.bits,
+            {
+                label: results.accuracies(
+                    [slots.row_run(scale, slot, network, row, seed)] for seed in seeds[: slot.seeds]
+                )
+                for row, label in ROWS_OF_SLOTS.items()
+                if row in slot.rows
+            },
+            slot,
+        )
+        for slot in scale.slots
+        for network in slot.networks
+    ]
+    return of_slots + [
+        Table(
+            network,
+            bits,
+            {
+                label: results.accuracies(row_runs(scale, network, bits, row, seed) for seed in seeds)
+                for row, label in ROWS.items()
+            },
+        )
+        for network, lists in scale.bit_lists.items()
+        for bits in lists
+    ]
 
 
-def measured(scale: Scale, seeds: Sequence[int], results: Results) -> Tables:
-    """`the searched network at [...]` -> (bit-widths, rows that are done), where there is something to compare."""
-    found = {}
-    for network, lists in scale.bit_lists.items():
-        for bits in lists:
-            rows = table_rows(scale, seeds, results, network, bits)
-            if sum(map(bool, rows.values())) > 1 and rows[ROWS["cascade"]]:
-                title = f"{NETWORKS[network]} at [{join(bits)}]"
-                found[title] = bits, {label: row for label, row in rows.items() if row}
-    return found
+def measured(scale: Scale, seeds: Sequence[int], results: Results) -> list[Table]:
+    """Those with something to compare, without the rows that are not done."""
+    return [
+        each._replace(rows={label: row for label, row in each.rows.items() if row})
+        for each in every_table(scale, seeds, results)
+        if sum(map(bool, each.rows.values())) > 1 and each.rows[ROWS["cascade"]]
+    ]
+
+
+def in_slot(scale: Scale, seeds: Sequence[int], results: Results, table: Table) -> slots.Compared:
+    return slots.Compared(scale, table.slot, table.network, seeds, results, ROWS_OF_SLOTS)
 
 
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
-    return {title: is_highest(rows, bits) for title, (bits, rows) in measured(scale, seeds, results).items()}
+    return {
+        each.title: in_slot(scale, seeds, results, each).verdict() if each.slot else is_highest(each.rows, each.bits)
+        for each in measured(scale, seeds, results)
+        if each.slot is None or each.slot.tested
+    }
 
 
 def summary(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     """What all tables together say, where each alone is undecided; the first in numbers."""
     tables = measured(scale, seeds, results)
-    places = [standing(rows, ROWS["cascade"], b) for bits, rows in tables.values() for b in bits]
-    title, (bits, rows) = next(iter(tables.items()))
-    shown = f"{title}, {at_lowest(rows, bits)}"
+    places = [standing(each.rows, ROWS["cascade"], b) for each in tables for b in each.bits]
+    shown = f"{tables[0].title}, {at_lowest(tables[0].rows, tables[0].bits)}"
     return (
         f"of the {len(places)} columns, cascade has the highest mean in {places.count('first')} and the lowest in "
         f"{places.count('last')} ({shown})"
@@ -99,9 +145,13 @@ def summary(scale: Scale, seeds: Sequence[int], results: Results) -> str:
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     parts = []
-    for title, (bits, rows) in measured(scale, seeds, results).items():
-        parts += [f"**{title[:1].upper()}{title[1:]}**", accuracy_table("teachers", rows, bits), compared(rows, bits)]
-        parts.append(str(is_highest(rows, bits)))
+    for each in measured(scale, seeds, results):
+        title, rows, bits = each.title, each.rows, each.bits
+        parts += [f"**{title[:1].upper()}{title[1:]}**", accuracy_table("teachers", rows, bits)]
+        if each.slot:
+            parts.append(in_slot(scale, seeds, results, each).text())
+        else:
+            parts += [compared(rows, bits), str(is_highest(rows, bits))]
     return "\n\n".join(parts)
 
 
@@ -109,13 +159,10 @@ def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) 
     """Accuracy of every row at the bit-widths of every list; a row of panels per network."""
     from experiments.figures import points_with_spread, save
 
-    grid = []
-    for network, lists in scale.bit_lists.items():
-        panels = {}
-        for bits in lists:
-            rows = table_rows(scale, seeds, results, network, bits)
-            if all(rows.values()):
-                panels[f"{NETWORKS[network]}, [{join(bits)}]"] = rows
-        if panels:
-            grid.append(panels)
-    return save(points_with_spread(grid, "accuracy, %"), folder / f"cdt_{scale.name}") if grid else []
+    grid: dict[str, dict[str, dict[str, PerSeed]]] = {}
+    for each in every_table(scale, seeds, results):
+        if all(each.rows.values()):
+            part = f"slot {each.slot.name}: " if each.slot else ""
+            grid.setdefault(each.network, {})[f"{part}{NETWORKS[each.network]}, [{join(each.bits)}]"] = each.rows
+    drawn = list(grid.values())
+    return save(points_with_spread(drawn, "accuracy, %"), folder / f"cdt_{scale.name}") if drawn else []

@@ -38,7 +38,7 @@ REMARKS = {
     "configuration, it is halfway at 4 bit. The clipping never acts: without it "
     "cascade gives the same numbers to the last digit.",
 }
-LEGAL = tuple(SCALES[name] for name in ("digits", "cifar_cpu", "cifar_cpu_long", "cifar_gpu", "smoke"))
+LEGAL = tuple(SCALES[name] for name in ("digits", "cifar_cpu", "cifar_cpu_long", "smoke"))
 TEACHERS = ("cascade", "highest", "none")
 
 

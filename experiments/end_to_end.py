@@ -28,7 +28,7 @@ REMARKS = {
     "it. On either network AutoMapper gains much over a fixed mapping and little "
     "over the best row-stationary one.",
 }
-LEGAL = tuple(SCALES[name] for name in ("cifar_cpu", "cifar_cpu_long", "cifar_gpu", "smoke"))
+LEGAL = tuple(SCALES[name] for name in ("cifar_cpu", "cifar_cpu_long", "smoke"))
 AT_MOST = 3  # seeds: MobileNetV2 trains seven times as long as the searched network
 INSTANTNET = "InstantNet: searched, cascade, AutoMapper"
 BARS = "Bars: sample standard deviation over the seeds; the published points have none."

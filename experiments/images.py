@@ -24,7 +24,7 @@ def subset(source: Path, folder: Path, train: int, test: int) -> Path:
                 )
             target = made / part / path.name
             target.mkdir(parents=True, exist_ok=True)
-            for name in names:
+            for name in sorted(set(names) - set(os.listdir(target))):
                 try:
                     (target / name).symlink_to(path / name)
                 except FileExistsError:

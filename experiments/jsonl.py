@@ -56,6 +56,18 @@ class ResultsFile:
             _end_last_line(file)
             _write(file, b"".join(_lines(run, known)))
 
+    def take(self, other: "ResultsFile") -> list[str]:
+        """Add the runs of another file that are not here, or are here from an earlier time; returns their names."""
+        here = self.runs()
+        taken = [
+            run
+            for name, run in other.runs().items()
+            if name not in here or (run != here[name] and run["finished"] > here[name]["finished"])
+        ]
+        for run in taken:
+            self.append(run)
+        return [run["name"] for run in taken]
+
     def tidy(self) -> None:
         """Drop the lines that later ones replace, and what no run shares any more; keep the order of the rest."""
         if not self.path.exists():

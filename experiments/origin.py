@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import torch
 
+from instantnet.engine.errors import UserError
 from instantnet.engine.machine import versions
 
 ROOT = Path(__file__).parent.parent
+STATED = "INSTANTNET_COMMIT"
 
 
 def origin() -> dict[str, Any]:
@@ -41,7 +44,12 @@ def device_name() -> str:
 
 @cache
 def commit_of_code() -> tuple[str | None, bool | None]:
-    """(commit, whether code differs from it) as this process started; (None, None) outside a git repository."""
+    """(commit, whether code differs from it) as this process started.
+
+    Outside a git repository, as in a copy of its files on another machine, the commit is what the environment variable
+    INSTANTNET_COMMIT states, else None; whether the code differs is then unknown, None. Raises UserError where it
+    states no commit.
+    """
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
@@ -52,5 +60,8 @@ def commit_of_code() -> tuple[str | None, bool | None]:
             line for line in git("status", "--porcelain", "--untracked-files=all").splitlines() if line.endswith(".py")
         ]
     except (OSError, subprocess.CalledProcessError):
-        return None, None
+        stated = os.environ.get(STATED) or None
+        if stated is not None and not re.fullmatch("[0-9a-f]{40}", stated):
+            raise UserError(f"{STATED} = {stated!r} is no commit: `git rev-parse HEAD` prints it") from None
+        return stated, None
     return commit, bool(changed)

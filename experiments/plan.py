@@ -15,7 +15,7 @@ def join(bit_widths: tuple[int, ...], by: str = ",") -> str:
 
 def common_settings(scale: Scale, bits: tuple[int, ...], seed: int) -> dict[str, Any]:
     """What every search and training at a scale sets."""
-    images = {"dataset_path": DATA} if scale.images_per_class else {}
+    images = {"dataset_path": DATA + scale.subset} if scale.images_per_class else {}
     return {**images, **scale.settings, "num_bits_list": list(bits), "seed": seed}
 
 

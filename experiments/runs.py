@@ -10,7 +10,8 @@ from instantnet.settings.schema import as_text
 from instantnet.settings.stages import MapSettings, SearchSettings, TrainSettings
 
 DATA = "{data}"  # in a run's settings: the folder of the data set, which differs from machine to machine
-PATHS = ("dataset_path", "save", "load_path", "pretrain", "checkpoint")  # settings that name a place on this machine
+# settings that name a place on this machine
+PATHS = ("dataset_path", "image_cache", "save", "load_path", "pretrain", "checkpoint")
 
 SETTINGS_OF = {"search": SearchSettings, "train": TrainSettings, "map": MapSettings}
 

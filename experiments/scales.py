@@ -28,13 +28,36 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """A part of a scale with a name, images and epochs of its own, planned before its first run (docs/experiments.md).
+
+    name: a part of the names of its runs. networks: each is trained in every one of `rows` (keys of `cdt.ROWS`).
+    images_per_class: of training and test. seeds: how many of the scale's, the first ones. tested: whether its plan has
+    tests; else it is described. minutes: per run of a stage beside the others of the slot, as long as none is stored.
+    """
+
+    name: str
+    networks: tuple[str, ...]
+    bits: tuple[int, ...]
+    rows: tuple[str, ...]
+    images_per_class: tuple[int, int]
+    epochs: int
+    seeds: int
+    tested: bool
+    minutes: Mapping[str, float]
+
+    def holds(self, run_name: str) -> bool:
+        return f"/{self.name}/" in run_name
+
+
+@dataclass(frozen=True)
 class Scale:
     """caption: what every table of the scale says about itself. preset: of stages 1 and 2 (instantnet/settings), with
     `settings` beside it. images_per_class: of training and test that a run reads, None = no folder of images is needed.
     bit_lists: of claim 1, per network. networks: what the training of each sets. minutes: per run of a stage, as long
     as nothing has been measured. fewer_epochs: a search of half the epochs, down to the same temperature. tried: other
     ways to train, for `cdt_tried`. by_class: the images lie sorted by class, so that nothing may depend on their own
-    order."""
+    order. slots: parts, instead of what `bit_lists` would make. subset: in a slot, which of the folders of images."""
 
     name: str
     caption: str
@@ -50,6 +73,13 @@ class Scale:
     images_per_class: tuple[int, int] | None = None
     tried: Mapping[str, Settings] = field(default_factory=dict)
     by_class: bool = False
+    slots: tuple[Slot, ...] = ()
+    subset: str = ""
+
+    def planned_minutes(self, stage: str, run_name: str) -> float:
+        """Of a run, before any like it is stored."""
+        slot = next((slot for slot in self.slots if slot.holds(run_name)), self)
+        return slot.minutes[stage]
 
 
 SMOKE = Scale(
@@ -155,25 +185,68 @@ CIFAR_CPU_SEARCH = replace(
     tried={},
 )
 
+FOUR_ROWS = ("none", "next", "cascade", "cascade_kl")
+SLOTS = (  # docs/experiments.md, "On a GPU", says why; the minutes are set from the steps of benchmarks/training.py
+    Slot(
+        name="A",
+        networks=("resnet38",),
+        bits=PAPER_BITS,
+        rows=FOUR_ROWS,
+        images_per_class=(1000, 1000),
+        epochs=50,
+        seeds=5,
+        tested=True,
+        minutes={"train": 6.0},
+    ),
+    Slot(
+        name="B",
+        networks=("resnet38",),
+        bits=(2, 4, 8, 32),
+        rows=FOUR_ROWS,
+        images_per_class=(1000, 1000),
+        epochs=50,
+        seeds=5,
+        tested=True,
+        minutes={"train": 6.0},
+    ),
+    Slot(
+        name="C",
+        networks=("resnet38",),
+        bits=PAPER_BITS,
+        rows=FOUR_ROWS,
+        images_per_class=(5000, 1000),
+        epochs=30,
+        seeds=2,
+        tested=False,
+        minutes={"train": 6.0},
+    ),
+    Slot(
+        name="D",
+        networks=("mobilenet_v2", "derived"),
+        bits=PAPER_BITS,
+        rows=("none", "cascade"),
+        images_per_class=(1000, 1000),
+        epochs=30,
+        seeds=2,
+        tested=False,
+        minutes={"search": 6.0, "train": 6.0},
+    ),
+)
+
 CIFAR_GPU = Scale(
     name="cifar_gpu",
-    caption="CIFAR-10 (JPEG copies, quality 75: slightly below the original), 32x32 pixels, the paper's networks, "
-    "30 epochs at batch 128, learning rate 0.1 on a cosine to zero (the paper: 200)",
-    seeds=(1, 2, 3),
+    caption="CIFAR-10 (JPEG copies, quality 75: slightly below the original) at 32x32 pixels, the paper's networks at "
+    "their full size, batch 128 with flips and crops, learning rate 0.025 on a cosine to zero, the losses summed over "
+    "the bit-widths. Four slots, planned before the runs ([plan](experiments.md#on-a-gpu)); 10,000 images to test",
+    seeds=(1, 2, 3, 4, 5),
     preset="cifar_gpu",
-    windows=(
-        Window(90e6, 100e6, "the authors' own"),
-        Window(60e6, 70e6, "the authors' own"),
-        Window(120e6, 130e6, "the authors' own"),
-    ),
-    bit_lists={"derived": BIT_LISTS, "resnet38": BIT_LISTS, "mobilenet_v2": BIT_LISTS},
+    windows=(Window(120e6, 130e6, "the authors' own"),),
+    bit_lists={},
     networks={"derived": {}, "resnet38": {}, "mobilenet_v2": {}},
     map_budget="10000",
-    minutes={"search": 60.0, "train": 30.0, "map": 0.7},
-    fewer_epochs={"nepochs": 10, "temp_decay": 0.727},
-    images_per_class=(5000, 1000),
+    minutes={},
     by_class=True,
-    tried={"Longer": {"nepochs": 90, "eval_epoch": 90}, "Gentler": {"lr": 0.025}},
+    slots=SLOTS,
 )
 
 FULL = Scale(

@@ -25,7 +25,7 @@ REMARKS = {
     "search.",
 }
 CHOSEN = ("epoch", "supernet_accuracy")
-LEGAL = tuple(SCALES[name] for name in ("digits", "cifar_cpu", "cifar_cpu_search", "cifar_gpu", "smoke"))
+LEGAL = tuple(SCALES[name] for name in ("digits", "cifar_cpu", "cifar_cpu_search", "smoke"))
 
 
 def pair(scale: Scale, window: Window, method: str, seed: int) -> tuple[Run, Run]:

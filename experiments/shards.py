@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from experiments.runs import Run
 from experiments.scales import Scale
-from experiments.store import Claimed, Store
+from experiments.store import Claimed, Lost, Store
 from instantnet.engine.errors import Stopped
 
 POLL_S = 2.0  # between two looks at runs that other processes are doing
@@ -32,8 +32,9 @@ class TimeLimit:
     over: whether that signal came.
     """
 
-    def __init__(self, minutes: float | None):
-        self._end = None if minutes is None else time.monotonic() + 60 * minutes
+    def __init__(self, minutes: float | None, begun: float | None = None):
+        """begun: since when they count, by time.monotonic(), which all processes of a machine share; None = now."""
+        self._end = None if minutes is None else (time.monotonic() if begun is None else begun) + 60 * minutes
         self.over = False
 
     def allows(self, seconds: float) -> bool:
@@ -93,6 +94,8 @@ def work_through(
             except Claimed as claimed:
                 left.append(run)
                 worth_waiting |= claimed.run != run
+            except Lost:
+                continue
             else:
                 yield Done(run, kept, kept != before)
         if len(left) == len(waiting):
@@ -131,4 +134,4 @@ def expected_seconds(run: Run, scale: Scale, store: Store) -> float:
         alone = origin["device"].startswith("CPU") and origin["threads"] == 1  # what it waited for was other work
         return content["cpu_seconds"] if alone else content["seconds"]
     alone = run.stage == "train" and "/alone/" in run.name
-    return 60 * scale.minutes[run.stage] * (0.25 if alone else 1)
+    return 60 * scale.planned_minutes(run.stage, run.name) * (0.25 if alone else 1)

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 from scipy import stats
 
@@ -45,6 +46,30 @@ def p_value(first: Sequence[float], second: Sequence[float]) -> float:
     if error == 0:
         return 1.0
     return 2 * float(stats.t.sf(abs(gap) / error, freedom))
+
+
+class Paired(NamedTuple):
+    """Of the differences between values that belong together: their mean, half the width of its 95 % interval, the
+    two-sided p-value of Student's paired t-test, and how many there are."""
+
+    gap: float
+    half: float
+    p: float
+    count: int
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
+    """`first` minus `second`, value by value. half and p are NaN where fewer than two pairs are there, or where all
+    differences are the same but zero: nothing is then known of their error."""
+    gaps = [a - b for a, b in zip(first, second, strict=True)]
+    gap = mean(gaps) if gaps else math.nan
+    if len(gaps) < 2:
+        return Paired(gap, math.nan, math.nan, len(gaps))
+    if spread(gaps) == 0:
+        return Paired(gap, 0.0, 1.0, len(gaps)) if gap == 0 else Paired(gap, math.nan, math.nan, len(gaps))
+    test = stats.ttest_rel(first, second)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return Paired(gap, float(high - low) / 2, float(test.pvalue), len(gaps))
 
 
 def significant(p_values: Mapping[Hashable, float]) -> set[Hashable]:

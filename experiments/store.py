@@ -33,13 +33,30 @@ class Claimed(Exception):
         self.run = run
 
 
+class Lost(Exception):
+    """A process of the same command ended within `run`, and would have another one end there, too."""
+
+    def __init__(self, run: Run):
+        super().__init__(run.name)
+        self.run = run
+
+
+def reads_images(run: Run) -> bool:
+    """Whether it reads the folder of images that --data names."""
+    return DATA in str(run.settings.get("dataset_path", ""))
+
+
 class Store:
-    """The runs of one scale, on disk. data: folder that `{data}` stands for."""
+    """The runs of one scale, on disk. data: folder that `{data}` stands for. doing: the run last begun here.
+    command: of several processes that one command has started, what tells it from other commands."""
 
     def __init__(self, scale: str, results: Path = RESULTS, work: Path = WORK, data: Path | None = None):
         self.file = ResultsFile(results / f"{scale}.jsonl")
         self.claims = results / ".claims" / scale
         self.work, self.data = work / scale, data
+        self.image_cache = work / "images" / "decoded"
+        self.doing: Run | None = None
+        self.command: str | None = None
 
     def result(self, run: Run) -> dict[str, Any] | None:
         """What is kept of `run`; None where it is not finished, or was made with other settings."""
@@ -47,12 +64,13 @@ class Store:
         return content if content is not None and run.has_made(content) else None
 
     def other_seed(self, run: Run) -> dict[str, Any] | None:
-        """What is kept of a run that differs from `run` in its seed alone, if any is."""
-        for _, content in sorted(self.file.runs().items()):
+        """What is kept of a run that differs from `run` in its seed alone, if any is; of several, the last to end."""
+        found = []
+        for content in self.file.runs().values():
             rest = {name: value for name, value in content["differences"].items() if name != "seed"}
             if "seed" in run.settings and (content["stage"], content["presets"], rest) == run.but_for("seed"):
-                return content
-        return None
+                found.append(content)
+        return max(found, key=lambda content: content["finished"], default=None)
 
     def seconds_spent(self, run: Run) -> float:
         """By tries of `run` that were stopped."""
@@ -65,22 +83,23 @@ class Store:
         """Do `run`, and before it what it needs, unless they are done; returns what is kept of it.
 
         redo: do `run` again, from its beginning, where another commit did it, or before what it needs was done again.
-        Raises Claimed where another process is at work on one of them.
+        Raises Claimed where another process is at work on one of them, Lost where one of this command was.
         """
-        done = self._standing(run, redo)
+        done = self.standing(run, redo)
         if done is not None:
             return done
         for need in run.needs:
             self.provide(need, run.stage)
         with self.claim(run):
-            done = self._standing(run, redo)  # another process may have done it meanwhile
+            done = self.standing(run, redo)  # another process may have done it meanwhile
             if done is not None:
                 return done
             if self.result(run) is not None:
                 shutil.rmtree(self.work / run.name, ignore_errors=True)
-            return self._run(run)
+            with self._begun(run):
+                return self._run(run)
 
-    def _standing(self, run: Run, redo: bool) -> dict[str, Any] | None:
+    def standing(self, run: Run, redo: bool) -> dict[str, Any] | None:
         """What is kept of `run` and need not be done again."""
         done = self.result(run)
         if done is None or not redo:
@@ -118,9 +137,12 @@ class Store:
         return {"ops": self.perform(search)["result"]["ops"]}
 
     def _run(self, run: Run) -> dict[str, Any]:
+        self.doing = run
         folder = self.work / run.name
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {name: self._here(value) for name, value in run.settings.items()} | {"save": str(folder)}
+        settings = {name: self.here(value) for name, value in run.settings.items()} | {"save": str(folder)}
+        if reads_images(run):
+            settings["image_cache"] = str(self.image_cache)
         resumed = self._resumes(run, folder)
         if resumed:
             settings["resume"] = True
@@ -153,7 +175,7 @@ class Store:
             (folder / "spent.json").unlink(missing_ok=True)
         return resumes
 
-    def _here(self, value: Any) -> Any:
+    def here(self, value: Any) -> Any:
         """A setting's value on this machine."""
         if isinstance(value, Run):
             return str(self.work / value.name)
@@ -164,6 +186,19 @@ class Store:
                 "this scale trains on images: name their folder with --data (train/<class>/, test/<class>/)"
             )
         return value.replace(DATA, str(self.data))
+
+    @contextmanager
+    def _begun(self, run: Run) -> Iterator[None]:
+        """Within a claim, note who does `run` until it is done; raises Lost where a process of this command did."""
+        if self.command is None:
+            yield
+            return
+        note = self.claims / f"{run.name.replace('/', '_')}.begun"
+        if note.exists() and note.read_text() == self.command:
+            raise Lost(run)
+        note.write_text(self.command)
+        yield
+        note.unlink()
 
     @contextmanager
     def claim(self, run: Run) -> Iterator[None]:

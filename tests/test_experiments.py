@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 import pytest
 from tiny_runs import ROOT, same_tensors
 
-from experiments import report, stages
+from experiments import origin, report, stages
 from experiments.__main__ import brief, main
 from experiments.claims import CLAIMS
 from experiments.images import subset
@@ -23,7 +23,7 @@ from experiments.scales import PAPER_BITS, SCALES, SMOKE
 from experiments.shards import expected_seconds, unique
 from experiments.statistics import difference, mean, p_value, significant, spread, verdict
 from experiments.store import Store
-from experiments.tables import Results, accuracy_table, compared
+from experiments.tables import Results, accuracy_table, commit_of, compared
 from experiments.verdicts import differing, is_highest
 from hw_model import Layer, load_device
 from instantnet.engine.errors import UserError, exit_status
@@ -435,6 +435,11 @@ def test_a_part_too_small_for_a_table_says_so(tmp_path, capsys):
         (["cdt", "--minutes", "inf"], "'inf' is no number"),
         (["report", "--shard", "1/2"], "--shard has no effect"),
         (["cdt", "--quick"], "--quick"),
+        (["take"], "take: name the file"),
+        (["take", "/nowhere/digits.jsonl"], "no such file"),
+        (["take", "/nowhere/huge.jsonl"], "named after its scale"),
+        (["take", "digits.jsonl", "--jobs", "2"], "--jobs has no effect"),
+        (["cdt", "digits.jsonl"], "a file is named after take alone"),
     ],
 )
 def test_a_wrong_word_is_one_line(words, named, capsys):
@@ -459,6 +464,38 @@ def test_an_estimate_leaves_out_what_other_work_cost(device, expected, tmp_path)
     assert expected_seconds(run, SMOKE, store) == expected
     assert expected_seconds(train_run(SMOKE, 2, (2, 8, 32)), SMOKE, store) == expected, "another seed takes as long"
     assert expected_seconds(train_run(SMOKE, 2, (2, 32)), SMOKE, store) == 60 * SMOKE.minutes["train"]
+
+
+def test_a_results_file_of_another_machine_is_taken(folders, tmp_path, capsys):
+    store = Store("smoke", tmp_path / "there")
+    run = train_run(SMOKE, 1, (2, 32), "none", "mobilenet_v2")
+    store.file.append(made_up(run, {"accuracy": {"2": 50.0, "32": 60.0}}))
+    words = ["take", str(store.file.path), "--out", str(tmp_path / "here")]
+    assert exit_status(lambda: main(words)) == 0
+    assert capsys.readouterr().out == f"{run.name}\n1 of 1 runs are new here\n"
+    assert Store("smoke", tmp_path / "here").result(run) == store.result(run)
+    main(words)
+    assert "0 of 1 runs are new here" in capsys.readouterr().out
+
+
+def test_the_commit_of_a_copy_without_its_repository_is_stated(tmp_path, monkeypatch):
+    monkeypatch.setattr(origin, "ROOT", tmp_path)
+
+    def found():
+        origin.commit_of_code.cache_clear()
+        return origin.commit_of_code()
+
+    try:
+        monkeypatch.delenv(origin.STATED, raising=False)
+        assert found() == (None, None)
+        monkeypatch.setenv(origin.STATED, "0123456789" * 4)
+        assert found() == ("0123456789" * 4, None)
+        assert commit_of({"commit": found()[0], "uncommitted_changes": None}) == "012345678"
+        monkeypatch.setenv(origin.STATED, "HEAD")
+        with pytest.raises(UserError, match="INSTANTNET_COMMIT = 'HEAD' is no commit"):
+            found()
+    finally:
+        origin.commit_of_code.cache_clear()
 
 
 def test_a_claim_is_measured_at_its_own_scales(capsys):

@@ -72,6 +72,21 @@ def test_files_of_two_machines_may_be_joined(file):
     assert kinds(file) == ["hash", "hash", "name", "name"] and list(file.runs()) == ["a", "b"]
 
 
+def test_what_another_machine_did_is_taken(file, tmp_path):
+    """Its file began as a copy of this one; one run there is older than here, one was done again."""
+    for each in (run("a", 1), run("b", 2), run("c", 3)):
+        file.append(each)
+    other = ResultsFile(tmp_path / "elsewhere" / "scale.jsonl")
+    other.path.parent.mkdir()
+    other.path.write_bytes(file.path.read_bytes())
+    again = {**run("b", 2, 70.0), "finished": "2026-01-02 00:00 UTC"}
+    other.append(again), other.append(run("d", 4, 80.0, lr=0.3))
+    file.append({**run("c", 3, 90.0), "finished": "2026-01-03 00:00 UTC"})
+    assert file.take(other) == ["b", "d"] and file.take(other) == []
+    accuracies = {name: each["result"]["accuracy"]["4"] for name, each in ResultsFile(file.path).runs().items()}
+    assert accuracies == {"a": 50.0, "b": 70.0, "c": 90.0, "d": 80.0}
+
+
 def test_a_last_line_that_was_left_half_written_is_no_line(file):
     """A process was killed in the middle of its write, wherever that was."""
     file.append(run("a", 1))

@@ -96,8 +96,8 @@ RECIPES = {
     "cifar_gpu": Recipe(
         on="cifar10",
         both={"dataset": "image_folder", "device": "cuda"},
-        search={"nepochs": 20, "temp_decay": 0.86, "arch_learning_rate": 3e-3},
-        train={"nepochs": 30, "eval_epoch": 30, "lr": 0.1, "learning_rate_min": 0.0},
+        search={"nepochs": 10, "temp_decay": 0.74, "arch_learning_rate": 3e-3},
+        train={"nepochs": 50, "eval_epoch": 50, "lr": 0.025, "learning_rate_min": 0.0, "loss_reduction": "sum"},
     ),
     "paper_size": Recipe(  # the paper's search space; too short to tell accurate networks from others
         on="cifar10",
