@@ -80,6 +80,25 @@ def test_rates_are_tensors_inside_and_numbers_outside(name):
     assert other.state_dict()["param_groups"] == [groups[0] | {"lr": 0.1 / 4}]
 
 
+def test_a_parameter_without_a_gradient_stays_and_joins_later():
+    """As the batch norms of a bit-width that `sandwich` did not draw."""
+    torch.manual_seed(0)
+    models = [nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2)])]
+    models.append(copy.deepcopy(models[0]))
+    plain, other = (torch.optim.SGD(model.parameters(), 0.1, momentum=0.9) for model in models)
+    rates = graph._DeviceRates(other)
+    for used in (0, 0, 1, 0, 1):
+        x = torch.randn(5, 3)
+        for model in models:
+            model.zero_grad(set_to_none=True)
+            model[used](x).square().sum().backward()
+        plain.step()
+        with rates.used():
+            other.step()
+        for one, two in zip(*(model.parameters() for model in models), strict=True):
+            torch.testing.assert_close(one, two)
+
+
 def test_a_loss_and_its_gradient(recorded):
     loss = LossGraph(lambda images, labels, x: ((images * x).sum(1) - labels).square().mean())
     for n in range(WARM_UP + 2):

@@ -91,9 +91,9 @@ class _DeviceRates:
         if not self.rates:
             self.rates = [torch.tensor(0.0, device=group["params"][0].device) for group in self.groups]
         self.fill()
-        for parameter, state in self.optimizer.state.items():
-            if isinstance(state.get("step"), Tensor):  # Adam's count of steps, which a checkpoint holds on the CPU
-                state["step"] = state["step"].to(parameter.device)
+        for group in self.groups:
+            for parameter in group["params"]:
+                self._complete(self.optimizer.state[parameter], group, parameter)
         before = [{name: value for name, value in group.items() if name != "params"} for group in self.groups]
         for group, rate in zip(self.groups, self.rates, strict=True):
             group |= {"lr": rate, "fused": True, "foreach": False}
@@ -104,6 +104,17 @@ class _DeviceRates:
         finally:
             for group, values in zip(self.groups, before, strict=True):
                 group |= values
+
+
+    @staticmethod
+    def _complete(state: dict[str, Any], group: dict[str, Any], parameter: Tensor) -> None:
+        """What the fused kernels need of a parameter's state."""
+        if group.get("momentum") and "momentum_buffer" not in state:
+            # SGD takes a parameter's first gradient for its momentum, which is the same as beginning with zero. Fused it
+            # must be there for all parameters or none, but a step may run only some of the bit-widths.
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        if isinstance(state.get("step"), Tensor):  # Adam's count of steps, which a checkpoint holds on the CPU
+            state["step"] = state["step"].to(parameter.device)
 
 
 def _constant(argument: Any) -> Hashable:
