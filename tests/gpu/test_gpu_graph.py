@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from three_steps import BATCH, BITS, Search, Training, assert_close, images_and_labels, outcome
+from three_steps import BATCH, BITS, LR, Search, Training, assert_close, images_and_labels, outcome
 
 pytestmark = pytest.mark.gpu
 
@@ -46,12 +46,12 @@ def test_training(device, options):
         step = training.step
 
         def at_its_rate(number, training=training, step=step):
-            training.optimizer.param_groups[0]["lr"] = 0.01 / (1 + number)
+            training.optimizer.param_groups[0]["lr"] = LR / 2**number
             return step(number)
 
         training.step = at_its_rate
         results.append(outcome(training, STEPS))
-        assert training.optimizer.param_groups[0]["lr"] == 0.01 / STEPS
+        assert training.optimizer.param_groups[0]["lr"] == LR / 2 ** (STEPS - 1)
     assert_same(*results)
 
 

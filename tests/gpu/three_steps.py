@@ -25,6 +25,7 @@ from instantnet.strategies import autocasted, compiled, placed, recorded
 CPU = torch.device("cpu")
 BITS = (4, 8, 12, 16, 32)
 BATCH, PIXELS, CLASSES, STEPS = 16, 12, 5, 3
+LR = 2**-7  # exact in float32, in which a CUDA graph keeps it
 ENDS = {"stem_channel": 8, "stem_stride": 1, "header_channel": 16, "num_classes": CLASSES}
 SIZE = {"image_height": PIXELS, "image_width": PIXELS}
 EVERY = Geometry((4, 6), (8, 12), (1, 2), quantize_ends=True, **ENDS, **SIZE)
@@ -65,8 +66,8 @@ def state(model: torch.nn.Module) -> dict[str, Tensor]:
 
 def optimizer_of(parameters: list[torch.nn.Parameter], opt: str) -> torch.optim.Optimizer:
     if opt == "adam":
-        return torch.optim.Adam(parameters, lr=0.01, betas=(0.5, 0.999), weight_decay=5e-4)
-    return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4)
+        return torch.optim.Adam(parameters, lr=LR, betas=(0.5, 0.999), weight_decay=5e-4)
+    return torch.optim.SGD(parameters, lr=LR, momentum=0.9, weight_decay=5e-4)
 
 
 class Training:
