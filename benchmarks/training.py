@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=["speed", "overhead", "paths", "linearity"], help="one part of the CPU's table"
     )
+    parser.add_argument("--cells", default="", metavar="PATTERNS", help="GPU: as resnet38/graph/*,profile/*")
     parser.add_argument("--minutes", type=float, default=30.0, help="GPU: start no row after so many minutes")
     parser.add_argument("--quick", action="store_true", help="a tiny network, one timed step: to see that it runs")
     options = parser.parse_args()
@@ -208,7 +209,7 @@ def main() -> None:
 
     if cuda:
         print(f"{RUNS} runs of {RUN_S} s a cell, their median; {options.minutes:g} minutes at most")
-        result["rows"]["gpu"] = training_gpu.rows(options.device, options.quick, options.minutes, keep)
+        result["rows"]["gpu"] = training_gpu.rows(options.device, options.quick, options.minutes, keep, options.cells)
     else:
         workers = Workers(reuse=options.quick)
         kind = "CPU seconds" if options.threads == 1 else "seconds"

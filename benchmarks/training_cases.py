@@ -68,6 +68,7 @@ def settings_of(case: dict, defaults: NetworkSettings) -> NetworkSettings:
     values |= PLAIN if case["variant"] == "plain" else {}
     values |= TINY if case["tiny"] else {}
     values |= {"compile": case["variant"] == "compiled", "cuda_graph": case["variant"] == "graph"}
+    values |= {"channels_last": case["layout"] == "nhwc"} if case.get("layout") and case["variant"] != "plain" else {}
     numbers = case.get("numbers", "fp32")
     values |= {"tf32": numbers != "fp32", "mixed_precision": "bfloat16" if numbers == "bf16" else "none"}
     return defaults.replaced(**values)

@@ -7,14 +7,15 @@ Rows: training at batch 128 of ResNet-38, MobileNetV2 and a derived network of 1
     graph     with `cuda_graph`
     compiled  with `compile`, which takes minutes before the first step, so it comes last
 
-and in float32, TF32 and bfloat16. Of each cell: median and spread of RUNS runs of about RUN_S seconds, after the steps
-in which libraries choose their kernels; the GPU's memory at its highest; how busy it was, as nvidia-smi has it. Of each
-network a profile: how long the GPU computes in an eager step, and by which kernels.
+in float32, TF32 and bfloat16, graphs in both memory layouts. Of each cell: median and spread of RUNS runs of about
+RUN_S seconds, after the steps in which libraries choose their kernels; the GPU's memory at its highest; how busy it was,
+as nvidia-smi has it. Of each network a profile: how long the GPU computes in an eager step, and by which kernels.
 """
 
 import statistics
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -25,26 +26,33 @@ RUN_S = 0.5
 WARM_UP = 4
 NETWORKS = ("resnet38", "mobilenet_v2", "derived", "supernet")
 FORMATS = ("fp32", "tf32", "bf16")
+LAYOUTS = ("nhwc", "nchw")  # setting channels_last on and off
 KERNELS = 12  # of a profile, those that take longest
 
 
 def cells(tiny: bool = False) -> Iterator[dict[str, Any]]:
     """Every cell, the most telling first."""
-    for variants in (("eager", "graph"), ("plain",), ("compiled",)):
+    for variant in ("graph", "eager", "plain", "compiled"):
         for network in NETWORKS:
-            searching = network == "supernet"
-            for numbers in FORMATS[:1] if variants == ("plain",) else FORMATS:
-                for variant in variants:
+            for numbers in FORMATS[:1] if variant == "plain" else FORMATS:
+                for layout in LAYOUTS if variant == "graph" else LAYOUTS[:1]:
+                    searching = network == "supernet"
                     yield {
-                        "step": "search step" if searching else "training step",
                         "network": network,
                         "variant": variant,
                         "numbers": numbers,
-                        "batch": (4 if tiny else 64) if searching else (4 if tiny else 128),
+                        "layout": layout,
+                        "step": "search step" if searching else "training step",
+                        "batch": 4 if tiny else 64 if searching else 128,
                         "large": not tiny,
                         "tiny": tiny,
                         "threads": 1,
                     }
+
+
+def name_of(case: dict[str, Any]) -> str:
+    """As resnet38/graph/fp32/nhwc, for --only."""
+    return "/".join(case[part] for part in ("network", "variant", "numbers", "layout"))
 
 
 def measured(case: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def measured(case: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     begin = time.perf_counter()
     step = step_of(case)
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP if case["variant"] == "graph" else WARM_UP // 2):
         step()
     wait(cuda)
     ready = time.perf_counter() - begin
@@ -108,18 +116,22 @@ def profile(case: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def rows(device: str, tiny: bool, minutes: float, keep: Any) -> dict[str, list[dict[str, Any]]]:
-    """Measure cell by cell, as long as there is time; keep(result) is called after each.
+def rows(device: str, tiny: bool, minutes: float, keep: Any, only: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Measure cell by cell, as long as there is time; keep(result) is called after each. only: patterns of their names,
+    by commas, in the order of which they run; "profile" is those of the profiles.
 
     A cell that fails is a row with its error: the others are still worth their time.
     """
     end = time.monotonic() + 60 * minutes
     result: dict[str, list[dict[str, Any]]] = {"cells": [], "profiles": []}
-    plan = [("cells", measured, case) for case in cells(tiny)]
+    measurements = [(name_of(case), "cells", measured, case) for case in cells(tiny)]
     eager = [case for case in cells(tiny) if case["variant"] == "eager" and case["numbers"] == "fp32"]
-    first_compiled = next(i for i, (_, _, case) in enumerate(plan) if case["variant"] == "compiled")
-    plan[first_compiled:first_compiled] = [("profiles", profile, case) for case in eager]
-    for kind, function, case in plan:
+    profiles = [(f"profile/{case['network']}", "profiles", profile, case) for case in eager]
+    at = next((i for i, (name, *_) in enumerate(measurements) if "/plain/" in name), len(measurements))
+    plan = [*measurements[:at], *profiles, *measurements[at:]]
+    if only:
+        plan = [entry for pattern in only.split(",") for entry in plan if fnmatch(entry[0], pattern)]
+    for _, kind, function, case in plan:
         if time.monotonic() > end or (device == "cpu" and case["variant"] in ("graph", "compiled")):
             continue
         try:
@@ -134,7 +146,7 @@ def rows(device: str, tiny: bool, minutes: float, keep: Any) -> dict[str, list[d
 
 def line(kind: str, row: dict[str, Any]) -> str:
     """A row as the terminal shows it."""
-    head = f"{row['network']:<13} {row['batch']:>4} {row['variant']:<9} {row['numbers']:<5}"
+    head = f"{row['network']:<13} {row['batch']:>4} {row['variant']:<9} {row['numbers']:<5} {row['layout']}"
     if "error" in row:
         return f"{head} failed: {row['error']}"
     if kind == "profiles":

@@ -46,7 +46,7 @@ def test_cells_of_the_gpu_run_on_any_device(cases, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     training_gpu = importlib.import_module("training_gpu")
     every = list(training_gpu.cells(tiny=True))
-    assert len({tuple(case.values()) for case in every}) == len(every) == 4 * (3 * 3 + 1)
+    assert len({tuple(case.values()) for case in every}) == len(every) == 4 * (3 * 2 + 3 + 1 + 3)
     one_of_each = [case for case in every if case["variant"] == "eager" and case["numbers"] == "fp32"]
     monkeypatch.setattr(training_gpu, "cells", lambda tiny: [*one_of_each, *every[-1:]])
     kept = []
@@ -59,6 +59,9 @@ def test_cells_of_the_gpu_run_on_any_device(cases, monkeypatch, capsys):
     assert kept[:4] == [1, 2, 3, 4]
     assert [row["error"] for row in result["profiles"]] == ["ZeroDivisionError: division by zero"] * 4
     assert capsys.readouterr().out.count("images/s") == 4
+    chosen = training_gpu.rows("cpu", True, 10, lambda rows: None, "profile/r*,d*/eager/fp32/*")
+    assert [len(chosen[kind]) for kind in ("cells", "profiles")] == [1, 1]
+    assert chosen["cells"][0]["network"] == "derived" and chosen["profiles"][0]["network"] == "resnet38"
     assert training_gpu.rows("cpu", True, -1, kept.append) == {"cells": [], "profiles": []}
 
 

@@ -95,7 +95,7 @@ RECIPES = {
     ),
     "cifar_gpu": Recipe(
         on="cifar10",
-        both={"dataset": "image_folder", "device": "cuda"},
+        both={"dataset": "image_folder", "device": "cuda", "cuda_graph": True},
         search={"nepochs": 10, "temp_decay": 0.74, "arch_learning_rate": 3e-3},
         train={"nepochs": 50, "eval_epoch": 50, "lr": 0.025, "learning_rate_min": 0.0, "loss_reduction": "sum"},
     ),

@@ -18,17 +18,17 @@ def device(device):
     return device
 
 
-def assert_same(expected, got, tolerance=EXACT):
+def assert_same(expected, got, tolerance=EXACT, after=0.0):
     for wanted, losses in zip(expected.losses, got.losses, strict=True):
         assert losses == pytest.approx(wanted, rel=tolerance)
-    assert_close(expected.after, got.after, tolerance)
+    assert_close(expected.after, got.after, max(tolerance, after))
 
 
 TRAININGS = {
     "derived": {"name": "derived"},
     "channels_last": {"name": "derived", "channels_last": True},
     "resnet38": {"name": "resnet38"},
-    "mobilenet_v2": {"name": "mobilenet_v2"},
+    "mobilenet_v2": {"name": "mobilenet_v2", "bit_widths": (32,)},  # at 4 bit it has ties
     "adam": {"name": "small", "opt": "adam"},
     "sandwich": {"name": "small", "bit_schedule": "sandwich"},
     "high2low": {"name": "small", "bit_schedule": "high2low", "teachers": "next"},
@@ -52,7 +52,7 @@ def test_training(device, options):
         training.step = at_its_rate
         results.append(outcome(training, STEPS))
         assert training.optimizer.param_groups[0]["lr"] == LR / 2 ** (STEPS - 1)
-    assert_same(*results)
+    assert_same(*results, after=1e-4 if options.get("opt") == "adam" else 0.0)
 
 
 @pytest.mark.parametrize("alpha_step", ["joint", "separate"])

@@ -4,7 +4,8 @@ In float64 the order of a sum changes the 16th digit, and hardly ever a rounding
 
 In float32 at 32 bit it changes the 7th digit, a hundred times less than TF32 would: 1e-5 for the losses of the first
 step. How far the networks part from there depends on the network. At 4 bit it now and then moves a value to the next of
-16 codes. Two orders of the sums on a CPU differ in the loss by up to 4e-3 in the first step and 0.05 in the third.
+16 codes. Two orders of the sums on a CPU differ in the loss by up to 4e-3 in the first step and 0.05 in the third;
+an H200 differed by 0.032 in the first.
 """
 
 import functools
@@ -41,18 +42,19 @@ def on_cpu(name, dtype, **options):
     return trained(name, CPU, dtype, **options)
 
 
-def assert_same_steps(expected, got) -> None:
+def assert_same_steps(expected, got, tolerance=EXACT) -> None:
+    """tolerance: of the networks after the steps."""
     assert len(expected.losses) == STEPS
     for wanted, losses in zip(expected.losses, got.losses, strict=True):
         assert losses == pytest.approx(wanted, rel=EXACT)
-    assert_close(expected.after, got.after, EXACT)
-    assert strayed(expected, got) < EXACT
+    assert_close(expected.after, got.after, tolerance)
+    assert strayed(expected, got) < tolerance
 
 
 def assert_near(expected, got, highest) -> None:
     """In float32, at all bit-widths; highest: the one that runs first in a step, before any value was rounded."""
     assert got.losses[0][highest] == pytest.approx(expected.losses[0][highest], rel=1e-5)
-    assert got.losses[0] == pytest.approx(expected.losses[0], rel=0.02)
+    assert got.losses[0] == pytest.approx(expected.losses[0], rel=0.05)
     for wanted, losses in zip(expected.losses[1:], got.losses[1:], strict=True):
         assert losses == pytest.approx(wanted, rel=0.2)
 
@@ -60,10 +62,18 @@ def assert_near(expected, got, highest) -> None:
 @pytest.mark.parametrize("name", ["derived", "resnet38", "mobilenet_v2"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_training_in_float64(device, name, channels_last):
-    expected = on_cpu(name, torch.float64)
-    got = trained(name, device, torch.float64, channels_last=channels_last)
+    """MobileNetV2 at 32 bit: at 4 bit it has ties, which two orders of the sums on a CPU round differently (losses of
+    the second step 3 % apart)."""
+    options = {"bit_widths": (32,)} if name == "mobilenet_v2" else {}
+    expected = on_cpu(name, torch.float64, **options)
+    got = trained(name, device, torch.float64, channels_last=channels_last, **options)
     assert {parameter.device.type for parameter in got.model.parameters()} == {device.type}
     assert_same_steps(expected, got)
+
+
+def test_the_first_losses_of_mobilenet_in_float64(device):
+    expected, got = on_cpu("mobilenet_v2", torch.float64), trained("mobilenet_v2", device, torch.float64)
+    assert got.losses[0] == pytest.approx(expected.losses[0], rel=EXACT)
 
 
 @pytest.mark.parametrize("name", ["derived", "resnet38", "mobilenet_v2"])
@@ -99,7 +109,9 @@ def test_teachers(device, teachers):
 
 
 def test_adam(device):
-    assert_same_steps(*(trained("small", d, torch.float64, opt="adam") for d in (CPU, device)))
+    """Where a gradient is zero but for rounding, Adam's step is not."""
+    expected, got = (trained("small", d, torch.float64, opt="adam") for d in (CPU, device))
+    assert_same_steps(expected, got, tolerance=1e-4)
 
 
 SEARCHES = [{}, {"alpha_step": "separate"}, {"noise_per_forward": True}, {"sample_paths": 1}, {"sample_paths": 2}]
