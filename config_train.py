@@ -33,6 +33,7 @@ C.compiled_layers = True  # needs channels_last; docs/training.md says what it c
 C.keep_memory = True
 C.mixed_precision = "none"  # bfloat16 is for GPUs; a CPU without AMX gains nothing
 C.tf32 = False  # 12- and 16-bit codes need more than its 11 significant bits; torch's own default for convolutions
+C.tune_convolutions = False  # True: faster, but a run does not repeat to the bit
 C.compile = False  # for GPUs; on a CPU compiled_layers is as fast without minutes of compilation
 C.cuda_graph = False  # for GPUs: a step's thousands of small kernels start at once
 C.num_threads = 0

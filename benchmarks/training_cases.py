@@ -68,6 +68,7 @@ def settings_of(case: dict, defaults: NetworkSettings) -> NetworkSettings:
     values |= PLAIN if case["variant"] == "plain" else {}
     values |= TINY if case["tiny"] else {}
     values |= {"compile": case["variant"] == "compiled", "cuda_graph": case["variant"] == "graph"}
+    values |= {"tune_convolutions": case.get("tuned", False)}
     values |= {"channels_last": case["layout"] == "nhwc"} if case.get("layout") and case["variant"] != "plain" else {}
     numbers = case.get("numbers", "fp32")
     values |= {"tf32": numbers != "fp32", "mixed_precision": "bfloat16" if numbers == "bf16" else "none"}
@@ -79,7 +80,7 @@ def step_of(case: dict) -> Callable[[], None]:
     searching = case["step"] != "training step"
     C = settings_of(case, SEARCH if searching else TRAIN)
     tune_cpu(C.num_threads, C.keep_memory)
-    tune_gpu(C.tf32)
+    tune_gpu(C.tf32, C.tune_convolutions)
     torch.manual_seed(0)
     precision = Precision(**C.precision_arguments())
     geometry = Geometry.from_settings(C.to_dict())

@@ -7,15 +7,17 @@ Rows: training at batch 128 of ResNet-38, MobileNetV2 and a derived network of 1
     graph     with `cuda_graph`
     compiled  with `compile`, which takes minutes before the first step, so it comes last
 
-in float32, TF32 and bfloat16, graphs in both memory layouts. Of each cell: median and spread of RUNS runs of about
-RUN_S seconds, after the steps in which libraries choose their kernels; the GPU's memory at its highest; how busy it was,
-as nvidia-smi has it. Of each network a profile: how long the GPU computes in an eager step, and by which kernels.
+in float32, TF32 and bfloat16, with `tune_convolutions` and without, graphs in both memory layouts. Of each cell: median
+and spread of RUNS runs of about RUN_S seconds, after the steps in which libraries choose their kernels; the GPU's
+memory at its highest; how busy it was, as nvidia-smi has it. Of each network a profile: how long the GPU computes in an
+eager step, and by which kernels.
 """
 
 import statistics
 import time
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from itertools import product
 from typing import Any
 
 import torch
@@ -27,7 +29,8 @@ WARM_UP = 4
 NETWORKS = ("resnet38", "mobilenet_v2", "derived", "supernet")
 FORMATS = ("fp32", "tf32", "bf16")
 LAYOUTS = ("nhwc", "nchw")  # setting channels_last on and off
-KERNELS = 12  # of a profile, those that take longest
+KERNELS = 60  # of a profile, those that take longest
+SHOWN = 10
 
 
 def cells(tiny: bool = False) -> Iterator[dict[str, Any]]:
@@ -35,13 +38,14 @@ def cells(tiny: bool = False) -> Iterator[dict[str, Any]]:
     for variant in ("graph", "eager", "plain", "compiled"):
         for network in NETWORKS:
             for numbers in FORMATS[:1] if variant == "plain" else FORMATS:
-                for layout in LAYOUTS if variant == "graph" else LAYOUTS[:1]:
+                for layout, tuned in product(LAYOUTS if variant == "graph" else LAYOUTS[:1], (True, False)):
                     searching = network == "supernet"
                     yield {
                         "network": network,
                         "variant": variant,
                         "numbers": numbers,
                         "layout": layout,
+                        "tuned": tuned,
                         "step": "search step" if searching else "training step",
                         "batch": 4 if tiny else 64 if searching else 128,
                         "large": not tiny,
@@ -51,8 +55,9 @@ def cells(tiny: bool = False) -> Iterator[dict[str, Any]]:
 
 
 def name_of(case: dict[str, Any]) -> str:
-    """As resnet38/graph/fp32/nhwc, for --only."""
-    return "/".join(case[part] for part in ("network", "variant", "numbers", "layout"))
+    """As resnet38/graph/fp32/nhwc/tuned, for --cells."""
+    parts = [case[part] for part in ("network", "variant", "numbers", "layout")]
+    return "/".join([*parts, "tuned" if case["tuned"] else "untuned"])
 
 
 def measured(case: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +112,8 @@ def profile(case: dict[str, Any]) -> dict[str, Any]:
     with torch.profiler.profile(activities=[wanted]) as profiler:
         step()
         wait(case["device"].startswith("cuda"))
-    found = [(event.key, event.self_device_time_total / 1e3, event.count) for event in profiler.key_averages()]
+    events = [event for event in profiler.key_averages() if event.self_device_time_total or wanted == activity.CPU]
+    found = [(event.key, event.self_device_time_total / 1e3, event.count) for event in events]
     found.sort(key=lambda kernel: -kernel[1])
     return case | {
         "busy_ms": sum(ms for _, ms, _ in found),
@@ -125,7 +131,7 @@ def rows(device: str, tiny: bool, minutes: float, keep: Any, only: str = "") -> 
     end = time.monotonic() + 60 * minutes
     result: dict[str, list[dict[str, Any]]] = {"cells": [], "profiles": []}
     measurements = [(name_of(case), "cells", measured, case) for case in cells(tiny)]
-    eager = [case for case in cells(tiny) if case["variant"] == "eager" and case["numbers"] == "fp32"]
+    eager = [case for case in cells(tiny) if case["variant"] == "eager" and case["numbers"] == "fp32" and case["tuned"]]
     profiles = [(f"profile/{case['network']}", "profiles", profile, case) for case in eager]
     at = next((i for i, (name, *_) in enumerate(measurements) if "/plain/" in name), len(measurements))
     plan = [*measurements[:at], *profiles, *measurements[at:]]
@@ -146,12 +152,13 @@ def rows(device: str, tiny: bool, minutes: float, keep: Any, only: str = "") -> 
 
 def line(kind: str, row: dict[str, Any]) -> str:
     """A row as the terminal shows it."""
-    head = f"{row['network']:<13} {row['batch']:>4} {row['variant']:<9} {row['numbers']:<5} {row['layout']}"
+    how = f"{row['variant']:<9} {row['numbers']:<5} {row['layout']} {'tuned' if row['tuned'] else '':<5}"
+    head = f"{row['network']:<13} {row['batch']:>4} {how}"
     if "error" in row:
         return f"{head} failed: {row['error']}"
     if kind == "profiles":
         return f"{head} GPU computes {row['busy_ms']:.1f} ms of a step, {row['launches']} launches" + "".join(
-            f"\n      {ms:8.2f} ms {calls:>6} x {name[:90]}" for name, ms, calls in row["kernels"]
+            f"\n      {ms:8.2f} ms {calls:>6} x {name[:90]}" for name, ms, calls in row["kernels"][:SHOWN]
         )
     ms = [1e3 * seconds for seconds in row["seconds"]]
     text = f"{head} {row['images_per_s']:9.0f} images/s {statistics.median(ms):8.2f} ms ({min(ms):.2f}-{max(ms):.2f})"

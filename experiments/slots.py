@@ -45,7 +45,8 @@ def row_run(scale: Scale, slot: Slot, network: str, row: str, seed: int) -> Run:
 
 
 def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
-    """Slot by slot: its search, if it has one, then every network and row of a seed before the next seed."""
+    """Slot by slot: its search, if it has one; then the two rows of its primary test for all seeds, so that pairs are
+    complete first; then every other row, seed by seed."""
     return [
         run
         for slot in scale.slots
@@ -53,12 +54,21 @@ def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
             *([search_of(scale, slot, scale.seeds[0])] if "derived" in slot.networks else []),
             *(
                 row_run(scale, slot, network, row, seed)
+                for rows in in_order(slot)
                 for seed in seeds[: slot.seeds]
                 for network in slot.networks
-                for row in slot.rows
+                for row in rows
             ),
         )
     ]
+
+
+def in_order(slot: Slot) -> list[list[str]]:
+    """The rows in groups, each of which is for all seeds done before the next."""
+    if not slot.tested:
+        return [list(slot.rows)]
+    first = [row for row in slot.rows if row in PRIMARY]
+    return [first, [row for row in slot.rows if row not in first]]
 
 
 def title(slot: Slot, network: str) -> str:

@@ -38,7 +38,7 @@ def prepared(
     what such a run resumes.
     """
     tune_cpu(C.num_threads, C.keep_memory)
-    tune_gpu(C.tf32)
+    tune_gpu(C.tf32, C.tune_convolutions)
     if processes.from_main(resumes_after_failure, C.save):
         C = C.replaced(resume=True)
     with torch.device("meta"):  # a network that cannot be is known before data is read

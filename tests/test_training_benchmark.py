@@ -46,8 +46,8 @@ def test_cells_of_the_gpu_run_on_any_device(cases, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     training_gpu = importlib.import_module("training_gpu")
     every = list(training_gpu.cells(tiny=True))
-    assert len({tuple(case.values()) for case in every}) == len(every) == 4 * (3 * 2 + 3 + 1 + 3)
-    one_of_each = [case for case in every if case["variant"] == "eager" and case["numbers"] == "fp32"]
+    assert len({tuple(case.values()) for case in every}) == len(every) == 2 * 4 * (3 * 2 + 3 + 1 + 3)
+    one_of_each = [case for case in every if case["variant"] == "eager" and case["numbers"] == "fp32" and case["tuned"]]
     monkeypatch.setattr(training_gpu, "cells", lambda tiny: [*one_of_each, *every[-1:]])
     kept = []
     monkeypatch.setattr(training_gpu, "profile", lambda case: 1 / 0)

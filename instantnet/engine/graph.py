@@ -109,8 +109,8 @@ class _DeviceRates:
     def _complete(state: dict[str, Any], group: dict[str, Any], parameter: Tensor) -> None:
         """What the fused kernels need of a parameter's state."""
         if group.get("momentum") and "momentum_buffer" not in state:
-            # SGD takes a parameter's first gradient for its momentum, which is to begin with zero. Fused it must have all
-            # or none, but a step may run only some of the bit-widths.
+            # SGD takes a parameter's first gradient for its momentum: the same as beginning with zero. Fused it wants
+            # all buffers or none, but a step may run only some of the bit-widths.
             state["momentum_buffer"] = torch.zeros_like(parameter)
         if isinstance(state.get("step"), Tensor):  # Adam's count of steps, which a checkpoint holds on the CPU
             state["step"] = state["step"].to(parameter.device)

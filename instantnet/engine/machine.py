@@ -62,9 +62,13 @@ def _advise_huge_pages(libc: ctypes.CDLL, size: int) -> None:
     libc.free(block)
 
 
-def tune_gpu(tf32: bool) -> None:
+def tune_gpu(tf32: bool, tune_convolutions: bool = False) -> None:
     """Run a GPU's convolutions and matrix products in TF32 (11 significant bits) or in float32. Both are set, because
-    torch's default is TF32 for convolutions only."""
+    torch's default is TF32 for convolutions only.
+
+    tune_convolutions: cuDNN times its algorithms for every new shape, and takes the fastest.
+    """
+    torch.backends.cudnn.benchmark = tune_convolutions
     precision = "tf32" if tf32 else "ieee"
     torch.backends.cudnn.allow_tf32 = tf32  # the older switch too: torch.export reads it, and refuses where they differ
     torch.backends.cuda.matmul.fp32_precision = precision

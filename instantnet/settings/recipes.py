@@ -95,9 +95,9 @@ RECIPES = {
     ),
     "cifar_gpu": Recipe(
         on="cifar10",
-        both={"dataset": "image_folder", "device": "cuda", "cuda_graph": True},
+        both={"dataset": "image_folder", "device": "cuda", "cuda_graph": True, "tune_convolutions": True},
         search={"nepochs": 10, "temp_decay": 0.74, "arch_learning_rate": 3e-3},
-        train={"nepochs": 50, "eval_epoch": 50, "lr": 0.025, "learning_rate_min": 0.0, "loss_reduction": "sum"},
+        train={"nepochs": 15, "eval_epoch": 15, "lr": 0.025, "learning_rate_min": 0.0, "loss_reduction": "sum"},
     ),
     "paper_size": Recipe(  # the paper's search space; too short to tell accurate networks from others
         on="cifar10",

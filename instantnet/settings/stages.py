@@ -89,6 +89,9 @@ class MachineSettings(Settings):
         "8 bit of any bit-width reach them",
     ] = "none"
     tf32: Annotated[bool, "GPU: convolutions and matrix products in TF32, 11 significant bits; other rounding"] = False
+    tune_convolutions: Annotated[
+        bool, "GPU: take the fastest of cuDNN's algorithms; the choice, and the last digits, may differ from run to run"
+    ] = False
     compile: Annotated[
         bool, "train by torch.compile, a graph per bit-width: for GPUs; minutes before the first steps"
     ] = False

@@ -52,7 +52,10 @@ def test_training(device, options):
         training.step = at_its_rate
         results.append(outcome(training, STEPS))
         assert training.optimizer.param_groups[0]["lr"] == LR / 2 ** (STEPS - 1)
-    assert_same(*results, after=1e-4 if options.get("opt") == "adam" else 0.0)
+    if options.get("opt") == "adam":  # a step where a gradient is zero but for rounding
+        assert_same(*results, tolerance=1e-7, after=1e-4)
+    else:
+        assert_same(*results)
 
 
 @pytest.mark.parametrize("alpha_step", ["joint", "separate"])
