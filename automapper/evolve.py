@@ -35,7 +35,7 @@ LOCAL = 10.0  # neighbours that local search may cost, per mapping bred: costing
 NICHE = 8  # maximum number of parents with the same dimensions on array and lanes
 POLISHED = 24  # starts whose bests a local search begins from
 FLOOR, AT_ONCE = 512, 8  # a search without a valid mapping breeds up to FLOOR, whatever the budget; how many at once
-SAME = 1e-9  # scores (logarithms) closer than this are the same cost
+SAME, DIGITS = 1e-9, 9  # scores (logarithms) closer than this, or equal to so many decimals, are the same cost
 INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
 SETTLED = 0.5  # share of the mappings after which a search that has converged gains little
 CONVERGED = math.log1p(0.05)  # largest gaps of a search that has converged: 5 %
@@ -71,6 +71,7 @@ class Evolution:
         self.score = np.full(T, np.inf)
         self.improved: list[list[tuple[int, float]]] = [[] for _ in self.searches]  # (mappings bred, best score)
         self.starts: list[list[float]] = [[] for _ in self.searches]  # scores of the starts that ended
+        self.tops: list[dict[float, tuple[float, Row]]] = [{} for _ in self.searches]  # score -> where a climb led
         self.generation = np.zeros(T, int)
         self.next_row = np.full(T, M)  # rows of a generation that are bred and not yet costed; M: none
         self.bred = np.zeros(T, int)
@@ -243,9 +244,17 @@ class Evolution:
 
     def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
         """(score, row) where no neighbour is better, or where search t has costed its share of neighbours. Neighbours
-        one step away come first; where none of them is better, those two steps away."""
+        one step away come first; where none of them is better, those two steps away. Of mappings with the same cost
+        only the first is climbed from."""
         if self.random or self.stopped:
             return score, row
+        begin = round(score, DIGITS)
+        if begin not in self.tops[t]:
+            top = self._climb_from(t, score, row)
+            self.tops[t][begin] = self.tops[t][round(top[0], DIGITS)] = top
+        return self.tops[t][begin]
+
+    def _climb_from(self, t: int, score: float, row: Row) -> tuple[float, Row]:
         steps = single_steps
         while True:
             around = steps(self.space, t, row)

@@ -367,7 +367,7 @@ def forwarding_loop(side, loops, chip, work, p, scratch):
 
 @jit
 def reading_sums(side, loops, level, fan, split, along_taps, which, chip, work, p, scratch):
-    """`axis_sums` for the PEs that read: all of them, or, where neighbours pass tiles on (TAIL), those at the edge only.
+    """`axis_sums` for the PEs that read: all of them, or, where neighbours pass tiles on (TAIL), those at the edge.
     Returns where they are `remembered`, a row of table 2 * side."""
     outputs, taps = (P, R) if side == 0 else (Q, S)
     first_pe, tiles, axis = chip.device[FIRST_PE], scratch.tiles, work.axes[p, side]
@@ -426,9 +426,9 @@ def forwarded_together(end, pe_end, level, fan, chip, work, p, scratch):
                 split_rows = False
             if (part_rows == ALL) == split_rows or (part_columns == ALL) == split_columns:
                 continue
-            row = reading_sums(0, rows, level, fan, row_loop, rows_taps, part_rows, chip, work, p, scratch)
-            column = reading_sums(1, columns, level, fan, column_loop, columns_taps, part_columns, chip, work, p, scratch)
-            own, other = scratch.memo_sums[0, row], scratch.memo_sums[2, column]
+            at_row = reading_sums(0, rows, level, fan, row_loop, rows_taps, part_rows, chip, work, p, scratch)
+            at = reading_sums(1, columns, level, fan, column_loop, columns_taps, part_columns, chip, work, p, scratch)
+            own, other = scratch.memo_sums[0, at_row], scratch.memo_sums[2, at]
             total += combined(end, scratch.loop_dim, scratch.loop_n, own, rows.depth, other, columns.depth)
     return total
 
