@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -78,6 +79,7 @@ class Evolution:
         self.costed = np.zeros(T, int)  # neighbours, of the local search
         self.evaluated = 0  # by all searches together
         self.together = np.zeros(T, bool)
+        self.local_s = self.deadline = math.inf  # seconds that a local search may take, and when the present one ends
         self.running = self.stopped = False  # set from another thread, stopped ends `advance` after a generation
 
     @property
@@ -168,7 +170,7 @@ class Evolution:
         """Pools made of the bests of a search's starts; for the whole space also of the built-in dataflows'
         searches."""
         self.together[which] = True
-        for t in which:
+        for t in self._in_time(which):
             self._polish(t)
         known = list(self.rows)
         for t in which:
@@ -232,7 +234,7 @@ class Evolution:
 
     def climb(self) -> None:
         """Local search from every search's best, and from the best of each layout in its pool."""
-        for t in range(len(self.searches)):
+        for t in self._in_time(np.arange(len(self.searches))):
             _, best = np.unique(self._layout(np.array([t]))[0], return_index=True)
             pairs = [(self.score[t], self.rows[t])]
             for i in sorted(best, key=lambda i: self.pool_score[t, i])[:POLISHED]:
@@ -242,24 +244,34 @@ class Evolution:
                 if score < self.score[t] - SAME:
                     self._note(t, score, row)
 
+    def _in_time(self, which: np.ndarray) -> Iterator[int]:
+        """The searches one after another; in the local search of each, `deadline` is when its part of the time ends."""
+        begin = time.perf_counter()
+        for position, t in enumerate(which, 1):
+            self.deadline = begin + self.local_s * position / len(which)
+            yield t
+
     def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
-        """(score, row) where no neighbour is better, or where search t has costed its share of neighbours. Neighbours
-        one step away come first; where none of them is better, those two steps away. Of mappings with the same cost
-        only the first is climbed from."""
+        """(score, row) where no neighbour is better, or where there is no more time or search t has costed its share of
+        neighbours. Of mappings with the same cost only the first is climbed from."""
         if self.random or self.stopped:
             return score, row
         begin = round(score, DIGITS)
-        if begin not in self.tops[t]:
-            top = self._climb_from(t, score, row)
-            self.tops[t][begin] = self.tops[t][round(top[0], DIGITS)] = top
-        return self.tops[t][begin]
+        if begin in self.tops[t]:
+            return self.tops[t][begin]
+        score, row, is_top = self._climb_from(t, score, row)
+        if is_top:
+            self.tops[t][begin] = self.tops[t][round(score, DIGITS)] = score, row
+        return score, row
 
-    def _climb_from(self, t: int, score: float, row: Row) -> tuple[float, Row]:
+    def _climb_from(self, t: int, score: float, row: Row) -> tuple[float, Row, bool]:
+        """`_climbed`, and whether no neighbour is better. Neighbours one step away come first; where none of them is
+        better, those two steps away."""
         steps = single_steps
-        while True:
+        while time.perf_counter() < self.deadline:
             around = steps(self.space, t, row)
             if self.costed[t] + len(around[0]) > LOCAL * self.bred[t]:
-                return score, row
+                break
             self.costed[t] += len(around[0])
             scores = self._score(*around, np.full(len(around[0]), t))
             k = int(np.argmin(scores)) if len(scores) else -1
@@ -270,7 +282,8 @@ class Evolution:
             elif steps is single_steps:
                 steps = double_steps
             else:
-                return score, row
+                return score, row, True
+        return score, row, False
 
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         layers = [search.problem.layer for search in self.searches]
