@@ -233,6 +233,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
             network, bit_widths, device, objective, settings["stages"], seed, *parallel, engine == "random",
             baselines.own,
         )  # fmt: skip
+        pipelines.limit_local_search(budget.local_s)
         load_compiled(device)
     watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
     try:

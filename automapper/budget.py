@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from instantnet.engine.errors import UserError
 
+LOCAL_SHARE = 0.1  # of the seconds: for a local search, once among the mappings bred and once at the end
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -14,6 +16,16 @@ class Budget:
 
     mappings: int | None = None
     seconds: float = math.inf
+
+    @property
+    def local_s(self) -> float:
+        """Seconds that a local search of all layers may take, and one of all stages of pipelines."""
+        return LOCAL_SHARE * self.seconds
+
+    @property
+    def breeding_s(self) -> float:
+        """Seconds after which no more mappings are bred: the last local searches, of layers and pipelines, follow."""
+        return (1 - 2 * LOCAL_SHARE) * self.seconds
 
 
 def parse_budget(text: str) -> Budget:

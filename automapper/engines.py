@@ -15,12 +15,14 @@ from instantnet.settings.schema import closest
 
 
 class Engine(Protocol):
-    """The searches of one layer shape on one device. `stopped`, set by another thread, ends `advance` early."""
+    """The searches of one layer shape on one device. `stopped`, set by another thread, ends `advance` early. local_s:
+    seconds that may follow what is bred, where the budget is in seconds; else infinite."""
 
     searches: list[Search]
     device: Device
     running: bool
     stopped: bool
+    local_s: float
 
     @property
     def mappings(self) -> int:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 
 import numpy as np
@@ -35,7 +36,7 @@ LOCAL = 10.0  # neighbours that local search may cost, per mapping bred: costing
 NICHE = 8  # maximum number of parents with the same dimensions on array and lanes
 POLISHED = 24  # starts whose bests a local search begins from
 FLOOR, AT_ONCE = 512, 8  # a search without a valid mapping breeds up to FLOOR, whatever the budget; how many at once
-SAME = 1e-9  # scores (logarithms) closer than this are the same cost
+SAME, DIGITS = 1e-9, 9  # scores (logarithms) closer than this, or equal to so many decimals, are the same cost
 INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
 SETTLED = 0.5  # share of the mappings after which a search that has converged gains little
 CONVERGED = math.log1p(0.05)  # largest gaps of a search that has converged: 5 %
@@ -71,12 +72,14 @@ class Evolution:
         self.score = np.full(T, np.inf)
         self.improved: list[list[tuple[int, float]]] = [[] for _ in self.searches]  # (mappings bred, best score)
         self.starts: list[list[float]] = [[] for _ in self.searches]  # scores of the starts that ended
+        self.tops: list[dict[float, tuple[float, Row]]] = [{} for _ in self.searches]  # score -> where a climb led
         self.generation = np.zeros(T, int)
         self.next_row = np.full(T, M)  # rows of a generation that are bred and not yet costed; M: none
         self.bred = np.zeros(T, int)
         self.costed = np.zeros(T, int)  # neighbours, of the local search
         self.evaluated = 0  # by all searches together
         self.together = np.zeros(T, bool)
+        self.local_s = self.deadline = math.inf  # seconds that a local search may take, and when the present one ends
         self.running = self.stopped = False  # set from another thread, stopped ends `advance` after a generation
 
     @property
@@ -167,7 +170,7 @@ class Evolution:
         """Pools made of the bests of a search's starts; for the whole space also of the built-in dataflows'
         searches."""
         self.together[which] = True
-        for t in which:
+        for t in self._in_time(which):
             self._polish(t)
         known = list(self.rows)
         for t in which:
@@ -231,7 +234,7 @@ class Evolution:
 
     def climb(self) -> None:
         """Local search from every search's best, and from the best of each layout in its pool."""
-        for t in range(len(self.searches)):
+        for t in self._in_time(np.arange(len(self.searches))):
             _, best = np.unique(self._layout(np.array([t]))[0], return_index=True)
             pairs = [(self.score[t], self.rows[t])]
             for i in sorted(best, key=lambda i: self.pool_score[t, i])[:POLISHED]:
@@ -241,16 +244,34 @@ class Evolution:
                 if score < self.score[t] - SAME:
                     self._note(t, score, row)
 
+    def _in_time(self, which: np.ndarray) -> Iterator[int]:
+        """The searches one after another; in the local search of each, `deadline` is when its part of the time ends."""
+        begin = time.perf_counter()
+        for position, t in enumerate(which, 1):
+            self.deadline = begin + self.local_s * position / len(which)
+            yield t
+
     def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
-        """(score, row) where no neighbour is better, or where search t has costed its share of neighbours. Neighbours
-        one step away come first; where none of them is better, those two steps away."""
+        """(score, row) where no neighbour is better, or where there is no more time or search t has costed its share of
+        neighbours. Of mappings with the same cost only the first is climbed from."""
         if self.random or self.stopped:
             return score, row
+        begin = round(score, DIGITS)
+        if begin in self.tops[t]:
+            return self.tops[t][begin]
+        score, row, is_top = self._climb_from(t, score, row)
+        if is_top:
+            self.tops[t][begin] = self.tops[t][round(score, DIGITS)] = score, row
+        return score, row
+
+    def _climb_from(self, t: int, score: float, row: Row) -> tuple[float, Row, bool]:
+        """`_climbed`, and whether no neighbour is better. Neighbours one step away come first; where none of them is
+        better, those two steps away."""
         steps = single_steps
-        while True:
+        while time.perf_counter() < self.deadline:
             around = steps(self.space, t, row)
             if self.costed[t] + len(around[0]) > LOCAL * self.bred[t]:
-                return score, row
+                break
             self.costed[t] += len(around[0])
             scores = self._score(*around, np.full(len(around[0]), t))
             k = int(np.argmin(scores)) if len(scores) else -1
@@ -261,7 +282,8 @@ class Evolution:
             elif steps is single_steps:
                 steps = double_steps
             else:
-                return score, row
+                return score, row, True
+        return score, row, False
 
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         layers = [search.problem.layer for search in self.searches]

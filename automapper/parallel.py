@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,11 @@ def run_parallel(function: Callable, work: Sequence[tuple], workers: int, backen
             return Parallel()(jobs)
     except BrokenProcessPool as error:
         raise WorkerLost("a process of the search was killed (out of memory?); fewer --workers need less") from error
+
+
+def seconds_each(seconds: float, units: int, workers: int) -> float:
+    """What each of `units` may take, `workers` at a time (0: as many as there are cores), to end after `seconds`."""
+    return seconds * min(1.0, (workers or os.cpu_count() or 1) / max(1, units))
 
 
 def _ensure_client(workers: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from automapper.dataflows import Dataflow, Unfit
 from automapper.evolve import Evolution
 from automapper.objective import Objective
-from automapper.parallel import run_parallel
+from automapper.parallel import run_parallel, seconds_each
 from automapper.search import Found
 from automapper.space import Search
 from automapper.workload import Network, Problem, problem_of
@@ -83,6 +83,11 @@ class Pipelines:
             except Unfit as error:
                 self.misses |= {(width, search.problem): str(error) for search in searches}
         self.collected = True
+
+    def limit_local_search(self, seconds: float) -> None:
+        """Let a local search of all units together take so long at most."""
+        for _, unit in self.units:
+            unit.local_s = seconds_each(seconds, len(self.units), self.workers)
 
     def advance(self, mappings: int, share: float) -> None:
         """Search on until `mappings` are bred for every layer, bit-width and part; share: of the budget used then."""

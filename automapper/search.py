@@ -17,7 +17,7 @@ from automapper.evolve import CONVERGED, Evolution
 from automapper.exhaustive import Optimum, find_optimum
 from automapper.interrupt import interrupt_held_back
 from automapper.objective import Objective, parse_objective
-from automapper.parallel import WorkerLost, run_parallel
+from automapper.parallel import WorkerLost, run_parallel, seconds_each
 from automapper.space import Search
 from automapper.workload import NetworkLayer, Problem, problem_of
 from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate
@@ -131,6 +131,8 @@ def run_search(
     with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
         units = [ENGINES[engine](searches, device, objective, seed) for searches in by_shape.values()]
         load_compiled(device)
+    for unit in units:
+        unit.local_s = seconds_each(budget.local_s, len(units), workers)
     outcome = Outcome(baselines, interrupted=bool(came) or interrupted)
     begin = time.perf_counter()
     target, share = 0, 0.0
@@ -200,10 +202,10 @@ def _next_round(budget: Budget, done: int, seconds: float) -> tuple[int, float]:
         return target, target / budget.mappings
     if not done:
         return FIRST_ROUND, 0.0
-    slice_s = budget.seconds / ROUNDS
+    slice_s = budget.breeding_s / ROUNDS
     if done == FIRST_ROUND and seconds < slice_s:
         return SECOND_ROUND, 0.0
-    share = min(1.0, (seconds + slice_s) / budget.seconds)
+    share = min(1.0, (seconds + slice_s) / budget.breeding_s)
     return done + max(1, int(done * slice_s / seconds)), share
 
 

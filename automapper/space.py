@@ -10,9 +10,10 @@ import numpy as np
 
 from automapper import breed
 from automapper.breed import Space
-from automapper.dataflows import FREE, Constraint, Dataflow, Unfit, built_in, constraints
+from automapper.dataflows import FREE, Constraint, Dataflow, built_in, constraints, why_none
 from automapper.workload import Problem
 from hw_model import DIMS, TENSORS, Device
+from hw_model.layer import RELEVANT
 from hw_model.tables import word_bits
 
 
@@ -36,7 +37,7 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
     """The arrays of all searches together.
 
     A tensor may be sent past a level outside the PEs where the device and the search's dataflow allow it. The first
-    pools of a search of the whole space come from the built-in dataflows too.
+    pools of a search of the whole space come from the mappings that keep a tensor in place too.
 
     Raises:
         Unfit: a `whole` dimension of a dataflow does not fit.
@@ -50,7 +51,7 @@ def build_space(searches: Sequence[Search], device: Device) -> Space:
     optional = [0 if level.in_pe else _mask(set(level.holds) & set(level.may_bypass)) for level in device.levels]
     own = [_sets(search.definition, search.problem, device) for search in searches]
     known = [
-        sets if search.dataflow else [*sets, *_built_in_sets(search.problem, device)]
+        sets if search.dataflow else [*sets, *_staying_sets(search.problem, device)]
         for search, sets in zip(searches, own, strict=True)
     ]
     most = max(map(len, known))
@@ -81,14 +82,15 @@ def _sets(dataflow: Dataflow, problem: Problem, device: Device) -> list[Constrai
     return constraints(dataflow, problem.layer, device, problem.bits)
 
 
-def _built_in_sets(problem: Problem, device: Device) -> list[Constraint]:
-    """The built-in dataflows that have a mapping of the layer."""
+def _staying_sets(problem: Problem, device: Device) -> list[Constraint]:
+    """For each tensor that PEs hold, the mappings in which it stays there, whatever else they do: random orders rarely
+    keep one. (The built-in dataflows' sets would draw every pool to the same few mappings.)"""
     found = []
-    for dataflow in built_in().values():
-        try:
+    for tensor in TENSORS:
+        over = "".join(dim for dim in DIMS if dim not in RELEVANT[tensor])
+        dataflow = Dataflow(stays=tensor, over=over)
+        if not why_none(dataflow, device):
             found += _sets(dataflow, problem, device)
-        except Unfit:
-            continue
     return found
 
 

@@ -20,7 +20,7 @@ SOURCES = (*compiled_rules.SOURCES, __file__)
 OUTPUTS, TAPS, STRIDE, DILATION, LOW, HIGH = range(6)
 EACH, UNION, IDENTICAL = range(3)  # a read serves one PE, all that need the word, all that need the same whole tile
 ALL, HEAD, TAIL = range(3)  # steps counted: all, those with the forwarding loop at its first value, the others
-KEY_HEAD = 9  # numbers of a key before those of the loops
+KEY_HEAD = 10  # numbers of a key before those of the loops
 HALF = 2**31  # what fits one half of a number of a key
 MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -352,7 +352,7 @@ def axis_sums(axis, loops, tile, p, r, sharing, split, which, out, work):
 
 
 @jit
-def remembered(axis, loops, tile, sharing, table, work):
+def remembered(axis, loops, tile, p, r, sharing, split, which, table, work):
     """The row of work.memo_sums[table] [rows, 2, n] that holds `axis_sums`; mappings of a batch share most of them.
 
     What is needed at the same time stands in different tables (of 4), or a row might be overwritten. Keys are compared
@@ -362,11 +362,11 @@ def remembered(axis, loops, tile, sharing, table, work):
     rows = len(keys) - 1
     key = work.key
     m = loops.depth
-    largest = max(axis[OUTPUTS], axis[TAPS])
+    largest = max(axis[OUTPUTS], axis[TAPS], p, r)
     for i in range(m):
         largest = max(largest, loops.steps[i] * loops.trips[i])
     if m > len(key) - KEY_HEAD or largest >= HALF:
-        axis_sums(axis, loops, tile, 0, 0, sharing, -1, ALL, sums[rows], work)
+        axis_sums(axis, loops, tile, p, r, sharing, split, which, sums[rows], work)
         return rows
     key[0] = axis[OUTPUTS] << 32 | axis[TAPS]
     key[1] = axis[STRIDE] << 32 | axis[DILATION]
@@ -375,10 +375,11 @@ def remembered(axis, loops, tile, sharing, table, work):
     key[4] = tile.outputs << 32 | tile.taps
     key[5] = tile.pitch_p << 32 | tile.pitch_r
     key[6] = tile.fan_p << 32 | tile.fan_r
-    key[7] = m << 2 | sharing
-    key[8] = 0
+    key[7] = p << 32 | r
+    key[8] = ((m << 8 | split + 1) << 2 | which) << 2 | sharing
+    key[9] = 0
     for i in range(m):
-        key[8] = key[8] << 1 | loops.dims[i]
+        key[9] = key[9] << 1 | loops.dims[i]
         key[KEY_HEAD + i] = loops.trips[i] << 32 | loops.steps[i]
     length = KEY_HEAD + m
     mixed = np.uint64(0)
@@ -391,7 +392,7 @@ def remembered(axis, loops, tile, sharing, table, work):
             break
     else:
         return row
-    axis_sums(axis, loops, tile, 0, 0, sharing, -1, ALL, sums[row], work)
+    axis_sums(axis, loops, tile, p, r, sharing, split, which, sums[row], work)
     for i in range(length):
         keys[row, i] = key[i]
     return row

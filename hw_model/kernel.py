@@ -20,7 +20,6 @@ from hw_model.axis_words import (
     TAIL,
     Loops,
     Tile,
-    axis_sums,
     distinct_starts,
     jit_of,
     part,
@@ -368,8 +367,8 @@ def forwarding_loop(side, loops, chip, work, p, scratch):
 
 @jit
 def reading_sums(side, loops, level, fan, split, along_taps, which, chip, work, p, scratch):
-    """`axis_sums` for the PEs that read, into scratch.sums[side]: all of them, or, where neighbours pass tiles on
-    (TAIL), those at the edge only."""
+    """`axis_sums` for the PEs that read: all of them, or, where neighbours pass tiles on (TAIL), those at the edge.
+    Returns where they are `remembered`, a row of table 2 * side."""
     outputs, taps = (P, R) if side == 0 else (Q, S)
     first_pe, tiles, axis = chip.device[FIRST_PE], scratch.tiles, work.axes[p, side]
     wide, high = tiles[level, outputs], tiles[level, taps]
@@ -390,7 +389,7 @@ def reading_sums(side, loops, level, fan, split, along_taps, which, chip, work, 
     tile = Tile(wide, high, pitch_p, pitch_r, fan_p, fan_r)
     own = Loops(loops.dims, loops.trips, steps, loops.depth)
     sharing = chip.device[SHARING]
-    axis_sums(axis, own, tile, p_edge, r_edge, sharing, split, which, scratch.sums[side], scratch)
+    return remembered(axis, own, tile, p_edge, r_edge, sharing, split, which, 2 * side, scratch)
 
 
 @jit
@@ -427,11 +426,10 @@ def forwarded_together(end, pe_end, level, fan, chip, work, p, scratch):
                 split_rows = False
             if (part_rows == ALL) == split_rows or (part_columns == ALL) == split_columns:
                 continue
-            reading_sums(0, rows, level, fan, row_loop, rows_taps, part_rows, chip, work, p, scratch)
-            reading_sums(1, columns, level, fan, column_loop, columns_taps, part_columns, chip, work, p, scratch)
-            total += combined(
-                end, scratch.loop_dim, scratch.loop_n, scratch.sums[0], rows.depth, scratch.sums[1], columns.depth
-            )
+            at_row = reading_sums(0, rows, level, fan, row_loop, rows_taps, part_rows, chip, work, p, scratch)
+            at = reading_sums(1, columns, level, fan, column_loop, columns_taps, part_columns, chip, work, p, scratch)
+            own, other = scratch.memo_sums[0, at_row], scratch.memo_sums[2, at]
+            total += combined(end, scratch.loop_dim, scratch.loop_n, own, rows.depth, other, columns.depth)
     return total
 
 
@@ -452,10 +450,11 @@ def tiles_moved(end, pe_end, level, spread, fan, chip, work, p, scratch):
             scratch.tiles[first_pe, outputs] if in_pe else one, scratch.tiles[first_pe, taps] if in_pe else one,
             fan[outputs] if in_pe else one, fan[taps] if in_pe else one,
         )  # fmt: skip
-        found[side, 0] = remembered(work.axes[p, side], loops, tile, EACH, 2 * side, scratch)
+        found[side, 0] = remembered(work.axes[p, side], loops, tile, 0, 0, EACH, -1, ALL, 2 * side, scratch)
         if spread:
             sharing = chip.device[SHARING]
-            found[side, 1] = remembered(work.axes[p, side], loops, tile, sharing, 2 * side + 1, scratch)
+            own = work.axes[p, side]
+            found[side, 1] = remembered(own, loops, tile, 0, 0, sharing, -1, ALL, 2 * side + 1, scratch)
     for together in range(1 + spread):
         rows = scratch.memo_sums[together, found[0, together]]
         columns = scratch.memo_sums[2 + together, found[1, together]]
@@ -758,7 +757,8 @@ def fetched_words(sharing, fan, chip, work, p, scratch):
             dims[m + 1], trips[m + 1], steps[m + 1] = kind, part_of_pe // lanes, lanes
             m += 2
         tile = Tile(np_, nr, per_pe_p, per_pe_r, fan[outputs], fan[taps])
-        row = remembered(work.operand_axes[p, side], Loops(dims, trips, steps, m), tile, sharing, 2 * side, scratch)
+        loops = Loops(dims, trips, steps, m)
+        row = remembered(work.operand_axes[p, side], loops, tile, 0, 0, sharing, -1, ALL, 2 * side, scratch)
         total *= scratch.memo_sums[2 * side, row, 0, m]
     return total
 

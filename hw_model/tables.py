@@ -20,7 +20,7 @@ from hw_model.widths import BitsLike, Widths, widths_of
 
 ARRAY_SLOTS = ("spatial_x", "spatial_y", "lanes")
 FAR = 2**40  # beyond any position
-MEMO_ROWS, KEY_LENGTH = 8192, 9 + 8  # axes remembered; numbers of a key, of them 8 loops
+MEMO_ROWS, KEY_LENGTH = 8192, 10 + 8  # axes remembered; numbers of a key, of them 8 loops
 TENSOR_BIT = {"W": 1, "I": 2, "O": 4}
 
 
@@ -79,7 +79,7 @@ class Scratch(NamedTuple):
 
     loop_dim, loop_n [M]; prefix [M]: products of the trips up to each loop; level_end, keep [L]; tiles [L + 1, 8];
     counters [L, 3, 4]; network [4]; energy [L + 3, 3]; fan, alone [8]; axis_dims, axis_trips, axis_steps [2, m];
-    nested [2, 2, m]; spans [4, 2A]; found [2, 2]; counts, moved [2]; real [7]; sums [2, 2, m + 1]; box_steps [m];
+    nested [2, 2, m]; spans [4, 2A]; found [2, 2]; counts, moved [2]; real [7]; box_steps [m];
     box_axis [6]; key, memo_keys, memo_sums: see `remembered`; pe_loops [5, spatial loops, at least 16], pes [4, PEs]:
     see `passed_tiles`, one PE only on devices without.
     """
@@ -104,7 +104,6 @@ class Scratch(NamedTuple):
     counts: np.ndarray
     moved: np.ndarray
     real: np.ndarray
-    sums: np.ndarray
     box_steps: np.ndarray
     box_axis: np.ndarray
     key: np.ndarray
@@ -266,7 +265,6 @@ def scratch(device: Device, problems: ProblemTable, loops: int = 0, spatial_loop
         counts=np.zeros(2, np.int64),
         moved=np.zeros(2, np.int64),
         real=np.ones(7, np.int64),
-        sums=np.zeros((2, 2, along + 1), np.int64),
         box_steps=np.zeros(along, np.int64),
         box_axis=np.array([FAR, FAR, 1, 1, -FAR, FAR], np.int64),
         **memo,

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fake_clock import FakeClock
+from fake_clock import COSTING, FakeClock
 
 import hw_model
 from automapper.budget import Budget
@@ -64,9 +64,26 @@ def test_the_smallest_budgets_give_every_layer_a_mapping(budget, engine, device,
 
 @pytest.mark.parametrize(("seconds", "speed"), [(1.0, 20000), (1.0, 40000), (4.0, 5000)])
 def test_seconds_are_kept(seconds, speed, monkeypatch):
-    """As many mappings are bred as there is time for, whatever the machine's speed; local search comes on top."""
+    """As many mappings are bred as there is time for, whatever the machine's speed; local search is a part of it."""
     clock = FakeClock(monkeypatch, speed)
     outcome = run_search(PROBLEMS[-1:], hw_model.load_device("eyeriss"), EDP, Budget(seconds=seconds), 0, workers=1)
-    assert outcome.per_search * len(outcome.found) == pytest.approx(seconds * speed, rel=0.05)
-    assert seconds <= outcome.seconds <= min(2 * seconds, clock.now)
+    assert 0.6 * seconds * speed <= outcome.per_search * len(outcome.found) <= seconds * speed
+    assert 0.75 * seconds <= outcome.seconds <= 1.05 * seconds
+    assert outcome.seconds <= clock.now
     assert np.isfinite([found.cost.edp_js for found in outcome.found.values()]).all()
+
+
+def test_local_search_ends_when_its_time_is_up(monkeypatch):
+    """Each search has its part of the time, and goes beyond it by one neighbourhood at most."""
+    clock = FakeClock(monkeypatch, mappings_per_s=20000)
+    took = []
+    for limit_s in (np.inf, 0.12):
+        evolution = Evolution(searches(), hw_model.load_device("eyeriss"), EDP, 0)
+        evolution.advance(1500, 0.7)
+        evolution.local_s = limit_s
+        begin = clock.now
+        evolution.climb()
+        took.append(clock.now - begin)
+        assert (evolution.costed > 0).all()
+    neighbourhood_s = 5000 * COSTING / 20000  # none has so many
+    assert took[1] < 0.12 + neighbourhood_s < took[0] - neighbourhood_s
