@@ -106,7 +106,7 @@ class SwitchableConv2d(nn.Conv2d):
     def convolve(self, x: Tensor) -> Tensor:
         """The convolution of x, which is already at the current bit-width."""
         weight = self.weight_quantizer(self.weight)
-        if self._picks_pixels:
+        if self._picks_pixels and self.training:
             x = x[:, :, :: self.stride[0], :: self.stride[1]]
             return F.conv2d(x, weight, self.bias, groups=self.groups)
         return self._conv_forward(x, weight, self.bias)

@@ -46,22 +46,24 @@ def device_name() -> str:
 def commit_of_code() -> tuple[str | None, bool | None]:
     """(commit, whether code differs from it) as this process started.
 
-    Outside a git repository, as in a copy of its files on another machine, the commit is what the environment variable
-    INSTANTNET_COMMIT states, else None; whether the code differs is then unknown, None. Raises UserError where it
-    states no commit.
+    Where the environment variable INSTANTNET_COMMIT states a commit, as for a copy of its files on another machine, it is
+    that; whether the code differs is then unknown, None. Outside a git repository both are None. Raises UserError where
+    the variable states no commit.
     """
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
 
+    stated = os.environ.get(STATED)
+    if stated:
+        if not re.fullmatch("[0-9a-f]{40}", stated):
+            raise UserError(f"{STATED} = {stated!r} is no commit: `git rev-parse HEAD` prints it")
+        return stated, None
     try:
         commit = git("rev-parse", "HEAD").strip()
         changed = [
             line for line in git("status", "--porcelain", "--untracked-files=all").splitlines() if line.endswith(".py")
         ]
     except (OSError, subprocess.CalledProcessError):
-        stated = os.environ.get(STATED) or None
-        if stated is not None and not re.fullmatch("[0-9a-f]{40}", stated):
-            raise UserError(f"{STATED} = {stated!r} is no commit: `git rev-parse HEAD` prints it") from None
-        return stated, None
+        return None, None
     return commit, bool(changed)

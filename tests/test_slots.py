@@ -93,7 +93,7 @@ def test_an_estimate_is_the_slots_until_a_run_of_the_kind_is_stored(tmp_path):
 def test_the_list_names_the_slots(tmp_path, capsys):
     main(["--out", str(tmp_path)])
     out = capsys.readouterr().out
-    assert "--only '*/A/*'          20 runs,   0 stored, about 2.0 h in all" in out and "--only '*/D/*'" in out
+    assert "--only '*/A/*'          20 runs,   0 stored, about 90 min in all" in out and "--only '*/D/*'" in out
 
 
 # --- tests by pairs
@@ -123,7 +123,7 @@ def test_the_primary_test_and_the_others_by_hand(tmp_path):
     text = CDT.section(CIFAR_GPU, CIFAR_GPU.seeds, results)
     test = stats.ttest_rel(list(GAINS.values()), [0.0] * 5)
     low, high = test.confidence_interval(0.95)
-    assert "**Slot A: ResNet-38 at [4,8,12,16,32], 10,000 images, 50 epochs**" in text
+    assert "**Slot A: ResNet-38 at [4,8,12,16,32], 10,000 images, 15 epochs**" in text
     assert (
         "**Holds at 4 bit**: primary test, cascade (CDT) minus none (AdaBits) at 4 bit: +1.08 points, 95 % interval "
         f"{low:+.2f} to {high:+.2f}, p = {test.pvalue:.2g}; 5 of 5 pairs." in text
@@ -149,7 +149,7 @@ def test_a_seed_without_its_partner_is_in_no_pair(tmp_path):
 def test_slots_without_tests_are_described(tmp_path):
     results = stored(tmp_path, [*held("C"), *held("D")[1:]])
     text = CDT.section(CIFAR_GPU, CIFAR_GPU.seeds, results)
-    assert "**Slot C: ResNet-38 at [4,8,12,16,32], 50,000 images, 30 epochs**" in text
+    assert "**Slot C: ResNet-38 at [4,8,12,16,32], 50,000 images, 6 epochs**" in text
     assert "**Slot D: MobileNetV2" in text and "**Slot D: the searched network" in text
     assert "primary test" not in text and "Secondary" not in text
     assert CDT.verdicts(CIFAR_GPU, CIFAR_GPU.seeds, results) == {}
@@ -174,5 +174,5 @@ def test_a_slot_is_of_the_runs_that_bear_its_name():
         assert not any(
             slot.holds(run.name) for other in CIFAR_GPU.slots if other is not slot for run in held(other.name)
         )
-    assert slots.title(CIFAR_GPU.slots[1], "it") == "slot B: it at [2,4,8,32], 10,000 images, 50 epochs"
+    assert slots.title(CIFAR_GPU.slots[1], "it") == "slot B: it at [2,4,8,32], 10,000 images, 15 epochs"
     assert CIFAR_GPU.slots[0].bits == PAPER_BITS
