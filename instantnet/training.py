@@ -37,6 +37,8 @@ def prepared(
     A checkpoint to go on from is checked before the data is read. kind: of the run, as `formats` names it; parts_of:
     what such a run resumes.
     """
+    if C.cuda_graph and (processes.device.type == "cpu" or not processes.alone):
+        raise UserError("setting cuda_graph = true: it is for one process with a GPU")
     tune_cpu(C.num_threads, C.keep_memory)
     tune_gpu(C.tf32, C.tune_convolutions)
     if processes.from_main(resumes_after_failure, C.save):
