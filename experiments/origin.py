@@ -46,7 +46,7 @@ def device_name() -> str:
 def commit_of_code() -> tuple[str | None, bool | None]:
     """(commit, whether code differs from it) as this process started.
 
-    Where the environment variable INSTANTNET_COMMIT states a commit, as for a copy of its files on another machine, it is
+    Where the environment variable INSTANTNET_COMMIT states a commit, as for a copy on another machine, it is
     that; whether the code differs is then unknown, None. Outside a git repository both are None. Raises UserError where
     the variable states no commit.
     """
