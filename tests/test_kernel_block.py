@@ -223,6 +223,15 @@ def test_what_it_cannot_run():
     assert not kernel_block.serves(wide, x)
 
 
+def test_a_quantizer_that_rounds_otherwise_keeps_its_rounding():
+    """A subclass of the paper's measures the same range, but its values are not the kernels'."""
+    block, x = block_and_input("plain", 4)
+    for conv in (block.depthwise, block.project):
+        conv.input_quantizer.rounding = lambda x, low, high, bits, axis: torch.zeros_like(x)
+    assert not kernel_block.serves(block, x)
+    assert torch.equal(block(x).detach().abs().amax(dim=(2, 3)), block(0 * x).detach().abs().amax(dim=(2, 3)))
+
+
 def test_small_blocks_take_one_thread(monkeypatch):
     """Waiting for another costs more than it brings, by far where the machine has other work to do."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)

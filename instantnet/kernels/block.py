@@ -61,8 +61,13 @@ def _serves_quantizer(quantizer: Quantizer) -> bool:
     """Whether it rounds over the range of this batch alone."""
     if quantizer.precision.bits == FLOAT_BITS:
         return True
-    own = isinstance(quantizer, MinMaxInputs) and quantizer.measure in (minmax.min_max, quantize.min_max)
-    return own and quantizer.training and quantizer.precision.bits <= MAX_BITS
+    return (
+        isinstance(quantizer, MinMaxInputs)
+        and quantizer.measure in (minmax.min_max, quantize.min_max)
+        and quantizer.rounding in (minmax.rounded, quantize.rounded)  # a subclass may round otherwise
+        and quantizer.training
+        and quantizer.precision.bits <= MAX_BITS
+    )
 
 
 def projected(block: ConvBlock, x: Tensor) -> Tensor:
