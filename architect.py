@@ -34,7 +34,7 @@ class Architect:
         learning_rate: float,
         betas: Sequence[float],
         flops_weight: float,
-        alpha_step: str = "joint",
+        alpha_step: str,
         mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
     ):
         self.model = model

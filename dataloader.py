@@ -126,8 +126,8 @@ class DataSet:
     train: ImageSet
     test: ImageSet
     device: torch.device
-    crop_padding: int = 4
-    flip: bool = True
+    crop_padding: int
+    flip: bool
     notes: list[str] = field(default_factory=list)
 
     @property

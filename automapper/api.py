@@ -97,7 +97,7 @@ def map_network(
     bits: Bits | Sequence[Bits] | None = None,
     *,
     example: Tensor | Sequence[Any] | None = None,
-    batch: int = 1,
+    batch: int = MapSettings.batch,
     objective: str = MapSettings.objective,
     budget: int | str = MapSettings.budget,
     seed: int = MapSettings.seed,
@@ -145,7 +145,9 @@ def map_network(
 
 
 def read_network(
-    network: str | os.PathLike | Sequence[Layer] | Network | nn.Module, batch: int = 1, example: Any = None
+    network: str | os.PathLike | Sequence[Layer] | Network | nn.Module,
+    batch: int = MapSettings.batch,
+    example: Any = None,
 ) -> Network:
     """The layers of a `network` argument of `map_network`. Raises UserError or hw_model.InputError for anything
     else."""

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from instantnet.engine.errors import UserError
+from instantnet.settings.stages import MapSettings
 
 Quantity = TypeVar("Quantity", float, np.ndarray)  # one, or an array of them
 NAMED = {"edp": (1.0, 1.0), "energy": (1.0, 0.0), "latency": (0.0, 1.0)}
@@ -36,7 +37,7 @@ class Objective:
     name: str
     energy_weight: float
     latency_weight: float
-    delay: str = "latency"
+    delay: str = MapSettings.delay
 
     @property
     def quantity(self) -> str:
@@ -66,7 +67,7 @@ class Objective:
         return self.value(energy_j, interval_s if self.delay == "interval" else latency_s)
 
 
-def parse_objective(text: str, delay: str = "latency") -> Objective:
+def parse_objective(text: str, delay: str = MapSettings.delay) -> Objective:
     """`edp`, `energy`, `latency`, or weights as in `energy=1,latency=2` (minimises energy * latency ** 2)."""
     if text in NAMED:
         return Objective(text, *NAMED[text], delay)

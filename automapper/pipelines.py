@@ -23,6 +23,7 @@ from automapper.space import Search
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InputError, InvalidMapping, NetworkCost, evaluate, partition, pipeline
 from hw_model.widths import Bits, in_words, is_wider, width_order
+from instantnet.settings.stages import MapSettings
 
 SHARES = ((1, 4), (1, 3), (1, 2), (2, 3), (3, 4))  # of the array's columns that a stage may have
 
@@ -54,8 +55,8 @@ class Pipelines:
         objective: Objective,
         max_stages: int,
         seed: int,
-        workers: int = 0,
-        backend: str = "threading",
+        workers: int = MapSettings.workers,
+        backend: str = MapSettings.backend,
         random: bool = False,
         own: str | Dataflow = "",
     ):

@@ -22,6 +22,7 @@ from automapper.space import Search
 from automapper.workload import NetworkLayer, Problem, problem_of
 from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate
 from hw_model.widths import Bits
+from instantnet.settings.stages import MapSettings
 
 ROUNDS = 20
 FIRST_ROUND, SECOND_ROUND = 8, 500  # mappings per search, where the budget is in seconds and the speed unknown
@@ -97,9 +98,9 @@ def run_search(
     objective: Objective,
     budget: Budget,
     seed: int,
-    engine: str = "evolution",
-    workers: int = 0,
-    backend: str = "threading",
+    engine: str = MapSettings.engine,
+    workers: int = MapSettings.workers,
+    backend: str = MapSettings.backend,
     after_round: Callable[[Outcome, float], bool] = lambda outcome, share: False,
     after_proof: Callable[[int, int], None] = lambda done, of: None,
     interrupted: bool = False,

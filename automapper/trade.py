@@ -31,6 +31,7 @@ from automapper.space import Search, inside
 from automapper.workload import Network, Problem, problem_of
 from hw_model import Device, InvalidMapping, Mapping, encode, evaluate
 from hw_model.widths import Bits, is_wider, width_order
+from instantnet.settings.stages import MapSettings
 
 MAPPINGS = (1_000, 4_000, 16_000, 64_000)  # of each search of a layer, sweep by sweep
 EPSILON = 1e-12  # relative; smaller differences are rounding
@@ -64,8 +65,8 @@ def trade_layers(
     device: Device,
     objective: Objective,
     seed: int,
-    workers: int = 0,
-    backend: str = "threading",
+    workers: int = MapSettings.workers,
+    backend: str = MapSettings.backend,
     searching: bool = True,
 ) -> None:
     """Set `outcome.traded`: what layers run for the network, where a reference's sums are ahead at a bit-width.

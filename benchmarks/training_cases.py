@@ -153,8 +153,9 @@ def search_step(
     weights = training_step(case, C, supernet, run, images, labels, parameters)
     lowest = min(C.num_bits_list)
     architect = Architect(
-        run, supernet.alpha, lowest, supernet.expected_flops, C.arch_learning_rate, C.betas, C.flops_weight
-    )
+        run, supernet.alpha, lowest, supernet.expected_flops, C.arch_learning_rate, C.betas, C.flops_weight,
+        C.alpha_step,
+    )  # fmt: skip
 
     def descend_everything(loss: Tensor) -> None:
         loss.backward()

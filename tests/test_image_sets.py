@@ -44,6 +44,8 @@ def opened(dataset, path="", size=(6, 5), num_classes=3, **settings):
         "device": torch.device("cpu"),
         "memory_limit_bytes": 1 << 20,
         "random_images": (50, 21),
+        "val_portion": 0.0,
+        "skip_broken": False,
     }
     return open_image_sets(dataset, Path(path), size, num_classes, **defaults | settings)[:3]
 
@@ -372,7 +374,8 @@ def both_ways(tmp_path, **settings):
 
 def open_folders(path, dataset="image_folder", **settings):
     defaults = {"flip": True, "num_workers": 0, "prefetch": 2, "device": torch.device("cpu"), "random_images": (2, 2)}
-    return open_image_sets(dataset, path, (6, 5), None, **{"memory_limit_bytes": 1 << 20} | defaults | settings)
+    defaults |= {"memory_limit_bytes": 1 << 20, "val_portion": 0.0, "skip_broken": False}
+    return open_image_sets(dataset, path, (6, 5), None, **defaults | settings)
 
 
 def damage_some(root):

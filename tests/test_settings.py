@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import copy
+import inspect
 import json
 import re
 from pathlib import Path
@@ -15,10 +16,15 @@ from hypothesis import strategies as st
 import config_map
 import config_search
 import config_train
+from instantnet.dataloader import load_data
+from instantnet.distill import Cascade, cascade_loss, teacher_loss
 from instantnet.engine.errors import UserError, exit_status
+from instantnet.model_search import Supernet
+from instantnet.quantize import Precision
 from instantnet.settings.presets import OF_MODULE
 from instantnet.settings.released import NAMES
 from instantnet.settings.schema import AtLeast, Settings, from_command_line
+from instantnet.settings.stages import SearchSettings, TrainSettings
 from instantnet.training import learning_rate
 
 CONFIGS = {"search": config_search, "train": config_train}
@@ -370,6 +376,23 @@ def test_a_config_module_shows_every_default_of_its_stage_and_holds_nothing_else
     assert [line.targets[0].value.id for line in lines] == ["C"] * len(lines)
     shown = {line.targets[0].attr: ast.literal_eval(line.value) for line in lines}
     assert len(shown) == len(lines) and shown == type(config.C)().to_dict()
+
+
+def test_what_the_public_api_leaves_out_is_as_its_setting_says():
+    """Models, losses and data know no settings, so a default of theirs repeats that of a setting: the same value."""
+    other_meaning = {("load_data", "num_workers"), ("load_data", "device")}  # in this process, on its CPU
+    other_name = {("teacher_loss", "temperature"): "distill_temperature"}
+    defaults, seen = TrainSettings().to_dict() | SearchSettings().to_dict(), set()
+    for function in (Precision, Cascade, cascade_loss, teacher_loss, Supernet, load_data):
+        for name, parameter in inspect.signature(function).parameters.items():
+            setting = other_name.get((function.__name__, name), name)
+            if setting not in defaults or parameter.default is parameter.empty:
+                continue
+            if (function.__name__, name) in other_meaning:
+                continue
+            assert parameter.default == defaults[setting], (function.__name__, name)
+            seen.add(setting)
+    assert {"range_momentum", "sample_func", "teachers", "distill_temperature", "crop_padding"} <= seen
 
 
 def test_adding_a_setting_touches_two_places():

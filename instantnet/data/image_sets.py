@@ -91,8 +91,8 @@ def open_image_sets(
     device: torch.device,
     memory_limit_bytes: int,
     random_images: tuple[int, int],
-    val_portion: float = 0.0,
-    skip_broken: bool = False,
+    val_portion: float,
+    skip_broken: bool,
 ) -> ImageSets:
     """Return the training set, the test set and the class names; the arguments are those of `dataloader.load_data`.
 
