@@ -29,7 +29,7 @@ from automapper.pipelines import Pipelines
 from automapper.published import add_published
 from automapper.report import build_report
 from automapper.result import best_of, network_cost, value_of
-from automapper.search import NoMapping, Outcome, load_compiled, run_search
+from automapper.search import NoMapping, Outcome, load_kernels, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
 from automapper.workload import Network, distinct_problems
@@ -236,7 +236,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
             baselines.own,
         )  # fmt: skip
         pipelines.limit_local_search(budget.local_s)
-        load_compiled(device)
+        load_kernels(device)
     watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
     try:
         outcome = run_search(

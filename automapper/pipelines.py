@@ -130,8 +130,8 @@ class Pipelines:
         for one, part, item in zip(wider.found, parts, self.network.layers, strict=True):
             problem = problem_of(item, bits)
             found.append(Found(Search(problem), one.mapping, evaluate(problem.layer, one.mapping, part, problem.bits)))
-        stages = [[one.cost for one in found[begin:end]] for begin, end in zip(begins, wider.ends, strict=True)]
-        return Pipeline(wider.columns, wider.ends, tuple(found), pipeline(stages))
+        costs = [[one.cost for one in found[begin:end]] for begin, end in zip(begins, wider.ends, strict=True)]
+        return Pipeline(wider.columns, wider.ends, tuple(found), pipeline(costs))
 
     def _best_at(self, bits: Bits) -> Pipeline | None:
         self._collect()
@@ -188,10 +188,10 @@ def best_split(rows: dict[int, list[Found]], width: int, max_stages: int, object
     energy = {columns: _sums(item.cost.energy_j for item in row) for columns, row in rows.items()}
     latency = {columns: _sums(item.cost.latency_s for item in row) for columns, row in rows.items()}
     best, best_value = None, float("inf")
-    for stages in range(2, min(max_stages, count) + 1):
-        cuts = np.array(list(itertools.combinations(range(1, count), stages - 1)))  # [splits, stages - 1]
+    for num_stages in range(2, min(max_stages, count) + 1):
+        cuts = np.array(list(itertools.combinations(range(1, count), num_stages - 1)))  # [splits, stages - 1]
         edges = np.pad(cuts, ((0, 0), (1, 1)), constant_values=(0, count))
-        for columns in itertools.product(rows, repeat=stages):
+        for columns in itertools.product(rows, repeat=num_stages):
             if sum(columns) > width:
                 continue
             joules, longest, seconds = (np.zeros(len(edges)) for _ in range(3))

@@ -131,7 +131,7 @@ def run_search(
         by_shape.setdefault(search.problem.layer, []).append(search)
     with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
         units = [ENGINES[engine](searches, device, objective, seed) for searches in by_shape.values()]
-        load_compiled(device)
+        load_kernels(device)
     for unit in units:
         unit.local_s = seconds_each(budget.local_s, len(units), workers)
     outcome = Outcome(baselines, interrupted=bool(came) or interrupted)
@@ -190,7 +190,7 @@ def _searches(
     return list(dict.fromkeys(searches))
 
 
-def load_compiled(device: Device) -> None:
+def load_kernels(device: Device) -> None:
     """Load the compiled code, or compile it once per machine, before the time of the search begins."""
     Evolution([Search(Problem(Layer(), 8))], device, parse_objective("edp"), 0).advance(1, 1.0).best(0)
 

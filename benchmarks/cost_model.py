@@ -25,7 +25,7 @@ import numba  # noqa: E402
 import numpy as np  # noqa: E402
 
 import hw_model  # noqa: E402
-from hw_model.compiled import cpu_count  # noqa: E402
+from hw_model.kernel_loader import cpu_count  # noqa: E402
 
 LAYERS = [
     hw_model.Layer(name="alexnet_conv2", N=4, G=2, K=128, C=48, P=27, Q=27, R=5, S=5),

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from automapper.budget import Budget  # noqa: E402
 from automapper.objective import parse_objective  # noqa: E402
-from automapper.search import load_compiled, run_search  # noqa: E402
+from automapper.search import load_kernels, run_search  # noqa: E402
 from automapper.terminal import table  # noqa: E402
 from automapper.workload import Problem  # noqa: E402
 from hw_model import Device, Layer, device_names, load_device  # noqa: E402
@@ -66,7 +66,7 @@ def cases(count: int) -> list[Problem]:
 
 def measure(device: Device, problems: list[Problem], budget: int, seeds: int) -> list[dict]:
     """Per problem (worst - best) / best in percent, and the CPU seconds of the slowest seed."""
-    load_compiled(device)
+    load_kernels(device)
     results = []
     for problem in problems:
         edps, seconds = [], []

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hw_model.compiled import cpu_count, kernel
 from hw_model.device import Device, load_device
 from hw_model.errors import InputError
+from hw_model.kernel_loader import cpu_count, kernel
 from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Mapping
 from hw_model.tables import device_table, problem_table, scratch, tensor_bits

@@ -7,10 +7,10 @@ from collections.abc import Mapping as MappingABC
 import numpy as np
 
 from hw_model.batch import REASONS, Batch, Results
-from hw_model.compiled import kernel
 from hw_model.cost import Cost, cost_from_arrays
 from hw_model.device import Device, load_device
 from hw_model.errors import InvalidMapping
+from hw_model.kernel_loader import kernel
 from hw_model.layer import DIMS, Layer
 from hw_model.mapping import Loops, Mapping
 from hw_model.reasons import factor_products, invalid_reasons

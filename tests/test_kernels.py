@@ -190,10 +190,10 @@ def test_the_library_is_compiled_once(monkeypatch, tmp_path):
 
     monkeypatch.setattr(library, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(subprocess, "run", run)
-    first = library.compiled(["c++", "-O2"])
-    assert library.compiled(["c++", "-O2"]) == first != library.compiled(["c++", "-O3"])
+    first = library.library_file(["c++", "-O2"])
+    assert library.library_file(["c++", "-O2"]) == first != library.library_file(["c++", "-O3"])
     assert len(ran) == 2
-    assert sorted(tmp_path.joinpath("cache").iterdir()) == sorted({first, library.compiled(["c++", "-O3"])})
+    assert sorted(tmp_path.joinpath("cache").iterdir()) == sorted({first, library.library_file(["c++", "-O3"])})
 
 
 @pytest.mark.parametrize("name", ["quantize", "operations", "model_search", "model_infer", "networks"])

@@ -35,7 +35,7 @@ def shared_library() -> ctypes.CDLL | None:
         _warn("no C++ compiler (CXX, c++, g++, clang++)")
         return None
     try:
-        return ctypes.CDLL(str(compiled([*compiler.split(), *OPTIONS, *machine_options()])))
+        return ctypes.CDLL(str(library_file([*compiler.split(), *OPTIONS, *machine_options()])))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
         _warn(f"{SOURCE.name} does not compile ({reason})")
@@ -46,7 +46,7 @@ def _warn(reason: str) -> None:
     warnings.warn(f"{reason}: training on a CPU runs without kernels, slower", RuntimeWarning, stacklevel=4)
 
 
-def compiled(command: list[str]) -> Path:
+def library_file(command: list[str]) -> Path:
     """The library that `command`, a compiler with its options, makes of the source; from disk where it is there."""
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode()).hexdigest()[:16]
     folder = cache_folder()
