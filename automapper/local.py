@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from automapper import breed
-from automapper.breed import Space
+from automapper import legal
+from automapper.legal import Space
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -93,7 +93,7 @@ def _within(space: Space, t: int, rows: Row) -> Row:
     """Those of some mappings that are among the mappings of search t."""
     if space.own[t] == 1 and space.allowed[t, 0].min() == 255 and space.least[t, 0].max() == 1:
         return rows
-    within = breed.inside(*rows, t, space)
+    within = legal.inside(*rows, t, space)
     return tuple(part[within] for part in rows)
 
 

@@ -1,4 +1,4 @@
-"""The space of mappings of many searches on one device, as the arrays that `breed` works on."""
+"""The space of mappings of many searches on one device, as the arrays that `legal` and `breed` work on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automapper import breed
-from automapper.breed import Space
+from automapper import legal
 from automapper.dataflows import FREE, Constraint, Dataflow, built_in, constraints, why_none
+from automapper.legal import Space
 from automapper.workload import Problem
 from hw_model import DIMS, TENSORS, Device
 from hw_model.layer import RELEVANT
@@ -97,7 +97,7 @@ def _staying_sets(problem: Problem, device: Device) -> list[Constraint]:
 def inside(space: Space, t: int, row: tuple[np.ndarray, np.ndarray, np.ndarray]) -> bool:
     """Whether a mapping (f [slots, 8], o [L, 8], b [L]) is one of those of search t."""
     f, o, b = row
-    return bool(breed.inside(f[None], o[None], b[None], t, space)[0])
+    return bool(legal.inside(f[None], o[None], b[None], t, space)[0])
 
 
 def on_single_axes(f: np.ndarray, device: Device) -> np.ndarray:

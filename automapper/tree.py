@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from automapper.breed import jit
+from automapper.draw import jit_of
+from hw_model import axis_words, indices
 from hw_model.axis_words import DILATION, HIGH, LOW, OUTPUTS, STRIDE, TAPS
 from hw_model.compiled_rules import capacity_bits, input_words, output_words, span, weight_words
-from hw_model.kernel import (
+from hw_model.indices import (
     BOX,
     FIRST_PE,
     FORWARD,
@@ -40,6 +41,7 @@ from hw_model.kernel import (
     Y,
 )
 
+jit = jit_of((*axis_words.SOURCES, indices.__file__))
 RELEVANT = (1 << G | 1 << K | 1 << C | 1 << R | 1 << S, 255 & ~(1 << K), 1 << N | 1 << G | 1 << K | 1 << P | 1 << Q)
 
 

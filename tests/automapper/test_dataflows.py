@@ -7,7 +7,7 @@ import random
 import pytest
 
 import hw_model
-from automapper import breed
+from automapper import legal
 from automapper.__main__ import main
 from automapper.dataflows import built_in, constraints, load_dataflow, why_none
 from automapper.evolve import Evolution
@@ -93,7 +93,7 @@ def check(case):
     evolution = Evolution([Search(Problem(layer, bits), name)], device, EDP, seed).advance(400, 1.0)
     mapping = evolution.best(0)
     assert inside(evolution.space, 0, encode(mapping, device))
-    assert breed.inside(*(part[0] for part in evolution.pool), 0, evolution.space).all()  # not the best alone
+    assert legal.inside(*(part[0] for part in evolution.pool), 0, evolution.space).all()  # not the best alone
     check_definition(name, mapping, layer, device, bits)
     if evolution.score[0] >= 1e6:
         return False

@@ -11,7 +11,7 @@ import random_cases
 import word_sets
 
 import hw_model
-from hw_model.compiled import kernel
+from hw_model.axis_words import union_length
 
 SAMPLE, CASES = 600, 3000  # of the default suite, of `make test-full`
 CHUNKS = 12
@@ -131,7 +131,6 @@ def test_more_counters_equal_enumeration(chunk):
 
 def test_union_length():
     """The closed forms for the union of regularly placed intervals, against the set of positions, over a grid."""
-    union_length = kernel().union_length
     grid = itertools.product(range(7), range(1, 9), (1, 2, 3, 5), range(1, 9), (1, 2, 4))
     for length, step_a, count_a, step_b, count_b in grid:
         positions = {a * step_a + b * step_b + i for a in range(count_a) for b in range(count_b) for i in range(length)}
