@@ -126,8 +126,8 @@ def store_of(arguments: argparse.Namespace, scale: Scale, planned: Sequence[Run]
 
 
 def measure(planned: Sequence[Run], store: Store, scale: Scale, arguments: argparse.Namespace) -> int:
-    """Do the runs and print a line for each; returns how many are not done when there is nothing more to do, or no
-    time."""
+    """Do the runs and print a line for each; returns how many are left when the time is over, or when other
+    processes are doing the rest."""
     shard, limit = arguments.shard or Shard(1, 1), TimeLimit(arguments.minutes)
     mine, done = shard.order(planned), 0
     try:
@@ -167,9 +167,9 @@ def measure_by_jobs(
 
 
 def work(planned: Sequence[Run], store: Store, scale: Scale, arguments: argparse.Namespace) -> int:
-    """As one of the processes of --jobs, do what no other does, and print a line for each run; returns the status.
+    """One process of --jobs: do the runs that no other does, and print a line for each; returns the exit status.
 
-    A run that has ended another of them is left alone: it would end this one too.
+    A run during which another of them died is skipped: it would end this one too.
     """
     worker, shard = arguments.worker, arguments.shard or Shard(1, 1)
     store.command = repr(worker.begun)

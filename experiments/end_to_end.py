@@ -53,12 +53,12 @@ def training(scale: Scale, bits: tuple[int, ...], seed: int) -> dict[str, Run]:
 
 
 def untaught(scale: Scale, bits: tuple[int, ...], seed: int) -> Run:
-    """The searched network without teachers: what of a distance is cascade distillation's."""
+    """The searched network without teachers: it shows how much of a distance is due to cascade distillation."""
     return train_run(scale, seed, bits, "none")
 
 
 def mapping(scale: Scale, bits: tuple[int, ...], seed: int) -> dict[str, Run]:
-    """Which weights a network has changes nothing about its mapping: one run for both baselines."""
+    """A mapping does not depend on weights, so both baselines share one run."""
     done = training(scale, bits, seed)
     suffix = "" if bits == PAPER_BITS else "_" + join(bits, "-")
     baseline = map_run(scale, "mobilenet_v2" + suffix, done[BASELINE])
@@ -201,7 +201,7 @@ def baselines_of(
 
 
 def shares(scale: Scale, bits: tuple[int, ...], seeds: Sequence[int], results: Results, found: Points) -> str:
-    """What of the distance is the mapping's, and what the teachers'; the rest is the network's."""
+    """How much of the distance is due to the mapping and to the teachers; the rest is due to the network."""
     rows = baselines_of(scale, bits, seeds, results, INSTANTNET)
     gains = {
         name: [

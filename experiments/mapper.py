@@ -64,7 +64,7 @@ def networks_of(scale: Scale) -> dict[str, str]:
 
 
 def seeds_of(scale: Scale) -> tuple[int, ...]:
-    """Of the mapper's search: nothing else is drawn."""
+    """Seeds of the mapper's search; nothing else is random."""
     return (0, 1, 2) if scale.name != "smoke" else (0,)
 
 
@@ -241,7 +241,7 @@ def layers_of(others: Mapping[int, dict | None]) -> str:
 
 
 def parts_table(rows: Rows, baseline: str) -> str:
-    """What of a gain of EDP is energy's and what latency's."""
+    """How much of a gain of EDP comes from energy, and how much from latency."""
     lines = []
     for network in dict.fromkeys(network for network, _ in rows):
         for cost, name in (("energy_j", "energy"), ("latency_s", "latency")):

@@ -61,7 +61,7 @@ def points(scale: Scale, of_stage: Mapping[str, Settings]) -> dict[str, tuple[in
 
 
 def mixed(scale: Scale, of_stage: Mapping[str, Settings]) -> Settings:
-    """Settings that take back what of the preset goes by the images' order."""
+    """Settings that undo what depends on the images' order in the preset."""
     back = [BY_ORDER[label] for label in of_stage if label in BY_ORDER] if scale.by_class else []
     return {name: value for settings in back for name, value in settings.items()}
 

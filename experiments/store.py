@@ -130,7 +130,7 @@ class Store:
             self._run(run)
 
     def _network(self, run: Run, content: Mapping[str, Any]) -> dict[str, Any]:
-        """What `networks.build_network` makes the network of a finished training of."""
+        """The description that `networks.build_network` rebuilds the network of a finished training from."""
         if content["settings"]["network"] != "derived":
             return {"network": content["settings"]["network"]}
         (search,) = run.needs

@@ -79,7 +79,7 @@ def differing(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
 
 
 def standing(rows: Mapping[str, PerSeed], name: str, b: int) -> str:
-    """Where a row's mean stands among those of a bit-width: `first`, `last` or `between`."""
+    """The rank of a row's mean among those of a bit-width: `first`, `last` or `between`."""
     means = {label: mean(row[b]) for label, row in rows.items() if row.get(b)}
     own = means[name]
     return "first" if own == max(means.values()) else "last" if own == min(means.values()) else "between"

@@ -67,7 +67,7 @@ def search_run(tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def train_run(search_run, tmp_path_factory) -> SimpleNamespace:
-    """The command that the search printed, run as it stands but for how long and where to."""
+    """The command that the search printed, run for fewer steps and into another folder."""
     folder = tmp_path_factory.mktemp("train run")  # a space in a path is legal
     (command,) = [line.removeprefix("next: ") for line in search_run.out.splitlines() if line.startswith("next: ")]
     python, *words = shlex.split(command)

@@ -1,4 +1,4 @@
-"""Damage to files: values, or bytes, that do not belong where they stand. Seeded, so that a find repeats."""
+"""Damaged files: values, or bytes, that do not belong there. Seeded, so that a failure repeats."""
 
 import copy
 import functools

@@ -3,7 +3,7 @@
     python tests/kill_and_resume.py [--kills 20] [--seed 0] [--checkpoint_every 3]
 
 Prints for each stage where the kills fell, and whether arch.pt or weights.pt is the same file bit by bit; ends with
-status 1 where it is not. Takes minutes: every resumed run starts Python and torch anew.
+status 1 where it is not. Takes minutes: every resumed run starts Python and torch again.
 """
 
 import argparse

@@ -47,7 +47,7 @@ class Together:
 
 @contextmanager
 def together(world_size: int, device: str):
-    """`Together` of so many processes; cpu: gloo, cuda: NCCL."""
+    """`Together` of this number of processes; cpu: gloo, cuda: NCCL."""
     context, port = mp.get_context("spawn"), free_port()
     pipes = [context.Pipe() for _ in range(world_size)]
     workers = [

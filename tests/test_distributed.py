@@ -428,7 +428,7 @@ SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_
 
 @pytest.fixture
 def slurm(monkeypatch):
-    """As srun sets them for one of 8 processes on 4 machines; returns what sets others."""
+    """The variables that srun sets for one of 8 processes on 4 machines; returns a function that sets more."""
 
     def set_also(**names):
         for name, value in names.items():

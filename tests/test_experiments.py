@@ -48,7 +48,7 @@ ORIGIN = {
 
 
 def made_up(run, result, **more):
-    """What is kept of `run`, had it found `result`."""
+    """What would be kept of `run` if it had found `result`."""
     settings = {name: value for name, value in run.asked().items() if name not in PATHS}
     times = {"seconds": 60, "cpu_seconds": 50, "finished": "2026-01-01 00:00 UTC"}
     identity = {"name": run.name, "stage": run.stage, "presets": list(run.presets), "differences": run.differences}

@@ -126,7 +126,7 @@ def test_a_killed_process(ends):
 
 
 def test_the_main_process_killed(ends):
-    """It held what the others talk through."""
+    """The others talk through a store in this process."""
     (killed, _, _), (status, out, err) = ends["main process killed"]
     assert (status, killed) == (2, -SIGKILL)
     assert errors(err) == ["error: process 0 of this run is gone: no connection to it any more"]

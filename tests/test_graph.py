@@ -13,7 +13,7 @@ from instantnet.engine.graph import WARM_UP, LossGraph, StepGraph
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """The arguments of every recording. What is replayed is the step anew, on its own inputs and outputs."""
+    """The arguments of every recording. A replay runs the step again, on its own inputs and outputs."""
     made = []
 
     def record(self, arguments):

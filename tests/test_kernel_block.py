@@ -118,7 +118,7 @@ def test_float_block_is_that_of_float64(name):
 def test_quantized_block_is_no_farther_from_float64_than_its_modules(name, bits):
     """A value on the edge between two codes may fall on either side, of both; so the two are compared by their distance
     from float64, over several inputs. Ranges and statistics are recorded alike. (At 2 bit sums of the few values there
-    are stand on edges exactly, and float64 is no arbiter.) Inputs at which a ReLU stands on its edge are left out: one
+    are lie exactly on edges, and float64 cannot decide.) Inputs at which a ReLU stands on its edge are left out: one
     gradient passed or not is a hundredth of all."""
     apart = {"fused": 0.0, "modules": 0.0}
     drawn = (block_and_input(name, bits, seed) for seed in itertools.count())

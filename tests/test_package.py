@@ -110,7 +110,7 @@ def test_the_three_stages_run_from_a_folder_of_the_user(installed, user_folder):
 
 @pytest.mark.full
 def test_a_mapping_from_a_folder_of_the_user(installed, user_folder):
-    """Whole because every kernel is compiled anew there."""
+    """In `make test-full` only, because every kernel is compiled again there."""
     words = ["--bits", "8", "--budget", "20", "--stages", "1", "--baselines", "row_stationary"]
     mapped = run([installed / "instantnet", "map", "layers.yaml", *words], user_folder)
     assert mapped.status == 0, mapped.err

@@ -1,4 +1,4 @@
-"""The results of a scale in one file: what is shared stands once, and neither kills nor other processes lose a run."""
+"""The results of a scale in one file: what is shared is stored once; no kill and no other process loses a run."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Stopping and going on, both stages: whatever ends a run and wherever, resumed it gives what it would have given."""
+"""Stop and resume, both stages: whatever ends a run, and wherever, the resumed one gives the undisturbed result."""
 
 import itertools
 import json

@@ -191,7 +191,7 @@ def test_processes_of_srun_each_do_runs_of_their_own(tmp_path, monkeypatch):
 
 
 class Minutes:
-    """A limit that allows runs of up to so many seconds."""
+    """A time limit that allows runs of up to this many seconds."""
 
     def __init__(self, seconds):
         self.allows = lambda needed: needed <= seconds
