@@ -44,6 +44,7 @@ class Precision:
     range_momentum: share of the newest batch in a running range.
     quantizer: which of `QUANTIZERS` the layers are built with. Raises ValueError where there is none of that name.
     track_statistics: False = training passes leave BN statistics and activation ranges as they are.
+    recalibrating: True within `recalibrate`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Precision:
         self.range_momentum = range_momentum
         self.quantizer = quantizer
         self.track_statistics = True
+        self.recalibrating = False
         self._index_of = {bits: index for index, bits in enumerate(self.bit_widths)}
         self.set(self.bit_widths[-1])
 
@@ -210,12 +212,19 @@ class SwitchableNetwork(nn.Module):
 
 
 @torch.no_grad()
-def recalibrate(model: SwitchableNetwork, bits: int, batches: Iterable, reset: str = "own") -> None:
+def recalibrate(
+    model: SwitchableNetwork,
+    bits: int,
+    batches: Iterable,
+    reset: str = "own",
+    images_in: Callable[[int], int] | None = None,
+) -> None:
     """Measure BN statistics and activation ranges of one bit-width anew with the present weights.
 
-    batches yields (images, labels). BN statistics become the mean over the batches, ranges follow their running rule
-    from the first batch on. reset "own": only this bit-width's statistics change; layers that all bit-widths share run
-    as in evaluation. reset "all" (released): every bit-width's BN statistics are cleared, shared ones measured too.
+    batches yields (images, labels). BN statistics become the mean over the batches, each weighted by its images, ranges
+    follow their running rule from the first batch on. reset "own": only this bit-width's statistics change; layers that
+    all bit-widths share run as in evaluation. reset "all" (released): every bit-width's BN statistics are cleared,
+    shared ones measured too. images_in: step -> images of its batch over all processes; None = those of `batches`.
     """
     model.set_bits(bits)
     was_training = model.training
@@ -240,12 +249,17 @@ def recalibrate(model: SwitchableNetwork, bits: int, batches: Iterable, reset: s
                 else:
                     module.reset()
     momenta = [norm.momentum for norm in own]
-    for norm in own:
-        norm.momentum = None  # cumulative mean
+    model.precision.recalibrating = True
+    seen = 0
     try:
-        for images, _ in batches:
+        for step, (images, _) in enumerate(batches):
+            count = images_in(step) if images_in else len(images)
+            seen += count
+            for norm in own:
+                norm.momentum = count / seen  # the mean over all images so far
             model(images)
     finally:
+        model.precision.recalibrating = False
         for norm, momentum in zip(own, momenta, strict=True):
             norm.momentum = momentum
         model.train(was_training)

@@ -113,7 +113,8 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         as_released = None
         if C.update_bn:
             processes.average_statistics(result_of)
-            as_released = recalibrated(result_of, lambda: run.epoch_again(C.nepochs), measured, C)
+            again = partial(run.epoch_again, C.nepochs)
+            as_released = recalibrated(result_of, again, train_batches.images_in, measured, C)
             if as_released:
                 shown = per_bits(as_released, ".2f")
                 log.line(f"\naccuracy %, each bit-width recalibrated alone, as released:  {shown}")
@@ -187,22 +188,24 @@ def new_network(
 def recalibrated(
     model: SwitchableNetwork,
     batches: Callable[[], Iterable],
+    images_in: Callable[[int], int],
     measured: Callable[[Sequence[int]], dict[int, float]],
     C: TrainSettings,
 ) -> dict[int, float] | None:
-    """Recalibrate every bit-width of `model` on `batches()`, its own statistics only; returns None.
+    """Recalibrate every bit-width of `model` on `batches()`, its own statistics only; returns None. images_in: step ->
+    images of its batch.
 
     As released (`C.recalibration` = all), each bit-width's recalibration undoes the others'. The model then stays as
     trained, and the result holds `measured([bits])` of each bit-width after its own recalibration.
     """
     if C.recalibration == "own":
         for bits in model.precision.bit_widths:
-            recalibrate(model, bits, batches(), reset="own")
+            recalibrate(model, bits, batches(), "own", images_in)
         return None
     as_trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     result: dict[int, float] = {}
     for bits in model.precision.bit_widths:
-        recalibrate(model, bits, batches(), reset="all")
+        recalibrate(model, bits, batches(), "all", images_in)
         result |= measured([bits])
     model.load_state_dict(as_trained)
     return result

@@ -18,7 +18,7 @@ from instantnet.engine.synchronised import synchronised
 from instantnet.kernels import with_kernels
 from instantnet.model_infer import DerivedNetwork
 from instantnet.model_search import Supernet
-from instantnet.quantize import BatchNorm2d, Precision, recalibrate
+from instantnet.quantize import BatchNorm2d, Precision, SwitchableBatchNorm2d, recalibrate
 from instantnet.quantizers.minmax import MinMaxInputs
 
 BITS = (4, 8, 32)
@@ -256,11 +256,15 @@ def test_running_statistics_are_averaged(pair):
         assert any(results[0][0][name].ne(results[1][0][name]).any() for name in statistics)
 
 
+SIZES = (9, 9, 5)
+"""Images of the batches of a recalibration, the last one not full."""
+
+
 def recalibrated(processes):
     model = network(processes, shared=True)
     for bits in BITS:
-        batches = [share(processes, *images_and_labels(step))[:2] for step in range(3)]
-        recalibrate(model, bits, batches)
+        batches = [share(processes, *images_and_labels(step, count))[:2] for step, count in enumerate(SIZES)]
+        recalibrate(model, bits, batches, images_in=SIZES.__getitem__)
     processes.average_statistics(model)
     return {name: tensor.cpu() for name, tensor in model.state_dict().items()}
 
@@ -269,6 +273,20 @@ def test_recalibration_equals_that_of_one_process(pair):
     expected = recalibrated(ALONE)
     for state in pair(recalibrated):
         assert_close(state, expected)
+
+
+def test_a_small_last_batch_of_all_processes_counts_by_its_images(pair):
+    """Against the mean of the batches' statistics, weighted by hand, of the first norm that sees a whole batch."""
+    model = network(ALONE, shared=True)
+    norm, inputs = next(m for m in model.modules() if isinstance(m, SwitchableBatchNorm2d)), []
+    name = next(n for n, m in model.named_modules() if m is norm)
+    hook = norm.register_forward_pre_hook(lambda _, x: inputs.append(x[0]))
+    recalibrate(model, BITS[0], [images_and_labels(step, count) for step, count in enumerate(SIZES)])
+    hook.remove()
+    mean = sum(count * x.mean((0, 2, 3)) for count, x in zip(SIZES, inputs, strict=True)) / sum(SIZES)
+    index = model.precision.bit_widths.index(BITS[0])
+    for state in pair(recalibrated):
+        torch.testing.assert_close(state[f"{name}.per_bit_width.{index}.running_mean"], mean)
 
 
 def normalised(processes, dtype):

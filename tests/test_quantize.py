@@ -18,6 +18,7 @@ from instantnet.quantize import (
     SwitchableBatchNorm2d,
     SwitchableConv2d,
     SwitchableLinear,
+    SwitchableNetwork,
     recalibrate,
 )
 from instantnet.quantizers.minmax import MinMaxInputs, MinMaxWeights, fake_quantize
@@ -596,6 +597,32 @@ def test_recalibrated_statistics_are_those_of_the_batches(geometry, bits):
             low, high = 0.9 * low + 0.1 * x.amin(dims), 0.9 * high + 0.1 * x.amax(dims)
         torch.testing.assert_close(m.low[slot], low.view(-1))
         torch.testing.assert_close(m.high[slot], high.view(-1))
+
+
+def test_a_small_last_batch_counts_by_its_images():
+    """By hand: batches of 6 and 2 images, means 1 and 5, variances 2 and 10: 6/8 of the one and 2/8 of the other."""
+
+    class Norm(SwitchableNetwork):
+        def __init__(self):
+            super().__init__(Precision([8]))
+            self.norm = SwitchableBatchNorm2d(1, self.precision)
+
+        def forward(self, x):
+            return self.norm(x)
+
+    def batch(mean, variance, count):
+        deviation = (variance * (count - 1) / count) ** 0.5  # the statistics hold the unbiased variance
+        return (mean + deviation * torch.tensor([-1.0, 1.0] * (count // 2))).view(-1, 1, 1, 1), None
+
+    model = Norm()
+    recalibrate(model, 8, [batch(1, 2, 6), batch(5, 10, 2)])
+    norm = model.norm.current()
+    torch.testing.assert_close(norm.running_mean, torch.tensor([2.0]))
+    torch.testing.assert_close(norm.running_var, torch.tensor([4.0]))
+    assert norm.num_batches_tracked == 2 and norm.momentum == 0.1
+    recalibrate(model, 8, [batch(1, 2, 6), batch(5, 10, 2)], images_in=[12, 12].__getitem__)  # shares of equal batches
+    torch.testing.assert_close(norm.running_mean, torch.tensor([3.0]))
+    torch.testing.assert_close(norm.running_var, torch.tensor([6.0]))
 
 
 def test_recalibration_measures_whatever_mode_the_network_was_left_in(geometry):

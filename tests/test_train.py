@@ -188,10 +188,11 @@ def spy_on_recalibration(monkeypatch):
     calls = []
     function = train.recalibrate
 
-    def watched(model, bits, batches, reset):
+    def watched(model, bits, batches, reset, images_in):
         batches = list(batches)
         calls.append((bits, len(batches), reset))
-        function(model, bits, batches, reset)
+        assert [images_in(step) for step in range(len(batches))] == [len(images) for images, _ in batches]
+        function(model, bits, batches, reset, images_in)
 
     monkeypatch.setattr(train, "recalibrate", watched)
     return calls
@@ -490,7 +491,7 @@ def test_an_architecture_searched_at_another_shape_is_refused_unless_it_is_meant
 
 
 def test_a_recalibration_that_overflows_writes_no_weights(arch, tmp_path, monkeypatch, capsys):
-    def overflow(model, bits, batches, reset):
+    def overflow(model, bits, batches, reset, images_in):
         next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)).running_mean[0] = float("inf")
 
     monkeypatch.setattr(train, "recalibrate", overflow)

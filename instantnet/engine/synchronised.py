@@ -48,13 +48,12 @@ def batch_norm(x: Tensor, norm: nn.BatchNorm2d, record: bool) -> Tensor:
     """x [B, C, H, W] normalised as `norm` would the batch of all processes; record: its running statistics too."""
     y, mean, variance, count = _BatchNorm.apply(x, norm.weight, norm.bias, norm.eps)
     if record:
-        assert norm.num_batches_tracked is not None and norm.running_mean is not None and norm.running_var is not None
+        assert norm.num_batches_tracked is not None and norm.momentum is not None
+        assert norm.running_mean is not None and norm.running_var is not None
         with torch.no_grad():
             norm.num_batches_tracked.add_(1)
-            seen = norm.num_batches_tracked.to(mean.dtype)
-            newest = 1 / seen if norm.momentum is None else norm.momentum
-            norm.running_mean.lerp_(mean, newest)
-            norm.running_var.lerp_(variance * (count / (count - 1)), newest)
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
     return y
 
 

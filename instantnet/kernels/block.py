@@ -53,8 +53,8 @@ def serves(block: ConvBlock, x: Tensor) -> bool:
 
 
 def _serves_norm(norm: BatchNorm2d) -> bool:
-    """Whether it normalises by this batch alone. (momentum None: a cumulative mean, while recalibrating.)"""
-    return norm.training and norm.normalise is batch_normalised and norm.momentum is not None
+    """Whether it normalises by this batch alone, to train. What is evaluated later is measured by torch's own sums."""
+    return norm.training and norm.normalise is batch_normalised and not norm.precision.recalibrating
 
 
 def _serves_quantizer(quantizer: Quantizer) -> bool:
