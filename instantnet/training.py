@@ -4,6 +4,7 @@ import math
 import shlex
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,6 +117,7 @@ def new_run(
         C.keep_checkpoints,
         head,
         C.check_every,
+        partial(refuse_finished, C),
     )
     if C.resume:
         run.load(checkpoint_of(C), WRITTEN_BY[head["kind"]], steps)

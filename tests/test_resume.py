@@ -449,6 +449,29 @@ def test_a_folder_in_use_is_refused(stage, tmp_path, capsys):
         assert contents(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize("resumes", [False, True])
+def test_what_another_run_finished_meanwhile_is_left_alone(stage, tmp_path, capsys, monkeypatch, resumes):
+    """Of two started at once the second checks the folder before the first writes, and has the lock after it."""
+    folder, words = tmp_path / "run", ["--save", tmp_path / "run"]
+    if resumes:
+        assert stage.main(*words, "--nepochs", 2) == 0
+        words.append("--resume")
+    lock, before = run_module.owned, {}
+
+    def later(path, named):
+        monkeypatch.setattr(run_module, "owned", lock)
+        assert stage.main(*words) == 0
+        before.update(contents(folder))
+        capsys.readouterr()
+        return lock(path, named)
+
+    monkeypatch.setattr(run_module, "owned", later)
+    assert stage.main(*words) == 2
+    err = capsys.readouterr().err
+    assert ("another process went on" if resumes else "the folder holds a run") in err and err.count("\n") == 1
+    assert before and contents(folder) == before
+
+
 def test_a_lock_ends_with_its_process_and_its_partial_files_are_cleaned(tmp_path):
     pid = os.fork()
     if not pid:

@@ -10,8 +10,9 @@ with run.recorded(batches, steps, nepochs) as log:
 """
 
 import gc
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from instantnet.engine.checkpoint import restore
 from instantnet.engine.distributed import Processes
-from instantnet.engine.errors import shown
+from instantnet.engine.errors import UserError, shown
 from instantnet.engine.folders import owned
 from instantnet.engine.log import Progress, RunLog, SilentLog
 from instantnet.engine.loop import Mean, finite_losses, finite_weights
@@ -58,7 +59,8 @@ class Run:
 
     parts: name -> what a checkpoint holds under that name; config: settings, stored beside them, and header, what the
     file begins with. command: what continues the run, printed when it is stopped. every, keep: as `Checkpoints` has
-    them. check_every: steps between two readings of losses that lie on a GPU, each of which waits for it.
+    them. check_every: steps between two readings of losses that lie on a GPU, each of which waits for it. refuse:
+    raises `UserError` where the folder holds what this run must not overwrite.
     """
 
     def __init__(
@@ -72,12 +74,15 @@ class Run:
         keep: int = 0,
         header: Mapping[str, Any] = {},
         check_every: int = 1,
+        refuse: Callable[[], None] = lambda: None,
     ):
         self.header = dict(header)
         self.folder, self.parts, self.config = Path(folder), parts, config
         self.processes, self.command, self.every, self.keep = processes, command, every, keep
         self.start = Position()
+        self.refuse = refuse
         self.loaded: Path | None = None
+        self._read: os.stat_result | None = None
         self.earlier: dict[str, Any] = {}
         self.log: RunLog | SilentLog = SilentLog()
         self.check_every = 1 if processes.device.type == "cpu" else check_every
@@ -86,6 +91,8 @@ class Run:
     def load(self, path: Path, what: str, steps: int) -> None:
         """Put every part into the state that the checkpoint `path` holds. what: how messages call it; steps: of an
         epoch. Raises `UserError` where it does not fit."""
+        if self.processes.is_main and path.exists():
+            self._read = path.stat()
         self.earlier = self.processes.from_main(load_newest, path, list(self.parts), what, steps)
         self.loaded, self.start = path, Position(self.earlier["epoch"], self.earlier["step"])
         for name, part in self.parts.items():
@@ -111,7 +118,7 @@ class Run:
         here = self.loaded is not None and self.loaded.parent.resolve() == self.folder.resolve()
         sizes = self.earlier["log_sizes"] if here else None
         with (
-            owned(self.folder, f"setting save = {str(self.folder)!r}") if main else nullcontext(),
+            self._owned() if main else nullcontext(),
             RunLog(self.folder, sizes) if main else SilentLog() as self.log,
             Checkpoints(
                 self.folder, self.state, self.log, self.processes, self.command, self.every, self.keep, self.start,
@@ -120,6 +127,18 @@ class Run:
             Progress(total, done, shown=main) as self.progress,
         ):  # fmt: skip
             yield self.log
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        """The folder as this process's own, as it was when the run was prepared: another run may have ended in it."""
+        named = f"setting save = {str(self.folder)!r}"
+        with owned(self.folder, named):
+            self.refuse()
+            if self._read is not None and self.loaded is not None:
+                now = self.loaded.stat() if self.loaded.exists() else None
+                if now is None or (now.st_ino, now.st_mtime_ns) != (self._read.st_ino, self._read.st_mtime_ns):
+                    raise UserError(f"{self.loaded}: another process went on with this run meanwhile; start again")
+            yield
 
     def epochs(self) -> Iterator[int]:
         """The epochs that are left, counted from 0. After each one, checks the weights and saves."""
