@@ -44,11 +44,12 @@ def prepared(
     tune_gpu(C.tf32, C.tune_convolutions)
     if processes.from_main(resumes_after_failure, C.save):
         C = C.replaced(resume=True)
-    with torch.device("meta"):  # a network that cannot be is known before data is read
-        parts_of(C.replaced(num_classes=C.num_classes or 1))
     processes.from_main(refuse_finished, C)
     if C.resume:
         processes.from_main(check_resumable, C, kind, parts_of)
+    else:
+        with torch.device("meta"):  # a network that cannot be is known before data is read
+            parts_of(C.replaced(num_classes=C.num_classes or 1))
     with processes.in_turn(), image_cache(C.image_cache):
         data = load_data(**C.data_arguments(), device=processes.device)
     return C.replaced(num_classes=data.num_classes), data

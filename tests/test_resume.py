@@ -472,6 +472,19 @@ def test_what_another_run_finished_meanwhile_is_left_alone(stage, tmp_path, caps
     assert before and contents(folder) == before
 
 
+def test_the_network_is_checked_once_before_data_is_read(stage, tmp_path, monkeypatch):
+    """On the meta device, which takes 0.4 s for a supernet of the paper's size."""
+    new_parts, devices = stage.module.new_parts, []
+
+    def counted(*arguments, **options):
+        devices.append(torch.empty(0).device.type)
+        return new_parts(*arguments, **options)
+
+    monkeypatch.setattr(stage.module, "new_parts", counted)
+    assert stage.main("--save", tmp_path, "--nepochs", 2) == 0 and devices == ["meta"]
+    assert stage.main("--save", tmp_path, "--resume") == 0 and devices == ["meta"] * 2
+
+
 def test_a_lock_ends_with_its_process_and_its_partial_files_are_cleaned(tmp_path):
     pid = os.fork()
     if not pid:
