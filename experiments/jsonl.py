@@ -25,6 +25,10 @@ from instantnet.engine.errors import UserError
 
 SHARED = ("settings", "origin")  # parts of a run that are stored by their hash
 PARTS = ("name", "stage", "presets", "differences", "result", "seconds", "cpu_seconds", "finished", *SHARED)
+KINDS: dict[str, Any] = {
+    "name": str, "stage": str, "presets": list, "differences": dict, "result": dict, "seconds": int | float,
+    "cpu_seconds": int | float, "finished": str,
+}  # fmt: skip
 
 
 class ResultsFile:
@@ -108,7 +112,7 @@ class ResultsFile:
                     shared[entry["hash"]] = entry["content"]
                 else:
                     runs[entry["name"]] = _unpacked(entry, shared)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise UserError(
                     f"{self.path}, line {number} is damaged ({error!r}): remove the line; what it held runs again"
                 ) from error
@@ -163,6 +167,9 @@ def _lines(run: Mapping[str, Any], known: Mapping[str, dict]) -> Iterator[bytes]
 def _unpacked(entry: Mapping[str, Any], shared: Mapping[str, dict]) -> dict[str, Any]:
     """A run as `append` was given it."""
     run = {part: entry[part] for part in PARTS} | dict(entry)
+    for part, kind in KINDS.items():
+        if not isinstance(run[part], kind):
+            raise TypeError(f"its {part} is no {getattr(kind, '__name__', 'number')}")
     for part in SHARED:
         if run[part] not in shared:
             raise ValueError(f"no line before it defines its {part}, {run[part]!r}")

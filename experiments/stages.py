@@ -1,6 +1,7 @@
 """The stages as the experiments run them, and what is kept of what they write."""
 
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -11,12 +12,16 @@ from typing import Any
 import automapper.__main__ as mapper
 from experiments.mapped import map_result
 from experiments.runs import PATHS
+from hw_model.yaml_lines import read_text
 from instantnet import train, train_search
 from instantnet.engine.checkpoint import load_checkpoint
-from instantnet.engine.errors import Diverged, Stopped
+from instantnet.engine.errors import Diverged, Stopped, UserError
+from instantnet.engine.files import replacing
 
 STAGES = {"search": train_search.main, "train": train.main, "map": mapper.main}
 PRODUCT = {"search": "arch.pt", "train": "weights.pt", "map": "report.json"}
+TIMES = ("seconds", "cpu_seconds")
+SUMMARY = {"search": "metrics.jsonl", "train": "result.json", "map": "report.json"}
 
 
 def outcome(stage: str, words: list[str], folder: Path) -> dict[str, Any]:
@@ -34,13 +39,25 @@ def outcome(stage: str, words: list[str], folder: Path) -> dict[str, Any]:
         if stage != "train":
             raise
         return {"diverged": error.what}
-    if stage == "map" and json.loads((folder / "report.json").read_text())["search"]["interrupted"]:
-        raise Stopped(signal.SIGINT)
-    return RESULT_OF[stage](folder)
+    with reading(folder / SUMMARY[stage]):
+        if stage == "map" and json.loads((folder / "report.json").read_text())["search"]["interrupted"]:
+            raise Stopped(signal.SIGINT)
+        return RESULT_OF[stage](folder)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What `path` holds is read within it. Raises UserError that names the file where it is damaged or gone."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}); without the folder {path.parent} the run begins again"
+        ) from error
 
 
 def search_result(folder: Path) -> dict[str, Any]:
-    arch = load_checkpoint(folder / "arch.pt", ["ops", "flops"], "arch.pt of train_search.py")
+    arch = load_checkpoint(folder / "arch.pt", ["ops", "flops", "epoch", "accuracy"], "arch.pt of train_search.py")
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "ops": list(arch["ops"]),
@@ -52,7 +69,11 @@ def search_result(folder: Path) -> dict[str, Any]:
 
 
 def train_result(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
+    for bits, accuracy in result["accuracy"].items():
+        if not isinstance(accuracy, int | float):
+            raise TypeError(f"accuracy at {bits} bit is no number")
+    return result
 
 
 RESULT_OF = {"search": search_result, "train": train_result, "map": map_result}
@@ -60,20 +81,30 @@ RESULT_OF = {"search": search_result, "train": train_result, "map": map_result}
 
 def settings_of(folder: Path, stage: str) -> dict[str, Any]:
     """The resolved settings of a run, without those that name places on this machine."""
-    if stage == "map":
-        settings = json.loads((folder / "report.json").read_text())["settings"]
-    else:
-        settings = json.loads((folder / "settings.json").read_text())["settings"]
-    return {name: value for name, value in settings.items() if name not in PATHS}
+    path = folder / ("report.json" if stage == "map" else "settings.json")
+    with reading(path):
+        settings = json.loads(path.read_text())["settings"]
+        return {name: value for name, value in settings.items() if name not in PATHS}
+
+
+def spent(path: Path) -> dict[str, float]:
+    """`seconds` and `cpu_seconds` that the file spent.json states, as 0 where it is damaged or not there."""
+    try:
+        stated = json.loads(read_text(path))
+        times = {name: float(stated[name]) for name in TIMES}
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        times = {}
+    return times if times and all(0 <= time < math.inf for time in times.values()) else dict.fromkeys(TIMES, 0.0)
 
 
 @contextmanager
 def timed(path: Path) -> Iterator[None]:
     """Add the time that the block takes, finished or stopped, to that in the file: `seconds` and `cpu_seconds`."""
-    before = json.loads(path.read_text()) if path.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
+    before = spent(path)
     begin, begin_cpu = time.perf_counter(), time.process_time()
     try:
         yield
     finally:
         took = {"seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - begin_cpu}
-        path.write_text(json.dumps({name: round(before[name] + value, 3) for name, value in took.items()}))
+        with replacing(path) as file:
+            file.write(json.dumps({name: round(before[name] + value, 3) for name, value in took.items()}).encode())

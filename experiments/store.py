@@ -17,9 +17,12 @@ from typing import Any
 from experiments.jsonl import ResultsFile, locked
 from experiments.origin import ROOT, commit_of_code, origin
 from experiments.runs import DATA, Run, command_line
-from experiments.stages import PRODUCT, outcome, settings_of, timed
+from experiments.stages import PRODUCT, outcome, settings_of, spent, timed
+from hw_model import InputError
+from hw_model.yaml_lines import read_text
 from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.errors import UserError
+from instantnet.engine.files import replacing
 
 RESULTS = ROOT / "experiments" / "results"
 WORK = ROOT / "ckpt" / "experiments"
@@ -74,10 +77,7 @@ class Store:
 
     def seconds_spent(self, run: Run) -> float:
         """By tries of `run` that were stopped."""
-        try:
-            return json.loads((self.work / run.name / "spent.json").read_text())["seconds"]
-        except (OSError, ValueError):
-            return 0.0
+        return spent(self.work / run.name / "spent.json")["seconds"]
 
     def perform(self, run: Run, redo: bool = False) -> dict[str, Any]:
         """Do `run`, and before it what it needs, unless they are done; returns what is kept of it.
@@ -156,7 +156,7 @@ class Store:
             "presets": list(run.presets),
             "differences": run.differences,
             "result": result,
-            **json.loads((folder / "spent.json").read_text()),
+            **spent(folder / "spent.json"),
             "resumed": resumed,
             "finished": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
             "settings": settings_of(folder, run.stage),
@@ -169,8 +169,12 @@ class Store:
         """Whether a try of the very same run left a checkpoint; else what it spent is forgotten."""
         started = folder / "run.json"
         asked = json.dumps(run.asked())
-        resumes = started.exists() and started.read_text() == asked and (folder / "checkpoint.pt").exists()
-        started.write_text(asked)
+        try:
+            resumes = read_text(started) == asked and (folder / "checkpoint.pt").exists()
+        except InputError:  # damaged, or not there
+            resumes = False
+        with replacing(started) as file:
+            file.write(asked.encode())
         if not resumes:
             (folder / "spent.json").unlink(missing_ok=True)
         return resumes
@@ -194,7 +198,7 @@ class Store:
             yield
             return
         note = self.claims / f"{run.name.replace('/', '_')}.begun"
-        if note.exists() and note.read_text() == self.command:
+        if note.exists() and note.read_bytes() == self.command.encode():
             raise Lost(run)
         note.write_text(self.command)
         yield

@@ -232,6 +232,76 @@ def test_an_interrupted_run_resumes(folders, tmp_path, monkeypatch):
     assert log.count("epoch   1/1") == 1
 
 
+DAMAGED = [
+    "",
+    '{"seconds": 1',
+    "[]",
+    "7",
+    "null",
+    '{"seconds": "1", "cpu_seconds": []}',
+    '{"seconds": NaN}',
+    "[" * 10**5,
+]
+DAMAGED_BYTES = [*(text.encode() for text in DAMAGED), b"\xff\xfe{}", b"{}"]
+
+
+@pytest.mark.parametrize("content", DAMAGED_BYTES, ids=range(len(DAMAGED_BYTES)))
+def test_damaged_notes_of_a_try_are_as_if_not_there(tmp_path, monkeypatch, content):
+    """spent.json: no time was spent; run.json: the run begins again."""
+
+    def train_nothing(words):
+        assert "--resume" not in words and (folder / "run.json").read_text() == json.dumps(run.asked())
+        for name, text in (("result", {"accuracy": {"4": 50.0}}), ("settings", {"settings": {"seed": 1}})):
+            (folder / f"{name}.json").write_text(json.dumps(text))
+
+    monkeypatch.setitem(stages.STAGES, "train", train_nothing)
+    store, run = Store("smoke", tmp_path / "results", tmp_path), train_run(SMOKE, 1, (4,))
+    run = replace(run, settings={name: value for name, value in run.settings.items() if name != "load_path"})
+    folder = store.work / run.name
+    folder.mkdir(parents=True)
+    for name in ("run.json", "spent.json", "checkpoint.pt"):
+        (folder / name).write_bytes(content)
+    assert store.seconds_spent(run) == 0
+    kept = store.perform(run)
+    assert not kept["resumed"] and kept["result"] == {"accuracy": {"4": 50.0}} and 0 < kept["seconds"] < 60
+
+
+@pytest.mark.parametrize("content", DAMAGED_BYTES, ids=range(len(DAMAGED_BYTES)))
+@pytest.mark.parametrize(
+    "stage, name", [("train", "result.json"), ("train", "settings.json"), ("map", "report.json"), ("search", "metrics")]
+)
+def test_a_damaged_summary_of_a_run_is_one_line(tmp_path, monkeypatch, capsys, stage, name, content):
+    if name == "metrics":
+        name = "metrics.jsonl"
+        if not content:
+            return  # no epoch, no line
+        from instantnet.engine.checkpoint import save_checkpoint
+
+        save_checkpoint(tmp_path / "arch.pt", {"ops": ["skip"], "flops": 1.0, "epoch": 0, "accuracy": {4: 1.0}})
+    monkeypatch.setitem(stages.STAGES, stage, lambda words: (tmp_path / name).write_bytes(content))
+
+    def read():
+        if name != "settings.json":
+            stages.outcome(stage, [], tmp_path)
+        stages.settings_of(tmp_path, stage)
+
+    assert exit_status(read) == 2
+    err = capsys.readouterr().err
+    assert str(name) in err and "damaged" in err and err.count("\n") == 1 and len(err) < 310
+
+
+@pytest.mark.parametrize("part, value", [("result", []), ("differences", 3), ("presets", None), ("finished", 1)])
+def test_a_stored_run_of_wrong_types_is_one_line(tmp_path, capsys, part, value):
+    store, run = Store("smoke", tmp_path), train_run(SMOKE, 1, (4,))
+    store.file.append(made_up(run, {"accuracy": {"4": 50.0}}))
+    lines = [json.loads(line) for line in store.file.path.read_text().splitlines()]
+    lines[-1][part] = value
+    store.file.path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert exit_status(lambda: main(["--out", str(tmp_path)])) == 2
+    err = capsys.readouterr().err
+    assert "line 3 is damaged" in err and err.count("\n") == 1
+
+
 def test_it_runs_from_any_folder(folders, tmp_path):
     """Results and what runs write lie in the repository, or where they are asked for, not in the folder one is in."""
     words = ["-m", "experiments", "pretrained", "--smoke", "--out", folders[0], "--work", folders[1]]
