@@ -36,7 +36,7 @@ test-full: environment
 	$(PYTEST) -m "full or not full"
 
 hardening: environment
-	$(BIN)/python tests/hardening $(if $(FULL),--files 100000 --kills 1000,--files 1500 --kills 60)
+	$(BIN)/python tests/hardening $(if $(FULL),--files 100000 --kills 1000 --runs 300,--files 1500 --kills 60 --runs 3)
 
 lint: environment
 	$(BIN)/ruff check .

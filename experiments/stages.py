@@ -52,7 +52,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OSError) as error:
         raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); without the folder {path.parent} the run begins again"
+            f"{path} is damaged ({type(error).__name__}: {error}); without {path.parent} the run begins again"
         ) from error
 
 

@@ -1,10 +1,11 @@
 """Damaged files of every kind against every reader, and processes killed while they write. `make hardening`.
 
-    python tests/hardening [--files 1500] [--kills 60] [--seed 0]
+    python tests/hardening [--files 1500] [--kills 60] [--runs 3] [--seed 0]
 
 Every file has to end in success or in one line of error, within 1 s and 200 MB. All of them are read in this process.
-A killed process must leave the old file or the new one, whole. Prints what was tried and what failed; the status is 1
-where anything did.
+A killed process must leave the old file or the new one, whole. Both stages and the mapper, killed `--runs` times each
+at random moments and started again, must end as they would have undisturbed. Prints what was tried and what failed; the
+status is 1 where anything did.
 """
 
 import argparse
@@ -27,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 from damage import damaged, damaged_bytes  # noqa: E402
+from runs import commands, killed_runs  # noqa: E402
 
 import instantnet  # noqa: E402
 from automapper.dataflows import load_dataflow  # noqa: E402
@@ -170,16 +172,27 @@ def try_kills(count: int, seed: int, folder: Path) -> Outcome:
     return outcome
 
 
+def try_runs(count: int, seed: int, folder: Path) -> dict[str, Outcome]:
+    """Kill every command `count` times; each run ends as an undisturbed one."""
+    outcomes = {}
+    for name, command in commands(folder):
+        tried, wrong = killed_runs(command, folder / name, folder / f"killed {name}", count, seed)
+        outcomes[f"killed {name}"] = Outcome(tried, wrong=wrong)
+    return outcomes
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=1500)
     parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         outcomes = try_files(given.files, given.seed, Path(name))
         outcomes["killed while it writes"] = try_kills(given.kills, given.seed, Path(name))
+        outcomes |= try_runs(given.runs, given.seed, Path(name)) if given.runs else {}
     print(f"{'kind':24} {'tried':>7} {'refused':>8} {'slowest s':>10} {'failed':>7}")
     for kind, outcome in outcomes.items():
         print(f"{kind:24} {outcome.tried:7} {outcome.refused:8} {outcome.slowest_s:10.2f} {len(outcome.wrong):7}")
