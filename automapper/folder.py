@@ -138,7 +138,7 @@ def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> 
             cost = evaluate(shape, mapping, device, layer["bits"])
             nest = loop_nest(shape, mapping, device, layer["bits"])
             head = f"{layer['name']} on {device.name}, {in_words(layer['bits'])}"
-            (place / f"{name}.txt").write_text(f"{head}\n\n{nest}\n\n{cost}\n", encoding="utf-8")
+            (place / f"{name}.txt").write_text(f"{head}\n\n{nest}\n\n{cost}\n", "utf-8", "backslashreplace")
             case = {"layer": shape.to_dict(), "device": report["settings"]["device"], "bits": layer["bits"]}
             (place / f"{name}.json").write_text(
                 json.dumps({**case, "mapping": layer["mapping"]}) + "\n", encoding="utf-8"
@@ -159,7 +159,9 @@ def _write_stages(place: Path, row: Mapping[str, Any], device: Device) -> None:
             shape, mapping, bits = next(shapes), LoopMapping.from_dict(layer["mapping"]), layer["bits"]
             head = f"{shape.name} in stage {number} on {part.name}, {in_words(bits)}"
             text = f"{head}\n\n{loop_nest(shape, mapping, part, bits)}\n\n{evaluate(shape, mapping, part, bits)}\n"
-            (place / f"stage{number}.{index:03}.{_file_name(shape.name)}.txt").write_text(text, encoding="utf-8")
+            (place / f"stage{number}.{index:03}.{_file_name(shape.name)}.txt").write_text(
+                text, "utf-8", "backslashreplace"
+            )
 
 
 def _file_name(name: str) -> str:
@@ -167,7 +169,8 @@ def _file_name(name: str) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with open(path, "x", encoding="utf-8") as file:
+    # A name that is not of UTF-8, or that Python has read in an ASCII locale, holds lone surrogates.
+    with open(path, "x", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
