@@ -4,6 +4,11 @@ NETWORK: weights.pt of train.py or arch.pt of train_search.py, or the folder tha
 Settings: config_map.py. The same from Python: automapper.map_network.
 """
 
+from instantnet.engine import loading
+
+if __name__ == "__main__":
+    loading.interruptible()
+
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -2,6 +2,11 @@
 prints its table; `python -m experiments report` writes all tables that have results into docs/results.md; `python -m
 experiments take FILE` adds the runs of a results file that another machine wrote."""
 
+from instantnet.engine import loading
+
+if __name__ == "__main__":
+    loading.interruptible()
+
 import argparse
 import os
 import re

@@ -8,6 +8,11 @@
 A stage reads the config module of the current folder, or else the packaged one.
 """
 
+from instantnet.engine import loading
+
+if __name__ == "__main__":
+    loading.interruptible()
+
 import importlib
 import sys
 from collections.abc import Sequence
@@ -44,7 +49,10 @@ def run(argv: Sequence[str]) -> int | None:
     sys.argv[0] = f"instantnet {command}"  # what --help shows after "usage:"
     if command in ("search", "train") and not {"--help", "-h"} & set(rest):
         _check_words(command, rest)
-    return importlib.import_module(COMMANDS[command]).main(rest)
+    loading.interruptible()
+    stage = importlib.import_module(COMMANDS[command])
+    loading.loaded()
+    return stage.main(rest)
 
 
 def _check_words(command: str, words: Sequence[str]) -> None:

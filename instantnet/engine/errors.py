@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from instantnet.engine import loading
+
 LONGEST_LINE = 300  # characters of a message
 
 
@@ -70,6 +72,7 @@ def exit_status(main: Callable[[], int | None]) -> int:
     Ctrl-C gives 130, the shell's convention for SIGINT; SIGTERM gives 143. If the reader of the output has gone,
     as with `| head`, the status is 141, without a message.
     """
+    loading.loaded()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that is not of UTF-8, a name that is not
             stream.reconfigure(errors="backslashreplace")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from instantnet.engine import loading
 from instantnet.engine.errors import UserError, exit_status
 from instantnet.settings.presets import OF_MODULE
 from instantnet.settings.schema import Settings, Stage, from_command_line
@@ -55,6 +56,7 @@ def check_words(kind: type[Stage], description: str | None) -> None:
 
     if status := exit_status(check):
         sys.exit(status)
+    loading.interruptible()
 
 
 def _run(file: Path) -> ModuleType:
