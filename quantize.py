@@ -19,6 +19,7 @@ from typing import ClassVar, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as FloatNorm
 
 from instantnet.quantizers import FLOAT_BITS, QUANTIZERS, Quantizer
 
@@ -92,15 +93,19 @@ class SwitchableConv2d(nn.Conv2d):
 
     def __init__(self, in_channels, out_channels, kernel_size, *, precision: Precision, **options):
         super().__init__(in_channels, out_channels, kernel_size, **options)
+        self.switch_by(precision)
+
+    def switch_by(self, precision: Precision) -> None:
+        """Make the quantizers, of which `precision` is the state."""
         self.precision = precision
-        depthwise = self.groups == in_channels > 1
+        depthwise = self.groups == self.in_channels > 1
         # Strided 1x1 with few channels: the gradient of the weights by oneDNN's AVX2 kernel writes past its memory
         # (uxlfoundation/oneDNN issue 6035). It is a convolution of stride 1 on the pixels that the stride picks.
         strided_1x1 = self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1)
-        self._picks_pixels = strided_1x1 and in_channels < 16
+        self._picks_pixels = strided_1x1 and self.in_channels < 16
         scheme = QUANTIZERS[precision.quantizer]
-        self.weight_quantizer = scheme.weights(precision, out_channels)
-        self.input_quantizer = scheme.inputs(precision, in_channels if depthwise else None)
+        self.weight_quantizer = scheme.weights(precision, self.out_channels)
+        self.input_quantizer = scheme.inputs(precision, self.in_channels if depthwise else None)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(self.input_quantizer(x))
@@ -125,9 +130,13 @@ class SwitchableLinear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, *, precision: Precision):
         super().__init__(in_features, out_features)
+        self.switch_by(precision)
+
+    def switch_by(self, precision: Precision) -> None:
+        """Make the quantizers, of which `precision` is the state."""
         self.precision = precision
         scheme = QUANTIZERS[precision.quantizer]
-        self.weight_quantizer = scheme.weights(precision, out_features)
+        self.weight_quantizer = scheme.weights(precision, self.out_features)
         self.input_quantizer = scheme.inputs(precision, None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,23 +155,23 @@ def rename_children(state_dict: dict[str, Tensor], prefix: str, names: dict[str,
                 state_dict[f"{prefix}{new}.{name.removeprefix(f'{prefix}{old}.')}"] = state_dict.pop(name)
 
 
-def batch_normalised(x: Tensor, norm: nn.BatchNorm2d, record: bool) -> Tensor:
+def batch_normalised(x: Tensor, norm: FloatNorm, record: bool) -> Tensor:
     """x normalised by its own statistics. record: the running ones follow."""
     if record:
-        return nn.BatchNorm2d.forward(norm, x)
+        return FloatNorm.forward(norm, x)
     return F.batch_norm(x, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
 
 
-class BatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d that records nothing while the network's statistics are frozen (eps 1e-5, momentum 0.1).
+class FreezableNorm(FloatNorm):
+    """A batch norm that records nothing while the network's statistics are frozen.
 
     normalise: what a training pass does; another function of that signature may take its place from outside.
     """
 
-    def __init__(self, channels: int, precision: Precision):
-        super().__init__(channels)
+    def switch_by(self, precision: Precision) -> None:
+        """Follow `precision` from now on."""
         self.precision = precision
-        self.normalise: Callable[[Tensor, nn.BatchNorm2d, bool], Tensor] = batch_normalised
+        self.normalise: Callable[[Tensor, FloatNorm, bool], Tensor] = batch_normalised
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
@@ -170,24 +179,47 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(x)
 
 
-class SwitchableBatchNorm2d(nn.Module):
-    """One batch norm per bit-width of the network, the current one applied (Yu et al. 2019, slimmable networks)."""
+class BatchNorm1d(FreezableNorm, nn.BatchNorm1d):
+    """nn.BatchNorm1d, freezable."""
+
+
+class BatchNorm2d(FreezableNorm, nn.BatchNorm2d):
+    """nn.BatchNorm2d, freezable (eps 1e-5, momentum 0.1)."""
 
     def __init__(self, channels: int, precision: Precision):
+        super().__init__(channels)
+        self.switch_by(precision)
+
+
+class BatchNorm3d(FreezableNorm, nn.BatchNorm3d):
+    """nn.BatchNorm3d, freezable."""
+
+
+class SwitchableBatchNorm(nn.Module):
+    """One batch norm per bit-width of the network, the current one applied (Yu et al. 2019, slimmable networks)."""
+
+    def __init__(self, per_bit_width: Iterable[FreezableNorm], precision: Precision):
         super().__init__()
         self.precision = precision
-        self.per_bit_width = nn.ModuleList(BatchNorm2d(channels, precision) for _ in precision.bit_widths)
+        self.per_bit_width = nn.ModuleList(per_bit_width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.per_bit_width[self.precision.index](x)
 
-    def norms(self) -> list[BatchNorm2d]:
+    def norms(self) -> list[FreezableNorm]:
         """The batch norm of every bit-width, lowest first."""
-        return [norm for norm in self.per_bit_width if isinstance(norm, BatchNorm2d)]
+        return [norm for norm in self.per_bit_width if isinstance(norm, FreezableNorm)]
 
-    def current(self) -> BatchNorm2d:
+    def current(self) -> FreezableNorm:
         """The batch norm of the current bit-width."""
-        return cast(BatchNorm2d, self.per_bit_width[self.precision.index])
+        return cast(FreezableNorm, self.per_bit_width[self.precision.index])
+
+
+class SwitchableBatchNorm2d(SwitchableBatchNorm):
+    """Of new batch norms over channels of images."""
+
+    def __init__(self, channels: int, precision: Precision):
+        super().__init__((BatchNorm2d(channels, precision) for _ in precision.bit_widths), precision)
 
 
 class SwitchableNetwork(nn.Module):
@@ -229,10 +261,10 @@ def recalibrate(
     model.set_bits(bits)
     was_training = model.training
     model.train()
-    switchable = [m for m in model.modules() if isinstance(m, SwitchableBatchNorm2d)]
+    switchable = [m for m in model.modules() if isinstance(m, SwitchableBatchNorm)]
     own = [m.current() for m in switchable]
     inside = {id(norm) for m in switchable for norm in m.norms()}
-    shared = [m for m in model.modules() if isinstance(m, BatchNorm2d) and id(m) not in inside]
+    shared = [m for m in model.modules() if isinstance(m, FreezableNorm) and id(m) not in inside]
     if reset == "all":
         for norm in [n for m in switchable for n in m.norms()] + shared:
             norm.reset_running_stats()

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _clone.find_top_level_modules()
 
-_PUBLIC: dict[str, str] = {"load": "instantnet.inference"}
+_PUBLIC: dict[str, str] = {"load": "instantnet.inference", "switchable": "instantnet.networks.converted"}
 """Public name -> the module that holds it."""
 
 

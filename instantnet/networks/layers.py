@@ -1,0 +1,74 @@
+"""Layers of converted networks: what `quantize` has for images, for other shapes and for transposed convolutions.
+
+Weights are quantized per output channel, inputs per tensor (depth-wise: per channel), as by `SwitchableConv2d`.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from instantnet.quantize import Precision
+from instantnet.quantizers import FLOAT_BITS, QUANTIZERS, Quantizer
+
+
+class SwitchableConvNd(_ConvNd):
+    """Of any number of spatial axes; a torch module becomes one by its class and `switch_by`."""
+
+    precision: Precision
+    weight_quantizer: Quantizer
+    input_quantizer: Quantizer
+
+    def switch_by(self, precision: Precision) -> None:
+        """Make the quantizers, of which `precision` is the state."""
+        self.precision = precision
+        depthwise = self.groups == self.in_channels > 1
+        scheme = QUANTIZERS[precision.quantizer]
+        self.weight_quantizer = scheme.weights(precision, self.out_channels)
+        self.input_quantizer = scheme.inputs(precision, self.in_channels if depthwise else None)
+
+
+class SwitchableConv1d(SwitchableConvNd, nn.Conv1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+
+
+class SwitchableConv3d(SwitchableConvNd, nn.Conv3d):
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+
+
+class SwitchableConvTransposeNd(SwitchableConvNd, _ConvTransposeNd):
+    """weight [C_in, C_out / groups, ...]: an output channel's values lie in the rows of its group."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        axes = len(self.kernel_size)
+        output_padding = self._output_padding(
+            x, output_size, self.stride, self.padding, self.kernel_size, axes, self.dilation
+        )
+        convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+        x, weight = self.input_quantizer(x), self.quantized_weight()
+        return convolve(x, weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation)
+
+    def quantized_weight(self) -> Tensor:
+        """The weight at the current bit-width."""
+        if self.precision.bits == FLOAT_BITS:
+            return self.weight
+        by_output = _swapped(self.weight, self.groups)  # [C_out, C_in / groups, ...]
+        return _swapped(self.weight_quantizer(by_output), self.groups)
+
+
+class SwitchableConvTranspose1d(SwitchableConvTransposeNd, nn.ConvTranspose1d):
+    pass
+
+
+class SwitchableConvTranspose2d(SwitchableConvTransposeNd, nn.ConvTranspose2d):
+    pass
+
+
+class SwitchableConvTranspose3d(SwitchableConvTransposeNd, nn.ConvTranspose3d):
+    pass
+
+
+def _swapped(weight: Tensor, groups: int) -> Tensor:
+    """[groups * A, B, ...] -> [groups * B, A, ...]: input and output channels change places within each group."""
+    return weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
