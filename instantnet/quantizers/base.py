@@ -68,10 +68,8 @@ class Quantizer(nn.Module):
     shared = False
     """Whether all bit-widths use one row of state."""
 
-    def __init__(self, precision: BitWidths, channels: int | None, axis: int):
+    def __init__(self, precision: BitWidths, channels: int | None, axis: int = 0):
         super().__init__()
-        if min(precision.bit_widths) < self.lowest_bits:
-            raise ValueError(f"{min(precision.bit_widths)} bit: this quantizer begins at {self.lowest_bits} bit")
         self.precision = precision
         self.channels = channels
         self.axis = axis
@@ -150,6 +148,11 @@ def refuse_float(precision: BitWidths) -> None:
 def learned_by_quantizers(model: nn.Module) -> list[nn.Parameter]:
     """The steps and clipping levels in a network. Weight decay is not for them: it would narrow every range."""
     return [p for module in model.modules() if isinstance(module, Quantizer) for p in module.learned()]
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """x in float32 under autocast, where it comes in bfloat16, which cannot hold the codes of 12 bit."""
+    return x.float() if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64 else x
 
 
 def as_codes(codes: Tensor, bits: int) -> Tensor:
