@@ -13,6 +13,7 @@ from hw_model import Layer, load_device
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS
 from instantnet.quantize import Precision
+from instantnet.quantizers import QUANTIZERS
 
 PAGE = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 LAYERS = [Layer(name="one", K=8, C=4, P=6, Q=6, R=3, S=3)]
@@ -28,7 +29,7 @@ def example(first_words):
 @pytest.fixture
 def restored():
     """The registries are afterwards as they were."""
-    saved = [(registry, dict(registry)) for registry in (OPERATIONS, ENGINES)]
+    saved = [(registry, dict(registry)) for registry in (OPERATIONS, ENGINES, QUANTIZERS)]
     yield
     for registry, entries in saved:
         registry.clear()
@@ -44,6 +45,20 @@ def test_an_operation(restored):
     supernet(torch.randn(2, 3, 8, 8), num_bits=4).sum().backward()
     added = supernet.cells[0].candidates[number]
     assert added.depthwise.kernel_size == (7, 7) and added.depthwise.weight.grad is not None
+
+
+def test_a_quantizer(restored):
+    code = example("quantizer")
+    assert len(code.splitlines()) <= 40
+    exec(code, {})
+    precision = Precision([2, 4, 32], quantizer="shift")
+    supernet = Supernet(TINY_GEOMETRY, precision)
+    supernet(torch.randn(2, 3, 8, 8), num_bits=4).sum().backward()
+    layer = supernet.cells[0].candidates[0].depthwise
+    assert layer.weight.grad is not None
+    for quantizer, x in ((layer.weight_quantizer, layer.weight), (layer.input_quantizer, torch.randn(2, 4, 5, 5))):
+        assert torch.equal(quantizer.codes(x).values(), quantizer(x))
+        assert torch.equal(quantizer.codes(x).scale.log2() % 1, torch.zeros_like(quantizer.codes(x).scale))
 
 
 def test_a_device(tmp_path):
