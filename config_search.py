@@ -67,6 +67,7 @@ C.header_channel = 1504
 
 # precision
 C.num_bits_list = [4, 8, 12, 16, 32]
+C.quantizer = "minmax"  # the paper's; docs/method.md compares the others
 C.quantize_ends = False  # released; the paper is silent
 C.range_scope = "bit_width"  # released: "shared"
 C.range_momentum = 0.1  # released: 0.9

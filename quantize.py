@@ -43,7 +43,8 @@ class Precision:
     bit_widths: the legal bit-widths, kept sorted from lowest to highest.
     range_scope: "bit_width" = running activation ranges per layer and bit-width; "shared" (released) = one per layer.
     range_momentum: share of the newest batch in a running range.
-    quantizer: which of `QUANTIZERS` the layers are built with. Raises ValueError where there is none of that name.
+    quantizer: which of `QUANTIZERS` the layers are built with. Raises ValueError where there is none of that name, or
+        it begins above the lowest of the bit-widths.
     track_statistics: False = training passes leave BN statistics and activation ranges as they are.
     recalibrating: True within `recalibrate`.
     """
@@ -57,6 +58,9 @@ class Precision:
     ):
         if quantizer not in QUANTIZERS:
             raise ValueError(f"quantizer {quantizer!r} is not one of {list(QUANTIZERS)}")
+        lowest = QUANTIZERS[quantizer].lowest_bits
+        if min(bit_widths) < lowest:
+            raise ValueError(f"bit-width {min(bit_widths)}: quantizer {quantizer!r} begins at {lowest} bit")
         self.bit_widths = tuple(sorted(bit_widths))
         self.range_scope = range_scope
         self.range_momentum = range_momentum

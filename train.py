@@ -37,10 +37,11 @@ from instantnet.kernels import with_kernels
 from instantnet.model_infer import profile
 from instantnet.networks.build import build
 from instantnet.quantize import Precision, SwitchableNetwork, recalibrate
+from instantnet.quantizers import learned_by_quantizers
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
 from instantnet.strategies import autocasted, compiled, placed, recorded
-from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared
+from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared, set_learning_rate
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,7 +66,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     model = new_network(C, arch, source, processes, pretrained)
     precision, parameters = model.precision, list(model.parameters())
     in_training = autocasted(compiled(model, C.compile), C.mixed_precision, processes.device)
-    optimizer = make_optimizer(parameters, C)
+    optimizer = make_optimizer(parameters, C, learned_by_quantizers(model))
     update = updater(optimizer, parameters, C.grad_clip)
     last_backward = processes.gradient_exchange(parameters)
     cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
@@ -95,7 +96,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         for epoch in run.epochs():
             model.train()
             for step, (images, labels) in run.steps(epoch):
-                optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
+                set_learning_rate(optimizer, learning_rate(C, epoch, (step + 1) / steps))
                 rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                 weight = train_batches.weight(step)
                 beta = cascade.distill_weight_at(epoch, (step + 1) / steps)
@@ -158,7 +159,7 @@ def parts_of(C: TrainSettings, model: SwitchableNetwork, optimizer: torch.optim.
 def new_parts(C: TrainSettings, arch: dict, source: object) -> dict[str, Any]:
     """The parts of a run that has not begun."""
     model = build(arch, C.to_dict(), Precision(**C.precision_arguments()), source)
-    return parts_of(C, model, make_optimizer(list(model.parameters()), C))
+    return parts_of(C, model, make_optimizer(list(model.parameters()), C, learned_by_quantizers(model)))
 
 
 def read_pretrained(C: TrainSettings, arch: dict, source: object) -> NetworkFile:

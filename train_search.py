@@ -32,12 +32,21 @@ from instantnet.engine.synchronised import synchronised
 from instantnet.formats import ARCHITECTURE, SEARCH_RUN, header, read_supernet
 from instantnet.kernels import with_kernels
 from instantnet.model_search import Supernet
+from instantnet.quantizers import learned_by_quantizers
 from instantnet.searching import bit_widths_named, build_supernet, new_architect, unreachable_window
 from instantnet.selection import Best, report
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
 from instantnet.strategies import autocasted, compiled, placed, recorded
-from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared, training_command
+from instantnet.training import (
+    announce,
+    learning_rate,
+    make_optimizer,
+    new_run,
+    prepared,
+    set_learning_rate,
+    training_command,
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,7 +69,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     supernet = new_supernet(C, processes, pretrained)
     precision, weights = supernet.precision, supernet.weight_parameters()
     in_training = autocasted(compiled(supernet, C.compile), C.mixed_precision, processes.device)
-    optimizer = make_optimizer(weights, C)
+    optimizer = make_optimizer(weights, C, learned_by_quantizers(supernet))
     update = updater(optimizer, weights, C.grad_clip)
     architect = new_architect(C, supernet, in_training, processes.mean)
     bit_widths = bit_widths_named(C.weight_bits, precision)
@@ -90,7 +99,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
             held_out_images = endless(alpha_batches, epoch, run.first_step(epoch))
             supernet.train()
             for step, (images, labels) in run.steps(epoch):
-                optimizer.param_groups[0]["lr"] = learning_rate(C, epoch, (step + 1) / steps)
+                set_learning_rate(optimizer, learning_rate(C, epoch, (step + 1) / steps))
                 noise = derived_seed(C.seed, "gumbel", epoch, step)  # one sample of it for the whole step
                 supernet.generator.manual_seed(noise)
                 supernet.sample()
@@ -174,7 +183,7 @@ def parts_of(
 def new_parts(C: SearchSettings) -> dict[str, Any]:
     """The parts of a run that has not begun."""
     supernet = build_supernet(C)
-    optimizer = make_optimizer(supernet.weight_parameters(), C)
+    optimizer = make_optimizer(supernet.weight_parameters(), C, learned_by_quantizers(supernet))
     return parts_of(C, supernet, optimizer, new_architect(C, supernet, supernet))
 
 

@@ -5,7 +5,7 @@ Format 2. Of every file:
     format      2
     kind        "architecture", "weights", or "search run" and "training run"
     network     {"name": derived, supernet or a network of the paper, "ops": of a derived one, "settings": its sizes}
-    quantizer   "minmax"
+    quantizer   the setting: "minmax", "symmetric", ..
     bits        [4, 8, 32]: numbers, or text such as "w4a8"
     data        {"name", "class_names", "mean", "std", "height", "width"}: what an image and a logit of it mean
     version, commit    of the code that wrote it
@@ -34,6 +34,7 @@ from instantnet.networks.build import build_network
 from instantnet.networks.paper import Form
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.quantize import Precision, SwitchableNetwork
+from instantnet.quantizers import QUANTIZERS
 from instantnet.settings.schema import as_text
 from instantnet.settings.stages import (
     MOST_BIT_WIDTHS,
@@ -53,7 +54,7 @@ WRITTEN_BY = {
     SEARCH_RUN: "checkpoint.pt of train_search.py",
     TRAINING_RUN: "checkpoint.pt of train.py",
 }
-QUANTIZER = "minmax"
+QUANTIZER = "minmax"  # of a file that names none
 LONGEST_NAME = 256  # letters of a class's name
 
 
@@ -102,7 +103,7 @@ def header(kind: str, arch: Mapping[str, Any], C: NetworkSettings, data: DataSet
     return {
         "kind": kind,
         "network": network | {"settings": {name: values[name] for name in shape.__dataclass_fields__}},
-        "quantizer": QUANTIZER,
+        "quantizer": C.quantizer,
         "bits": sorted(C.num_bits_list),
         "data": {
             "name": data.name,
@@ -182,8 +183,13 @@ class _named:
 def _check_kind(content: Mapping[str, Any], kind: str, path: Path) -> None:
     if content.get("kind", kind) != kind:
         raise UserError(f"{path}: expected {WRITTEN_BY[kind]}, but it is {shown(content['kind'])}")
-    if content.get("quantizer", QUANTIZER) != QUANTIZER:
-        raise UserError(f"{path}: its quantizer is {shown(content['quantizer'])}; this version has {QUANTIZER}")
+    stated = content.get("quantizer", QUANTIZER)
+    if stated not in QUANTIZERS:
+        raise UserError(f"{path}: its quantizer is {shown(stated)}; this version has {', '.join(QUANTIZERS)}")
+    if "config" in content:
+        built = content["config"].get("quantizer", QUANTIZER)
+        if isinstance(built, str) and built != stated:
+            raise UserError(f"{path}: its quantizer is {shown(stated)}, that of its config {shown(built)}")
 
 
 def _arch(given: Any, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import math
 import shlex
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -140,11 +140,26 @@ def announce(
         log.line(f"resumed from {run.loaded}, at {run.start}")
 
 
-def make_optimizer(parameters: list[nn.Parameter], C: NetworkSettings) -> torch.optim.Optimizer:
-    """The optimiser of the weights, at the first epoch's learning rate."""
+def make_optimizer(
+    parameters: list[nn.Parameter], C: NetworkSettings, undecayed: Collection[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """The optimiser of the weights, at the first epoch's learning rate.
+
+    undecayed: those of the parameters without weight decay, a group of their own if there are any.
+    """
+    apart = {id(parameter) for parameter in undecayed}
+    groups: list[dict[str, Any]] = [{"params": [p for p in parameters if id(p) not in apart]}]
+    if apart:
+        groups.append({"params": [p for p in parameters if id(p) in apart], "weight_decay": 0.0})
     if C.opt == "adam":
-        return torch.optim.Adam(parameters, lr=C.lr, betas=(C.betas[0], C.betas[1]), weight_decay=C.weight_decay)
-    return torch.optim.SGD(parameters, lr=C.lr, momentum=C.momentum, weight_decay=C.weight_decay)
+        return torch.optim.Adam(groups, lr=C.lr, betas=(C.betas[0], C.betas[1]), weight_decay=C.weight_decay)
+    return torch.optim.SGD(groups, lr=C.lr, momentum=C.momentum, weight_decay=C.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Train every parameter at this rate from now on."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def learning_rate(C: NetworkSettings, epoch: int, done: float = 0.0) -> float:
@@ -177,7 +192,12 @@ def training_command(C: SearchSettings) -> str:
     words = ["--preset", presets] if presets else []
     following = from_command_line(NEXT, NEXT_PRESETS, words, "")
     handed_on = C.group(DataSettings) | C.group(ShapeSettings)
-    handed_on |= {"skip_broken": C.skip_broken, "num_bits_list": C.num_bits_list, "quantize_ends": C.quantize_ends}
+    handed_on |= {
+        "skip_broken": C.skip_broken,
+        "num_bits_list": C.num_bits_list,
+        "quantizer": C.quantizer,
+        "quantize_ends": C.quantize_ends,
+    }
     for name, value in handed_on.items():
         if value != getattr(following, name):
             words += [f"--{name}", as_text(value)]

@@ -13,6 +13,7 @@ from instantnet.model_infer import DerivedNetwork
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.quantize import Precision
+from instantnet.quantizers import QUANTIZERS
 from instantnet.strategies import compiled
 
 BITS = (4, 32)
@@ -65,6 +66,23 @@ def test_one_graph_per_bit_width_and_the_same_numbers():
     assert not counters["graph_break"]
     for (name, a), b in zip(plain.state_dict().items(), fast.state_dict().values(), strict=True):
         assert torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.parametrize("name", [name for name in QUANTIZERS if name != "minmax"])
+def test_other_quantizers(name):
+    """No graph breaks, one graph per bit-width, gradients of steps and clipping levels too."""
+    plain = DerivedNetwork(["k3_e1_g2"], SMALL, Precision(BITS, quantizer=name))
+    fast = copy.deepcopy(plain)
+    run = compiled(fast, True, backend="aot_eager")
+    for _ in range(3):
+        images = torch.randn(4, 3, 8, 8)
+        expected, expected_gradients = passes(plain, plain, images)
+        logits, gradients = passes(fast, run, images)
+        assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
+        assert expected_gradients.keys() == gradients.keys()
+        assert all(torch.allclose(gradients[n], g, rtol=1e-3, atol=1e-5) for n, g in expected_gradients.items())
+    assert graphs() == len(BITS)
+    assert not counters["graph_break"]
 
 
 def test_validation_is_not_compiled():

@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 from hypothesis import example, given
@@ -587,3 +587,40 @@ def test_alpha_at_a_bit_width_that_never_trains():
 def test_named_are_the_words_of_the_command_line_given_also_those_of_presets():
     C = resolve(config_train, "--preset", "digits", "--lr", "0.3")
     assert C.named == {"lr"} and {"lr", "dataset", "stride_list"} <= C.given and C.preset == "digits"
+
+
+# --- the quantizer
+
+
+def test_quantizers_of_the_settings_are_those_of_the_code():
+    from instantnet.quantizers import QUANTIZERS
+    from instantnet.settings.stages import LOWEST_BITS
+
+    for config in CONFIGS.values():
+        assert config.C.quantizer == "minmax"
+        assert get_args(config.C.legal_settings()["quantizer"].type) == tuple(QUANTIZERS)
+        for name, scheme in QUANTIZERS.items():
+            assert resolve(config, "--quantizer", name).precision_arguments()["quantizer"] == name
+            assert scheme.lowest_bits == LOWEST_BITS.get(name, 1)
+            if scheme.lowest_bits > 1:
+                assert f"quantizer = {name}" in complaint(config, "--quantizer", name, "--num_bits_list", "1,4")
+    assert "did you mean 'lsq'" in complaint(config_train, "--quantizer", "lsqq")
+
+
+def test_settings_stored_without_a_quantizer_mean_minmax():
+    from instantnet.settings.stages import SearchSettings, TrainSettings
+
+    for stage in (SearchSettings, TrainSettings):
+        C = stage()
+        for name, value in C.to_dict().items():
+            if name != "quantizer":
+                setattr(C, name, value)
+        assert C.precision_arguments()["quantizer"] == "minmax"
+
+
+def test_the_search_hands_its_quantizer_on():
+    from instantnet.training import training_command
+
+    command = training_command(resolve(config_search, "--preset", "digits", "--quantizer", "nested"))
+    assert "--quantizer nested" in command
+    assert "--quantizer" not in training_command(resolve(config_search, "--preset", "digits"))

@@ -1,7 +1,8 @@
 """Statistics of a training batch over the parts that all processes have of it: batch norms' and activation ranges'.
 
 Put into a network from outside: `model = synchronised(model, processes)`. What it replaces are strategies that modules
-carry as attributes: `normalise` of a batch norm, `measure` of a quantizer that takes its range from the batch.
+carry as attributes: `normalise` of a batch norm, `measure` of a quantizer that takes its range from the batch, `agree`
+of one that begins with what the first batch shows.
 """
 
 from collections.abc import Callable
@@ -18,17 +19,29 @@ Measure = Callable[[Tensor, int | None], tuple[Tensor, Tensor]]
 
 
 def synchronised(model: Model, processes: Processes, wanted: bool = True) -> Model:
-    """`model`, which normalises and quantizes by the batch of all processes; changed in place. One process, or not
-    `wanted` (the setting sync_bn): as it is."""
-    if processes.alone or not wanted:
-        return model
+    """`model`, which normalises and quantizes by the batch of all processes; changed in place. One process: as it is.
+    Not `wanted` (the setting sync_bn): its learned steps begin the same in all processes, the rest is as it was."""
     module: Any
+    if processes.alone:
+        return model
+    for module in model.modules():
+        if hasattr(module, "agree"):
+            module.agree = mean_of_all
+    if not wanted:
+        return model
     for module in model.modules():
         if hasattr(module, "normalise"):
             module.normalise = batch_norm
         elif getattr(module, "of_batch", False):
             module.measure = RangeOfAll(module.measure)
     return model
+
+
+def mean_of_all(measured: Tensor) -> Tensor:
+    """The mean of the processes' tensors."""
+    total = measured.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 class RangeOfAll:

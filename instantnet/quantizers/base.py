@@ -16,6 +16,9 @@ Measure = Callable[[Tensor, int | None], tuple[Tensor, Tensor]]
 Rounding = Callable[[Tensor, Tensor, Tensor, int, int | None], Tensor]
 """(x, low, high, bits, axis) -> x at 2^bits values over low..high."""
 
+Agree = Callable[[Tensor], Tensor]
+"""What this process measured -> what all processes use: their mean."""
+
 
 class BitWidths(Protocol):
     """What a quantizer reads of its network's state, `quantize.Precision`."""
@@ -56,13 +59,16 @@ class Quantizer(nn.Module):
     """
 
     precision: BitWidths
+    lowest_bits = 1
+    """The lowest bit-width it is defined at."""
+
     of_batch = False
     """Whether the range comes from the batch: several processes then share it."""
 
     shared = False
     """Whether all bit-widths use one row of state."""
 
-    def __init__(self, precision: BitWidths, channels: int | None, axis: int):
+    def __init__(self, precision: BitWidths, channels: int | None, axis: int = 0):
         super().__init__()
         self.precision = precision
         self.channels = channels
@@ -93,6 +99,67 @@ class Quantizer(nn.Module):
     def per_channel(self, values: Tensor, x: Tensor) -> Tensor:
         """`values` [channels] or [1] in a shape that broadcasts against x."""
         return values if self.channels is None else values.view(broadcast_shape(x, self.axis))
+
+
+class BeginsWithABatch(Quantizer):
+    """A quantizer with a row of state per bit-width that the first training batch at that bit-width sets.
+
+    Buffer: initialised [rows] (bool).
+    """
+
+    initialised: Tensor
+
+    def register_initialised(self, rows: int) -> None:
+        """Add the buffer, all False."""
+        self.register_buffer("initialised", torch.zeros(rows, dtype=torch.bool))
+        self._known = [False] * rows  # `initialised` on the host: reading the buffer would stall a GPU
+
+    @property
+    def records(self) -> bool:
+        """Whether this pass may change the state: it trains, and statistics are not frozen."""
+        return self.training and self.precision.track_statistics
+
+    def is_initialised(self, row: int) -> bool:
+        if not self._known[row]:
+            self._known[row] = bool(self.initialised[row])
+        return self._known[row]
+
+    def set_initialised(self, row: int, value: bool) -> None:
+        self.initialised[row] = value
+        self._known[row] = value
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if not self.initialised.is_meta:
+            self._known = self.initialised.tolist()  # now, so that no pass of a loaded network branches on a buffer
+
+
+def rows_of(precision: BitWidths) -> int:
+    """Rows of state: one per bit-width that is quantized, at least one."""
+    return max(1, sum(bits != FLOAT_BITS for bits in precision.bit_widths))
+
+
+def refuse_float(precision: BitWidths) -> None:
+    """ValueError at 32 bit."""
+    if precision.bits == FLOAT_BITS:
+        raise ValueError("32 bit means float: there are no codes")
+
+
+def learned_by_quantizers(model: nn.Module) -> list[nn.Parameter]:
+    """The steps and clipping levels in a network. Weight decay is not for them: it would narrow every range."""
+    return [p for module in model.modules() if isinstance(module, Quantizer) for p in module.learned()]
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """x in float32 under autocast, where it comes in bfloat16, which cannot hold the codes of 12 bit."""
+    return x.float() if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64 else x
+
+
+def as_codes(codes: Tensor, bits: int) -> Tensor:
+    """Whole numbers of a float type as int64 in 0..2^bits - 1; NaN is 0. Beyond 24 bit float32 cannot hold 2^bits - 1,
+    and the number it holds instead is the next power of two."""
+    levels = 2**bits - 1
+    return codes.nan_to_num(0.0, levels, 0.0).to(torch.int64).clamp_(0, levels)
 
 
 def broadcast_shape(x: Tensor, axis: int) -> list[int]:

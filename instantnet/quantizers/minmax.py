@@ -13,26 +13,19 @@ import torch
 from torch import Tensor
 
 from instantnet.quantizers.base import (
-    FLOAT_BITS,
     BitWidths,
     Codes,
     Measure,
     Quantizer,
     Rounding,
     StraightThrough,
+    as_codes,
     broadcast_shape,
+    refuse_float,
 )
+from instantnet.quantizers.running import RunningRange, min_max
 
-
-def min_max(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
-    """(low, high) of x: of every entry along `axis` [C], or where that is None of the whole tensor [1]."""
-    if axis is None:
-        low, high = x.aminmax()
-        return low.view(1), high.view(1)
-    if axis == 0:
-        return x.flatten(1).aminmax(dim=1)
-    others = [i for i in range(x.dim()) if i != axis]
-    return x.amin(others), x.amax(others)
+__all__ = ["MinMaxInputs", "MinMaxWeights", "codes_of", "fake_quantize", "min_max", "rounded"]
 
 
 def rounded(x: Tensor, low: Tensor, high: Tensor, bits: int, axis: int | None) -> Tensor:
@@ -66,8 +59,8 @@ def codes_of(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Codes:
     """The integers behind `fake_quantize`; the code of NaN is 0."""
     levels = 2**bits - 1
     scale, divisor = steps(low, high, levels)
-    codes = ((x - low) / divisor).nan_to_num_(0.0, levels, 0.0).clamp_(0, levels).round_().to(torch.int64)
-    return Codes(codes, scale, torch.zeros_like(scale, dtype=torch.int64), low)
+    codes = ((x - low) / divisor).clamp_(0, levels).round_()
+    return Codes(as_codes(codes, bits), scale, torch.zeros_like(scale, dtype=torch.int64), low)
 
 
 class MinMaxWeights(Quantizer):
@@ -88,99 +81,27 @@ class MinMaxWeights(Quantizer):
         return StraightThrough.apply(x, self.rounding, low, high, self.precision.bits, self.axis)
 
     def codes(self, x: Tensor) -> Codes:
-        _refuse_float(self.precision)
+        refuse_float(self.precision)
         low, high = min_max(x.detach(), self.axis)
         return codes_of(x.detach(), self.per_channel(low, x), self.per_channel(high, x), self.precision.bits)
 
 
-class MinMaxInputs(Quantizer):
-    """A layer's input: over the batch's min and max in training, running ones in evaluation.
+class MinMaxInputs(RunningRange):
+    """A layer's input: over the batch's min and max in training, running ones in evaluation (`RunningRange`)."""
 
-    channels: C for a range per channel (inputs [B, C, H, W] of depth-wise convolutions), None for one range. Running
-    range: new = (1 - momentum) * old + momentum * batch; the first batch initialises it. Before that, evaluation falls
-    back on the batch's own range. Buffers: low, high [bit-widths or 1, C or 1]; initialised [bit-widths or 1] (bool).
-    """
-
-    of_batch = True
-    measure: Measure
     rounding: Rounding
-    low: Tensor
-    high: Tensor
-    initialised: Tensor
 
     def __init__(self, precision: BitWidths, channels: int | None = None, axis: int = 1):
         super().__init__(precision, channels, axis)
-        self.measure, self.rounding = min_max, rounded
-        self.shared = precision.range_scope == "shared"
-        rows = 1 if self.shared else max(1, sum(bits != FLOAT_BITS for bits in precision.bit_widths))
-        self.register_buffer("low", torch.zeros(rows, channels or 1))
-        self.register_buffer("high", torch.zeros(rows, channels or 1))
-        self.register_buffer("initialised", torch.zeros(rows, dtype=torch.bool))
-        self._known = [False] * rows  # `initialised` on the host: reading the buffer would stall a GPU
+        self.rounding = rounded
 
     def quantize(self, x: Tensor) -> Tensor:
         x = x.to(self.low.dtype)  # under autocast it comes in bfloat16, which cannot hold the codes of 12 bit
         low, high = self.range(x.detach())
-        return StraightThrough.apply(x, self.rounding, low, high, self.precision.bits, self._range_axis())
+        return StraightThrough.apply(x, self.rounding, low, high, self.precision.bits, self.range_axis)
 
     def codes(self, x: Tensor) -> Codes:
-        _refuse_float(self.precision)
+        refuse_float(self.precision)
         x = x.detach().to(self.low.dtype)
-        row = self._row()
-        running = not self.training and self._is_initialised(row)
-        low, high = (self.low[row], self.high[row]) if running else min_max(x, self._range_axis())
+        low, high = self.range_of(x)
         return codes_of(x, self.per_channel(low, x), self.per_channel(high, x), self.precision.bits)
-
-    def range(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(low, high), [C] or [1], that x is quantized over. In training it is recorded."""
-        row = self._row()
-        if self.training:
-            low, high = self.measure(x, self._range_axis())
-            self.observe(low, high)
-            return low, high
-        if self._is_initialised(row):
-            return self.low[row], self.high[row]
-        return min_max(x, self._range_axis())
-
-    def observe(self, low: Tensor, high: Tensor) -> None:
-        """Record the range of a training batch, [C] or [1], unless statistics are frozen."""
-        if self.training and self.precision.track_statistics:
-            self._record(self._row(), low, high)
-
-    def reset(self) -> None:
-        if self.precision.bits != FLOAT_BITS:
-            row = self._row()
-            self.initialised[row] = False
-            self._known[row] = False
-
-    def _range_axis(self) -> int | None:
-        return None if self.channels is None else self.axis
-
-    def _row(self) -> int:
-        """The row of the buffers that belongs to the current bit-width."""
-        return 0 if self.shared else self.precision.index
-
-    def _record(self, row: int, low: Tensor, high: Tensor) -> None:
-        if self._is_initialised(row):
-            self.low[row].lerp_(low, self.precision.range_momentum)
-            self.high[row].lerp_(high, self.precision.range_momentum)
-        else:
-            self.low[row].copy_(low)
-            self.high[row].copy_(high)
-            self.initialised[row] = True
-            self._known[row] = True
-
-    def _is_initialised(self, row: int) -> bool:
-        if not self._known[row]:
-            self._known[row] = bool(self.initialised[row])
-        return self._known[row]
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        if not self.initialised.is_meta:
-            self._known = self.initialised.tolist()  # now, so that no pass of a loaded network branches on a buffer
-
-
-def _refuse_float(precision: BitWidths) -> None:
-    if precision.bits == FLOAT_BITS:
-        raise ValueError("32 bit means float: there are no codes")

@@ -15,6 +15,7 @@ MAX_SEED = 2**63 - 1  # torch's generators take no larger one
 # Files of strangers name sizes, too: what is beyond these is refused before anything is built. docs/settings.md
 MOST_LAYERS = 200  # searched layers of a network
 MOST_BIT_WIDTHS = 16
+LOWEST_BITS = {"symmetric": 2, "lsq": 2}  # quantizer -> the lowest bit-width that it has, if not 1
 MOST_CHANNELS = 2**16
 MOST_CLASSES = 100_000
 MOST_PIXELS = 4096  # height, and width, of an image
@@ -179,6 +180,10 @@ class PrecisionSettings(Settings):
         16,
         32,
     ]
+    quantizer: Annotated[
+        Literal["minmax", "symmetric", "nested", "lsq", "dorefa_scl", "dorefa"],
+        "values of a bit-width: the paper's, for integer kernels, nesting codes, LSQ, AdaBits', Any-Precision's",
+    ] = "minmax"
     quantize_ends: Annotated[bool, "run stem, header and classifier at the current bit-width instead of 32"] = False
     range_scope: Annotated[
         Literal["bit_width", "shared"], "running activation ranges: one per layer and bit-width, or one per layer"
@@ -258,6 +263,7 @@ class NetworkSettings(
         """The settings that say how values are quantized, as keyword arguments of `quantize.Precision`."""
         return {
             "bit_widths": self.num_bits_list,
+            "quantizer": self.quantizer,
             "range_scope": self.range_scope,
             "range_momentum": self.range_momentum,
         }
@@ -281,6 +287,12 @@ class NetworkSettings(
             raise UserError(f"setting num_bits_list: {len(self.num_bits_list)} bit-widths, at most {MOST_BIT_WIDTHS}")
         if len(set(self.num_bits_list)) < len(self.num_bits_list):
             raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width is named twice")
+        lowest = LOWEST_BITS.get(self.quantizer, 1)
+        if min(self.num_bits_list) < lowest:
+            raise UserError(
+                f"settings quantizer = {self.quantizer}, num_bits_list = {self.num_bits_list}: this quantizer begins "
+                f"at {lowest} bit"
+            )
         for name in ("num_channel_list", "stride_list"):
             if len(getattr(self, name)) != len(self.num_layer_list):
                 raise UserError(

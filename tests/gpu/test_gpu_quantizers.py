@@ -1,4 +1,7 @@
-"""Every quantizer on the GPU against the CPU: the same codes, and the same numbers bit for bit."""
+"""Every quantizer on the GPU against the CPU: the same codes, and the same numbers bit for bit.
+
+Of those that take a mean or a tanh the last digits differ between devices: equal to a tolerance, and a value on the
+edge between two codes may have the other one."""
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from instantnet.quantizers.minmax import min_max, rounded
 pytestmark = pytest.mark.gpu
 
 BITS = (2, 4, 8, 12, 16)
+BIT_EQUAL = ("minmax", "symmetric", "nested")
 SHAPES = {"images": (6, 8, 9, 7), "features": (16, 8)}
 
 
@@ -27,11 +31,21 @@ def same_on(device, quantizer, x, bits):
     return [tensor.detach().cpu() for tensor in (output, gradient, *codes)]
 
 
-def assert_same(device, quantizer, x):
+def assert_same(device, quantizer, x, bit_equal):
     for bits in BITS:
         expected = same_on("cpu", quantizer, x, bits)
         got = same_on(device, quantizer, x, bits)
-        assert all(map(torch.equal, expected, got)), f"{bits} bit"
+        if bit_equal:
+            assert all(map(torch.equal, expected, got)), f"{bits} bit"
+            continue
+        output, gradient, codes, scale, zero_point, offset = got
+        torch.testing.assert_close(scale, expected[3])
+        torch.testing.assert_close(offset, expected[5])
+        assert torch.equal(zero_point, expected[4])
+        assert (codes - expected[2]).abs().max() <= 1
+        assert (codes != expected[2]).double().mean() < 1e-2
+        torch.testing.assert_close(gradient, expected[1], rtol=1e-3, atol=1e-4)
+        assert ((output - expected[0]).abs() <= 1.01 * scale + 1e-5).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -40,7 +54,7 @@ def test_weights(device, name, dtype):
     for shape in [(12, 8, 3, 3), (12, 1, 5, 5), (12, 8)]:
         weight = torch.randn(shape, dtype=dtype)
         weight[3] = 0.25  # a channel whose values are all the same
-        assert_same(device, QUANTIZERS[name].weights(Precision(BITS), 12).to(dtype), weight)
+        assert_same(device, QUANTIZERS[name].weights(Precision(BITS), 12).to(dtype), weight, name in BIT_EQUAL)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -54,7 +68,7 @@ def test_inputs(device, name, dtype, channels, training):
         for bits in BITS:
             quantizer.precision.set(bits)
             quantizer(torch.randn(shape, dtype=dtype))
-        assert_same(device, quantizer.train(training), 2 * torch.randn(shape, dtype=dtype))
+        assert_same(device, quantizer.train(training), 2 * torch.randn(shape, dtype=dtype), name in BIT_EQUAL)
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
