@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from instantnet.kernels import quantize
 from instantnet.kernels.library import call, is_channels_last, is_served, lanes
 from instantnet.operations import ConvBlock
-from instantnet.quantize import BatchNorm2d, batch_normalised
+from instantnet.quantize import FreezableNorm, batch_normalised
 from instantnet.quantizers import FLOAT_BITS, Quantizer, minmax
 from instantnet.quantizers.minmax import MinMaxInputs
 
@@ -52,7 +52,7 @@ def serves(block: ConvBlock, x: Tensor) -> bool:
     )
 
 
-def _serves_norm(norm: BatchNorm2d) -> bool:
+def _serves_norm(norm: FreezableNorm) -> bool:
     """Whether it normalises by this batch alone, to train. What is evaluated later is measured by torch's own sums."""
     return norm.training and norm.normalise is batch_normalised and not norm.precision.recalibrating
 
@@ -179,7 +179,7 @@ class _Running:
     """(eps, momentum, running mean, running variance) as the kernels take them; what they wrote is put back in the
     norm's own order. order: that of the channels inside the block, None = the norm's own."""
 
-    def __init__(self, norm: BatchNorm2d, order: Tensor | None = None):
+    def __init__(self, norm: FreezableNorm, order: Tensor | None = None):
         self.norm, self.order = norm, order
 
     def __enter__(self) -> tuple[Any, ...]:

@@ -3,6 +3,8 @@
 Weights are quantized per output channel, inputs per tensor (depth-wise: per channel), as by `SwitchableConv2d`.
 """
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -42,10 +44,11 @@ class SwitchableConvTransposeNd(SwitchableConvNd, _ConvTransposeNd):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         axes = len(self.kernel_size)
-        output_padding = self._output_padding(
+        layer: Any = self  # torch declares other types of these sizes than it takes
+        output_padding = layer._output_padding(
             x, output_size, self.stride, self.padding, self.kernel_size, axes, self.dilation
         )
-        convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+        convolve: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
         x, weight = self.input_quantizer(x), self.quantized_weight()
         return convolve(x, weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation)
 
