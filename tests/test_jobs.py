@@ -179,7 +179,14 @@ def tiny(**settings):
     a, b, *_ = CIFAR_GPU.slots
     rows = {"networks": ("mobilenet_v2",), "rows": ("none", "cascade"), "seeds": 2, "epochs": 1}
     parts = replace(a, images_per_class=(3, 2), **rows), replace(b, images_per_class=(2, 1), **rows)
-    small = {"device": "cpu", "image_height": 16, "image_width": 16, "batch_size": 16, "num_threads": 1}
+    small = {
+        "device": "cpu",
+        "cuda_graph": False,
+        "image_height": 16,
+        "image_width": 16,
+        "batch_size": 16,
+        "num_threads": 1,
+    }
     networks = {"mobilenet_v2": {"width_mult": 0.125}}
     return replace(CIFAR_GPU, slots=parts, networks=networks, settings={**small, **settings})
 

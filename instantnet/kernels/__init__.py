@@ -35,7 +35,7 @@ def with_kernels(model: Model, quantizers: bool = True, layers: bool = True) -> 
         for module in model.modules():
             if cuda.available() and getattr(module, "rounding", None) is rounded:
                 module.rounding = cuda.rounded
-    if not (quantizers or layers) or devices != {"cpu"} or shared_library() is None:
+    if not (quantizers or layers) or not devices <= {"cpu"} or shared_library() is None:
         return model
     for module in model.modules():
         if quantizers and getattr(module, "measure", None) is min_max:
