@@ -14,12 +14,13 @@ pass the rounding unchanged (straight-through). Bit-width 32 means float. `insta
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as FloatNorm
+from torch.nn.modules.conv import _ConvNd
 
 from instantnet.quantizers import FLOAT_BITS, QUANTIZERS, Quantizer
 
@@ -88,25 +89,17 @@ class Precision:
             self.track_statistics = before
 
 
-class SwitchableConv2d(nn.Conv2d):
+class SwitchableConvNd(_ConvNd):
     """A convolution at the current bit-width: weights quantized per output channel, inputs per tensor (depth-wise: per
-    channel)."""
+    channel). Of any number of spatial axes; a torch module becomes one by its class and `switch_by`."""
 
     old_names: ClassVar = {"input_range": "input_quantizer"}
     """Children by their names in files of earlier versions."""
-
-    def __init__(self, in_channels, out_channels, kernel_size, *, precision: Precision, **options):
-        super().__init__(in_channels, out_channels, kernel_size, **options)
-        self.switch_by(precision)
 
     def switch_by(self, precision: Precision) -> None:
         """Make the quantizers, of which `precision` is the state."""
         self.precision = precision
         depthwise = self.groups == self.in_channels > 1
-        # Strided 1x1 with few channels: the gradient of the weights by oneDNN's AVX2 kernel writes past its memory
-        # (uxlfoundation/oneDNN issue 6035). It is a convolution of stride 1 on the pixels that the stride picks.
-        strided_1x1 = self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1)
-        self._picks_pixels = strided_1x1 and self.in_channels < 16
         scheme = QUANTIZERS[precision.quantizer]
         self.weight_quantizer = scheme.weights(precision, self.out_channels)
         self.input_quantizer = scheme.inputs(precision, self.in_channels if depthwise else None)
@@ -116,21 +109,39 @@ class SwitchableConv2d(nn.Conv2d):
 
     def convolve(self, x: Tensor) -> Tensor:
         """The convolution of x, which is already at the current bit-width."""
-        weight = self.weight_quantizer(self.weight)
-        if self._picks_pixels and self.training:
-            x = x[:, :, :: self.stride[0], :: self.stride[1]]
-            return F.conv2d(x, weight, self.bias, groups=self.groups)
-        return self._conv_forward(x, weight, self.bias)
+        layer: Any = self  # torch's classes have it, their common base has not
+        return layer._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
         rename_children(state_dict, prefix, self.old_names)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
+class SwitchableConv2d(SwitchableConvNd, nn.Conv2d):
+    """Of images [B, C, H, W]."""
+
+    def __init__(self, in_channels, out_channels, kernel_size, *, precision: Precision, **options):
+        super().__init__(in_channels, out_channels, kernel_size, **options)
+        self.switch_by(precision)
+
+    def switch_by(self, precision: Precision) -> None:
+        super().switch_by(precision)
+        # Strided 1x1 with few channels: the gradient of the weights by oneDNN's AVX2 kernel writes past its memory
+        # (uxlfoundation/oneDNN issue 6035). It is a convolution of stride 1 on the pixels that the stride picks.
+        strided_1x1 = self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1)
+        self._picks_pixels = strided_1x1 and self.in_channels < 16
+
+    def convolve(self, x: Tensor) -> Tensor:
+        if not (self._picks_pixels and self.training):
+            return super().convolve(x)
+        x = x[:, :, :: self.stride[0], :: self.stride[1]]
+        return F.conv2d(x, self.weight_quantizer(self.weight), self.bias, groups=self.groups)
+
+
 class SwitchableLinear(nn.Linear):
     """A linear layer at the current bit-width, quantized as `SwitchableConv2d`; the bias stays float."""
 
-    old_names: ClassVar = SwitchableConv2d.old_names
+    old_names: ClassVar = SwitchableConvNd.old_names
 
     def __init__(self, in_features: int, out_features: int, *, precision: Precision):
         super().__init__(in_features, out_features)
