@@ -114,7 +114,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                     rng = random.Random(derived_seed(C.seed, "sandwich", epoch, step))
                     beta = cascade.distill_weight_at(epoch, (step + 1) / steps)
                     running = cascade.running(rng)
-                    losses = train_on(images, labels, supernet.op_weights, running, weight, beta)
+                    losses = train_on(images, labels, supernet.drawn(), running, weight, beta)
 
                 run.note(loss, processes.mean_losses(losses, weight))
                 run.note(alpha_loss, processes.mean_losses({architect.bits: cross_entropy}, share))

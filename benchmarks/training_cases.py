@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -136,9 +137,8 @@ def training_step(
     running, frozen_statistics = cascade.running(random.Random(0)), model.precision.frozen_statistics
 
     def one_step(images: Tensor, labels: Tensor, op_weights: Tensor | None) -> dict[int, Tensor]:
-        if isinstance(model, Supernet):
-            model.op_weights = op_weights
-        return cascade.step(passes, images, labels, update, running, frozen_statistics)
+        with model.mixing_by(op_weights) if isinstance(model, Supernet) and op_weights is not None else nullcontext():
+            return cascade.step(passes, images, labels, update, running, frozen_statistics)
 
     take = recorded(one_step, C.cuda_graph, optimizer)
     return lambda: take(images, labels, getattr(model, "op_weights", None))

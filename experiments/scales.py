@@ -186,47 +186,26 @@ CIFAR_CPU_SEARCH = replace(
 )
 
 FOUR_ROWS = ("none", "next", "cascade", "cascade_kl")
+SLOT_A = Slot(
+    name="A",
+    networks=("resnet38",),
+    bits=PAPER_BITS,
+    rows=FOUR_ROWS,
+    images_per_class=(1000, 1000),
+    epochs=15,
+    seeds=5,
+    tested=True,
+    minutes={"train": 4.5},
+)
 SLOTS = (  # docs/experiments.md, "On a GPU", says why; the minutes are set from the steps of benchmarks/training.py
-    Slot(
-        name="A",
-        networks=("resnet38",),
-        bits=PAPER_BITS,
-        rows=FOUR_ROWS,
-        images_per_class=(1000, 1000),
-        epochs=15,
-        seeds=5,
-        tested=True,
-        minutes={"train": 4.5},
-    ),
-    Slot(
-        name="B",
-        networks=("resnet38",),
-        bits=(2, 4, 8, 32),
-        rows=FOUR_ROWS,
-        images_per_class=(1000, 1000),
-        epochs=15,
-        seeds=5,
-        tested=True,
-        minutes={"train": 4.5},
-    ),
-    Slot(
-        name="C",
-        networks=("resnet38",),
-        bits=PAPER_BITS,
-        rows=FOUR_ROWS,
-        images_per_class=(5000, 1000),
-        epochs=6,
-        seeds=2,
-        tested=False,
-        minutes={"train": 4.5},
-    ),
-    Slot(
+    SLOT_A,
+    replace(SLOT_A, name="B", bits=(2, 4, 8, 32)),
+    replace(SLOT_A, name="C", images_per_class=(5000, 1000), epochs=6, seeds=2, tested=False),
+    replace(
+        SLOT_A,
         name="D",
         networks=("mobilenet_v2", "derived"),
-        bits=PAPER_BITS,
         rows=("none", "cascade"),
-        images_per_class=(1000, 1000),
-        epochs=15,
         seeds=2,
         tested=False,
         minutes={"search": 6.0, "train": 4.5},

@@ -32,8 +32,8 @@ def with_kernels(model: Model, quantizers: bool = True, layers: bool = True) -> 
     if devices == {"cuda"} and quantizers:
         from instantnet.kernels import cuda  # here: Triton takes half a second to load
 
-        for module in model.modules():
-            if cuda.available() and getattr(module, "rounding", None) is rounded:
+        for module in model.modules() if cuda.available() else ():
+            if getattr(module, "rounding", None) is rounded:
                 module.rounding = cuda.rounded
     if not (quantizers or layers) or not devices <= {"cpu"} or shared_library() is None:
         return model
