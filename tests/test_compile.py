@@ -47,6 +47,15 @@ def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
+def assert_same_passes(plain, fast, run, images):
+    """Logits and gradients of the network `plain` and of `fast`, which is called as `run`."""
+    expected, expected_gradients = passes(plain, plain, images)
+    logits, gradients = passes(fast, run, images)
+    assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert expected_gradients.keys() == gradients.keys()
+    assert all(torch.allclose(gradients[n], g, rtol=1e-3, atol=1e-5) for n, g in expected_gradients.items())
+
+
 def test_one_graph_per_bit_width_and_the_same_numbers():
     """More than the limit, after which torch would run the rest uncompiled without a word."""
     plain = DerivedNetwork(["k3_e1_g2"], SMALL, Precision(BITS))
@@ -54,11 +63,7 @@ def test_one_graph_per_bit_width_and_the_same_numbers():
     run = compiled(fast, True, backend="aot_eager")
     for step in range(3):
         images = torch.randn(4, 3, 8, 8)
-        expected, expected_gradients = passes(plain, plain, images)
-        logits, gradients = passes(fast, run, images)
-        assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
-        assert expected_gradients.keys() == gradients.keys()
-        assert all(torch.allclose(gradients[n], g, rtol=1e-3, atol=1e-5) for n, g in expected_gradients.items())
+        assert_same_passes(plain, fast, run, images)
         assert graphs() == (0 if step == 0 else len(BITS))  # ranges are initialised by the first passes
     with fast.precision.frozen_statistics():
         passes(fast, run, images)
@@ -76,11 +81,7 @@ def test_other_quantizers(name):
     run = compiled(fast, True, backend="aot_eager")
     for _ in range(3):
         images = torch.randn(4, 3, 8, 8)
-        expected, expected_gradients = passes(plain, plain, images)
-        logits, gradients = passes(fast, run, images)
-        assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-5)
-        assert expected_gradients.keys() == gradients.keys()
-        assert all(torch.allclose(gradients[n], g, rtol=1e-3, atol=1e-5) for n, g in expected_gradients.items())
+        assert_same_passes(plain, fast, run, images)
     assert graphs() == len(BITS)
     assert not counters["graph_break"]
 
