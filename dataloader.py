@@ -10,6 +10,7 @@ Shapes: n images of a set, B of a batch, H x W pixels.
 
 import os
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -39,8 +40,8 @@ class Batches:
         self.batch_size, self.shuffle, self.augment = batch_size, shuffle, augment
         self.seed, self.rank, self.world_size, self.epoch = seed, rank, world_size, 0
         remainder = len(indices) % batch_size
-        alone = remainder == 1 and (shuffle or augment)  # batch norm cannot train on it where its map is 1 x 1
-        self.num_images = len(indices) - (remainder if drop_last or alone else 0)
+        self._alone = int(remainder == 1 and (shuffle or augment))  # batch norm cannot train on it at a map of 1 x 1
+        self.num_images = len(indices) - (remainder if drop_last else self._alone)
         self._for_training = shuffle or augment
         std = torch.tensor(data.std).view(3, 1, 1)
         self._scale = (1 / (255 * std)).to(data.device)
@@ -51,6 +52,12 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self.iterate_from(0)
+
+    def with_last_batch(self) -> "Batches":
+        """The same passes with the last batch, where drop_last left it out."""
+        whole = copy(self)
+        whole.num_images = len(self.indices) - self._alone
+        return whole
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order and the augmentation of the passes that start from now on."""
@@ -204,6 +211,7 @@ def load_data(
     random_images: tuple[int, int] = (64, 32),
     val_portion: float = 0.0,
     skip_broken: bool = False,
+    normalisation: str = "measured",
 ) -> DataSet:
     """Load a data set; images become `image_height` x `image_width` pixels.
 
@@ -225,6 +233,7 @@ def load_data(
     Image files are all read before this returns: broken ones end it with one message that names them all, or, with
     `skip_broken`, are left out and named in `notes`. docs/data.md says what is done to transparent, turned and deep
     ones. `val_portion`: of `train/` alone, the share of each class that is for test, always the same images.
+    `normalisation` "released": mean and deviation of CIFAR as in the authors' code, other data sets as "measured".
 
     `num_classes` None: as many as the data set has (`random`: 10). Class folders are labelled in the sorted order of
     their names. Raises UserError: unknown data set, impossible number, missing or incomplete data, unreadable images,
@@ -259,7 +268,7 @@ def load_data(
         skip_broken=skip_broken,
     )
     train, test, class_names, notes = sets
-    mean, std = statistics(dataset, train)
+    mean, std = statistics(dataset, train, normalisation)
     return DataSet(dataset, class_names, mean, std, train, test, device, crop_padding, flip, notes)
 
 

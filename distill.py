@@ -30,6 +30,23 @@ def bit_widths_of_step(schedule: str, bit_widths: Sequence[int], rng: random.Ran
     return ordered[::-1] if schedule == "low2high" else ordered
 
 
+def released_bit_widths_of_step(
+    schedule: str, bit_widths: Sequence[int], teachers: str, rng: random.Random
+) -> list[int]:
+    """The bit-widths of a step in the order of the authors' released code, where it differs from `bit_widths_of_step`.
+
+    Under `all` and `max_loss` they rise, after the highest where that is the teacher of all; `sandwich` draws its two
+    after the ends, and may draw one twice.
+    """
+    rising = sorted(bit_widths)
+    if schedule == "sandwich":
+        between = rising[1:-1]
+        return [*dict.fromkeys((rising[-1], rising[0])), *(rng.choice(between) for _ in range(2) if between)]
+    if schedule in ("all", "max_loss") and teachers in ("highest", "none"):
+        return [rising[-1], *rising[:-1]] if teachers == "highest" else rising
+    return bit_widths_of_step(schedule, bit_widths, rng)
+
+
 def teachers_of(bits: int, running: Sequence[int], teachers: str) -> list[int]:
     """Which of the bit-widths that run in the step teach `bits`.
 
@@ -88,6 +105,10 @@ def _as_it_is(x: Tensor) -> Tensor:
 class Cascade:
     """The choices of a run; names and legal values as in the settings. loss_scale: bit-width -> weight of its loss.
 
+    pass_order `released`: `released_bit_widths_of_step`. schedule_rules `released`: `sandwich`, `high2low` and
+    `low2high` learn from labels alone and update once per bit-width; `max_loss` picks by cross-entropy, without what
+    the teachers add.
+
     Where several processes share a batch, mean(x) is the mean over them. last_backward(loss) wraps the last loss before
     an update(), so that its backward exchanges the gradients.
     """
@@ -103,12 +124,27 @@ class Cascade:
     distill_temperature: float = 1.0
     distill_reduction: str = "sum"
     distill_warmup: int = 0
+    pass_order: str = "descending"
+    schedule_rules: str = "cascade"
     mean: Callable[[Tensor], Tensor] = _as_it_is
     last_backward: Callable[[Tensor], Tensor] = _as_it_is
 
     def running(self, rng: random.Random) -> tuple[int, ...]:
         """The bit-widths of the next step, in running order; rng draws the random ones of `sandwich`."""
+        if self.pass_order == "released":
+            return tuple(released_bit_widths_of_step(self.bit_schedule, self.bit_widths, self.teachers, rng))
         return tuple(bit_widths_of_step(self.bit_schedule, self.bit_widths, rng))
+
+    @property
+    def updates_per_bit_width(self) -> bool:
+        """Whether a step updates the weights after every bit-width, not once."""
+        once_more = ("sandwich",) if self.schedule_rules == "released" else ()
+        return self.bit_schedule in ("high2low", "low2high", *once_more)
+
+    @property
+    def distils(self) -> bool:
+        """Whether teachers take part at all."""
+        return bool(self.distill_weight) and not (self.schedule_rules == "released" and self.updates_per_bit_width)
 
     def distill_weight_at(self, epoch: int, done: float) -> float:
         """beta in an epoch (from 0), after the share `done` of its steps.
@@ -132,7 +168,7 @@ class Cascade:
         """Train on one batch; returns bit-width -> L_cas of the images given, detached.
 
         images [B, C, H, W], labels [B]. update() applies the accumulated gradients and clears them: it is called once,
-        or once per bit-width under `high2low` and `low2high`. running: as `self.running` gave them. Teachers are the
+        or once per bit-width where `updates_per_bit_width`. running: as `self.running` gave them. Teachers are the
         same step's logits. Under `low2high` they have not run yet, so an extra pass without gradients makes
         them first, inside frozen_statistics(). weight: of this process's images in the mean over the processes.
         distill_weight: beta of this step, a number or a tensor [] of the logits' type and device; None: that of the
@@ -140,11 +176,11 @@ class Cascade:
         """
         beta = self.distill_weight if distill_weight is None else distill_weight
         of_loss = self.label_smoothing, self.distill_loss, self.distill_temperature, self.distill_reduction
-        per_bit_width = self.bit_schedule in ("high2low", "low2high")
-        summed = len(running) if self.bit_schedule in ("all", "sandwich") else 1  # losses behind one update()
+        per_bit_width = self.updates_per_bit_width
+        summed = 1 if per_bit_width or self.bit_schedule == "max_loss" else len(running)  # losses behind one update()
         share = 1 / summed if self.loss_reduction == "mean" else 1.0
         logits_of: dict[int, Tensor] = {}
-        if self.bit_schedule == "low2high" and self.distill_weight:
+        if self.bit_schedule == "low2high" and self.distils:
             with torch.no_grad(), frozen_statistics():
                 taught_by = {t for bits in running for t in teachers_of(bits, running, self.teachers)}
                 logits_of = {bits: model(images, num_bits=bits) for bits in sorted(taught_by)}
@@ -152,7 +188,7 @@ class Cascade:
         largest = None  # (loss, the same scaled and with its graph)
         for bits in running:
             logits = model(images, num_bits=bits)
-            teachers = teachers_of(bits, running, self.teachers) if self.distill_weight else []
+            teachers = teachers_of(bits, running, self.teachers) if self.distils else []
             taught = [logits_of[t] for t in teachers]
             loss = cascade_loss(logits, labels, taught, beta, *of_loss)
             logits_of.setdefault(bits, logits.detach())
@@ -160,7 +196,9 @@ class Cascade:
             scaled = self.loss_scale[bits] * share * weight * loss
             if self.bit_schedule == "max_loss":
                 # Only the largest loss keeps its graph: at most two are alive at a time.
-                size = self.mean(weight * losses[bits])
+                of_labels = self.schedule_rules == "released"
+                size = F.cross_entropy(logits.detach(), labels) if of_labels else losses[bits]
+                size = self.mean(weight * size)
                 if largest is None or size > largest[0]:
                     largest = size, scaled
                 continue

@@ -28,7 +28,7 @@ from instantnet.engine.commands import resume_command, stage_command
 from instantnet.engine.distributed import Processes, joined
 from instantnet.engine.errors import exit_status
 from instantnet.engine.log import per_bits
-from instantnet.engine.loop import Mean, accuracy, finite_weights, updater
+from instantnet.engine.loop import Mean, accuracy, finite_weights
 from instantnet.engine.machine import derived_seed, seed_everything
 from instantnet.engine.synchronised import synchronised
 from instantnet.evaluation import evaluate, tested
@@ -41,7 +41,15 @@ from instantnet.quantizers import learned_by_quantizers
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
 from instantnet.strategies import autocasted, compiled, placed, recorded
-from instantnet.training import announce, learning_rate, make_optimizer, new_run, prepared, set_learning_rate
+from instantnet.training import (
+    announce,
+    learning_rate,
+    make_optimizer,
+    make_updater,
+    new_run,
+    prepared,
+    set_learning_rate,
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,9 +75,9 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     precision, parameters = model.precision, list(model.parameters())
     in_training = autocasted(compiled(model, C.compile), C.mixed_precision, processes.device)
     optimizer = make_optimizer(parameters, C, learned_by_quantizers(model))
-    update = updater(optimizer, parameters, C.grad_clip)
     last_backward = processes.gradient_exchange(parameters)
     cascade = Cascade(precision.bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
+    update = make_updater(optimizer, parameters, C, cascade)
 
     def one_step(
         images: Tensor, labels: Tensor, running: Sequence[int], weight: float, beta: float
@@ -114,8 +122,10 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         as_released = None
         if C.update_bn:
             processes.average_statistics(result_of)
-            again = partial(run.epoch_again, C.nepochs)
-            as_released = recalibrated(result_of, again, train_batches.images_in, measured, C)
+            # As released, the last batch takes part here even where training drops it.
+            images_of = train_batches if C.recalibration == "own" else train_batches.with_last_batch()
+            again = partial(run.epoch_again, C.nepochs, images_of, C.max_steps)
+            as_released = recalibrated(result_of, again, images_of.images_in, measured, C)
             if as_released:
                 shown = per_bits(as_released, ".2f")
                 log.line(f"\naccuracy %, each bit-width recalibrated alone, as released:  {shown}")

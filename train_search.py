@@ -6,7 +6,8 @@ held-out images. Settings: config_search.py. Next stage: train.py.
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from instantnet.settings.configuration import check_words
@@ -25,7 +26,7 @@ from instantnet.engine.checkpoint import load_weights
 from instantnet.engine.commands import resume_command
 from instantnet.engine.distributed import Processes, joined
 from instantnet.engine.errors import exit_status
-from instantnet.engine.loop import Mean, accuracy, frozen, updater
+from instantnet.engine.loop import Mean, frozen
 from instantnet.engine.machine import derived_seed, seed_everything
 from instantnet.engine.run import Attribute
 from instantnet.engine.synchronised import synchronised
@@ -33,7 +34,7 @@ from instantnet.formats import ARCHITECTURE, SEARCH_RUN, header, read_supernet
 from instantnet.kernels import with_kernels
 from instantnet.model_search import Supernet
 from instantnet.quantizers import learned_by_quantizers
-from instantnet.searching import bit_widths_named, build_supernet, new_architect, unreachable_window
+from instantnet.searching import bit_widths_named, build_supernet, new_architect, unreachable_window, validate
 from instantnet.selection import Best, report
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
@@ -42,6 +43,7 @@ from instantnet.training import (
     announce,
     learning_rate,
     make_optimizer,
+    make_updater,
     new_run,
     prepared,
     set_learning_rate,
@@ -70,11 +72,11 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     precision, weights = supernet.precision, supernet.weight_parameters()
     in_training = autocasted(compiled(supernet, C.compile), C.mixed_precision, processes.device)
     optimizer = make_optimizer(weights, C, learned_by_quantizers(supernet))
-    update = updater(optimizer, weights, C.grad_clip)
     architect = new_architect(C, supernet, in_training, processes.mean)
     bit_widths = bit_widths_named(C.weight_bits, precision)
     last_backward = processes.gradient_exchange(weights)
     cascade = Cascade(bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
+    update = make_updater(optimizer, weights, C, cascade)
 
     def one_step(
         images: Tensor, labels: Tensor, op_weights: Tensor, running: Sequence[int], weight: float, beta: float
@@ -82,6 +84,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
         with supernet.mixing_by(op_weights):
             return cascade.step(in_training, images, labels, update, running, precision.frozen_statistics, weight, beta)
 
+    alpha_statistics = precision.frozen_statistics if C.alpha_pass == "frozen" else nullcontext
     train_on = recorded(one_step, C.cuda_graph, optimizer)
     parts = parts_of(C, supernet, optimizer, architect)
     best, loss, alpha_loss = parts["best"], parts["loss"], parts["alpha_loss"]
@@ -105,7 +108,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 supernet.sample()
                 others, their_labels, share = next(held_out_images)
                 with frozen(weights):
-                    cross_entropy = architect.step(others, their_labels, precision.frozen_statistics, share)
+                    cross_entropy = architect.step(others, their_labels, alpha_statistics, share)
 
                 supernet.generator.manual_seed(noise)
                 with frozen([supernet.alpha]):
@@ -134,7 +137,8 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 unseen = run.unless_stopped(held_out)
                 metrics["accuracy"] = validate(supernet, unseen, bit_widths, C, epoch, processes.total)
                 best.consider(supernet, flops, metrics["accuracy"], epoch, run)
-            architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
+            if epoch >= C.flops_from:
+                architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
             log.epoch(epoch, metrics, C.nepochs, f"{flops / 1e6:.2f} MFLOPs, lambda {flops_weight:.1e}")
             loss.clear()
             alpha_loss.clear()
@@ -197,29 +201,6 @@ def new_supernet(C: SearchSettings, processes: Processes, pretrained: dict[str, 
     if pretrained is not None:
         load_weights(supernet, pretrained, str(C.pretrain))
     return supernet
-
-
-def validate(
-    supernet: Supernet,
-    held_out: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    bit_widths: tuple[int, ...],
-    C: SearchSettings,
-    epoch: int,
-    total: Callable[[torch.Tensor], torch.Tensor] = lambda counts: counts,
-) -> dict[int, float]:
-    """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
-
-    As released: fresh noise in every pass, and for each bit-width the mean over it and those before it.
-    """
-    supernet.generator.manual_seed(derived_seed(C.seed, "validation", epoch))
-    supernet.noise_per_forward = C.validation == "released"
-    supernet.op_weights = None
-    result = accuracy(supernet, held_out, bit_widths, C.max_steps, total)
-    supernet.noise_per_forward = C.gumbel_noise == "per_forward"
-    if C.validation == "released":
-        values = list(result.values())
-        result = {bits: sum(values[: i + 1]) / (i + 1) for i, bits in enumerate(result)}
-    return result
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""What a search is made of, as its settings say: the supernet, what updates alpha, the FLOPs window."""
+"""What a search is made of, as its settings say: supernet, what updates alpha, FLOPs window, validation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
 from instantnet.architect import Architect
 from instantnet.engine.graph import LossGraph
+from instantnet.engine.loop import accuracy
+from instantnet.engine.machine import derived_seed
 from instantnet.model_search import Supernet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision
@@ -68,3 +70,26 @@ def unreachable_window(supernet: Supernet, C: SearchSettings) -> list[str]:
         f"note: no candidate reaches the window flops_min = {C.flops_min / 1e6:g} to flops_max = "
         f"{C.flops_max / 1e6:g} MFLOPs; the smallest has {low / 1e6:.4g}, the largest {high / 1e6:.4g}"
     ]
+
+
+def validate(
+    supernet: Supernet,
+    held_out: Iterable[tuple[Tensor, Tensor]],
+    bit_widths: tuple[int, ...],
+    C: SearchSettings,
+    epoch: int,
+    total: Callable[[Tensor], Tensor] = lambda counts: counts,
+) -> dict[int, float]:
+    """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
+
+    As released: fresh noise in every pass, and for each bit-width the mean over it and those before it.
+    """
+    supernet.generator.manual_seed(derived_seed(C.seed, "validation", epoch))
+    supernet.noise_per_forward = C.validation == "released"
+    supernet.op_weights = None
+    result = accuracy(supernet, held_out, bit_widths, C.max_steps, total)
+    supernet.noise_per_forward = C.gumbel_noise == "per_forward"
+    if C.validation == "released":
+        values = list(result.values())
+        result = {bits: sum(values[: i + 1]) / (i + 1) for i, bits in enumerate(result)}
+    return result

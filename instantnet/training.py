@@ -13,11 +13,13 @@ from torch import nn
 
 from instantnet.data.cache import image_cache
 from instantnet.dataloader import DataSet, load_data
+from instantnet.distill import Cascade
 from instantnet.engine.checkpoint import find, restore
 from instantnet.engine.commands import stage_command
 from instantnet.engine.distributed import Processes
 from instantnet.engine.errors import UserError
 from instantnet.engine.log import RunLog, SilentLog
+from instantnet.engine.loop import updater
 from instantnet.engine.machine import tune_cpu, tune_gpu, versions
 from instantnet.engine.resume import load_newest, resumes_after_failure
 from instantnet.engine.run import Run, Stateful
@@ -162,17 +164,25 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def make_updater(
+    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], C: NetworkSettings, cascade: Cascade
+) -> Callable[[], None]:
+    """What ends a step of the cascade: clip the gradients, step the optimiser, clear them."""
+    joint = len(cascade.bit_widths) > 1 and not cascade.updates_per_bit_width
+    return updater(optimizer, parameters, 0.0 if C.clip_when == "released" and joint else C.grad_clip)
+
+
 def learning_rate(C: NetworkSettings, epoch: int, done: float = 0.0) -> float:
     """The learning rate in an epoch (from 0), after the share `done` of its steps.
 
-    It follows the schedule by epoch. In the first warmup_epochs it is multiplied by a ramp from 0 to 1 that rises with
-    every step (Goyal et al. 2017).
+    It follows the schedule by epoch, with lr_ahead one epoch early. In the first warmup_epochs it is multiplied by a
+    ramp from 0 to 1 that rises with every step (Goyal et al. 2017).
 
     cosine: from lr to learning_rate_min over the epochs. linear: lr until decay_epoch, then to zero at nepochs.
     exponential: times lr_decay per epoch. multistep: times gamma at each milestone.
     """
     ramp = min(1.0, (epoch + done) / C.warmup_epochs) if C.warmup_epochs else 1.0
-    return ramp * _scheduled(C, epoch)
+    return ramp * _scheduled(C, epoch + C.lr_ahead)
 
 
 def _scheduled(C: NetworkSettings, epoch: int) -> float:

@@ -104,10 +104,14 @@ def test_the_authors_imagenet_configuration():
 
 
 def test_released_differs_at_every_point_of_the_methods_tables():
-    shared = {"range_scope": "shared", "range_momentum": 0.9, "loss_reduction": "sum", "grad_clip": 0.0}
+    shared = {
+        "range_scope": "shared", "range_momentum": 0.9, "loss_reduction": "sum", "clip_when": "released",
+        "pass_order": "released", "schedule_rules": "released", "normalisation": "released",
+    }  # fmt: skip
     search = shared | {
         "gumbel_noise": "per_forward", "alpha_step": "separate", "split": "index", "arch_choice": "last",
         "validation": "released", "skip_flops": "released", "nepochs": 25, "temp_decay": 0.88,
+        "lr_ahead": True, "alpha_pass": "recorded", "flops_from": 1,
     }  # fmt: skip
     train = shared | {"shuffle": False, "drop_last": True, "recalibration": "all"}
     for config, expected in ((config_search, search), (config_train, train)):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_runs import TINY_NETWORK, contents, load, run_here, run_script, same_tensors
 
-from instantnet import train, train_search
+from instantnet import train, train_search, training
 from instantnet.engine import run as run_module
 from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.loop import accuracy
@@ -455,7 +455,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(same_run, tmp_path, capsys, mon
 
 def test_weights_that_are_not_finite_are_not_saved(same_run, tmp_path, capsys, monkeypatch):
     """The last step of an epoch can ruin the weights without a loss to show it."""
-    updater = train.updater
+    updater = training.updater
 
     def ruinous(optimizer, parameters, grad_clip):
         update, calls = updater(optimizer, parameters, grad_clip), []
@@ -468,7 +468,7 @@ def test_weights_that_are_not_finite_are_not_saved(same_run, tmp_path, capsys, m
 
         return ruin
 
-    monkeypatch.setattr(train, "updater", ruinous)
+    monkeypatch.setattr(training, "updater", ruinous)
     assert run(*same_run, "--save", tmp_path) == 2
     err = capsys.readouterr().err
     assert "became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err

@@ -12,7 +12,7 @@ from tiny_runs import TINY_NETWORK, TINY_SEARCH, contents, load, run_here, run_s
 
 from config_search import C as SEARCH_C
 from config_train import C as TRAIN_C
-from instantnet import train_search
+from instantnet import searching, train_search, training
 from instantnet.engine import run as run_module
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Geometry
@@ -286,10 +286,10 @@ def test_validation(geometry, monkeypatch):
         seen.append((model.noise_per_forward, model.op_weights))
         return {4: 10.0, 8: 20.0, 32: 60.0}
 
-    monkeypatch.setattr(train_search, "accuracy", accuracy)
-    assert train_search.validate(supernet, [], (4, 8, 32), C, 0) == {4: 10, 8: 20, 32: 60}
+    monkeypatch.setattr(searching, "accuracy", accuracy)
+    assert searching.validate(supernet, [], (4, 8, 32), C, 0) == {4: 10, 8: 20, 32: 60}
     released = C.replaced(validation="released", gumbel_noise="per_forward")
-    assert train_search.validate(supernet, [], (4, 8, 32), released, 0) == {4: 10, 8: 15, 32: 30}
+    assert searching.validate(supernet, [], (4, 8, 32), released, 0) == {4: 10, 8: 15, 32: 30}
     assert seen == [(False, None), (True, None)]
     assert supernet.noise_per_forward is True, "training goes on as it was"
 
@@ -453,7 +453,7 @@ def test_no_good_checkpoint_yet(tmp_path, capsys):
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys, monkeypatch):
     """The last step of an epoch can ruin the weights without a loss to show it."""
-    updater = train_search.updater
+    updater = training.updater
 
     def ruinous(optimizer, parameters, grad_clip):
         update, calls = updater(optimizer, parameters, grad_clip), []
@@ -466,7 +466,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, capsys, monkeypatch
 
         return ruin
 
-    monkeypatch.setattr(train_search, "updater", ruinous)
+    monkeypatch.setattr(training, "updater", ruinous)
     assert search(*TINY_SEARCH, "--save", tmp_path) == 2
     err = capsys.readouterr().err
     assert "became NaN" in err and "epoch 2" in err and f"{tmp_path}/checkpoint.pt (epoch 1)" in err

@@ -32,6 +32,7 @@ from instantnet.engine.user_code import names_a_function
 DATA_SETS = ("cifar10", "cifar100", "digits", "image_folder", "imagenet", "random")
 FIXED_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 STATISTICS_SAMPLE = 10_000  # images of a streamed folder that its statistics are measured on
+RELEASED_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # the authors' train.py
 IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # as published with the reference models
 FOLDERS_HELP = "it needs train/<class>/ and val/<class>/ with image files"
 CIFAR_HELP = "unpack the python version from https://www.cs.toronto.edu/~kriz/cifar.html there"
@@ -184,14 +185,16 @@ def plain_view(picture: Any, dataset: str, size: Size) -> Any:
     return _views(dataset, size, flip=False)[0](upright_on_white(picture))
 
 
-def statistics(dataset: str, train: ImageSet) -> tuple[Channels, Channels]:
+def statistics(dataset: str, train: ImageSet, normalisation: str = "measured") -> tuple[Channels, Channels]:
     """Return mean and population standard deviation per channel, of pixels scaled to 0..1.
 
-    ImageNet's are the published ones. Others come from the histogram of the training images, or, for a streamed set,
-    of `STATISTICS_SAMPLE` images, always the same ones.
+    ImageNet's are the published ones, CIFAR's under "released" those of the authors' code. Others come from the
+    histogram of the training images, or, for a streamed set, of `STATISTICS_SAMPLE` images, always the same ones.
     """
     if dataset == "imagenet":
         return IMAGENET_STATISTICS
+    if normalisation == "released" and dataset in ("cifar10", "cifar100"):
+        return RELEASED_STATISTICS
     if isinstance(train, MemoryImages):
         chunks = train.images.split(4096)
     else:

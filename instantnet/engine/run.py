@@ -179,10 +179,13 @@ class Run:
             if mean is self.parts.get("loss"):
                 self.progress.losses(values)
 
-    def epoch_again(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The training batches of an epoch, until a signal comes: for measurements on them."""
-        self.batches.set_epoch(epoch)
-        return self.unless_stopped(islice(self.batches, self.steps_per_epoch))
+    def epoch_again(self, epoch: int, batches: Any, max_steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first max_steps batches of an epoch (0 = all), until a signal comes: for measurements on them.
+
+        batches: of training images, as dataloader.Batches.
+        """
+        batches.set_epoch(epoch)
+        return self.unless_stopped(islice(batches, max_steps or None))
 
     def first_step(self, epoch: int) -> int:
         """The first step of `epoch` that is left."""

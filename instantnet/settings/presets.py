@@ -37,7 +37,37 @@ _RELEASED = {  # what the authors' public code does wherever it differs from the
     "range_scope": "shared",
     "range_momentum": 0.9,
     "loss_reduction": "sum",
-    "grad_clip": 0.0,
+    "pass_order": "released",
+    "schedule_rules": "released",
+    "clip_when": "released",
+    "normalisation": "released",
+}
+# Methods of other authors: their quantizer and their loss. Network, optimiser and epochs stay as set.
+_ADABITS = {  # Jin et al. 2020, with switchable clipping levels; deJQK/AdaBits
+    "quantizer": "dorefa_scl",
+    "teachers": "none",
+    "loss_reduction": "sum",
+}
+_ANY_PRECISION = {  # Yu et al. 2021: soft labels of the next higher bit-width alone; SHI-Labs/Any-Precision-DNNs
+    "quantizer": "dorefa",
+    "teachers": "next",
+    "distill_loss": "soft",
+    "distill_temperature": 1.0,
+    "distill_weight": 1.0,
+    "loss_reduction": "sum",
+}
+_SP_NETS = {  # Guerra et al. 2020. No code is public: quantizer, temperature and weights of the losses are unverified
+    "quantizer": "dorefa",
+    "teachers": "highest",
+    "distill_loss": "kl",
+    "distill_temperature": 1.0,
+    "distill_weight": 1.0,
+    "loss_reduction": "sum",
+}
+_LSQ_INDEPENDENT = {  # Esser et al. 2020: a network for each bit-width; `--num_bits_list B` names it
+    "quantizer": "lsq",
+    "teachers": "none",
+    "num_bits_list": [4],
 }
 _SMOKE = {  # after another preset: one step on random images, to see that it runs
     "dataset": "random",
@@ -79,6 +109,9 @@ SEARCH: dict[str, Preset] = {
     "released": _RELEASED
     | {
         "gumbel_noise": "per_forward",
+        "alpha_pass": "recorded",
+        "lr_ahead": True,
+        "flops_from": 1,
         "alpha_step": "separate",
         "split": "index",
         "arch_choice": "last",
@@ -107,6 +140,10 @@ TRAIN: dict[str, Preset] = {
     "image_folder": _IMAGE_FOLDER,
     "digits": _DIGITS | {"nepochs": 20, "batch_size": 64, "lr": 0.1},
     "released": _RELEASED | {"shuffle": False, "drop_last": True, "recalibration": "all"},
+    "adabits": _ADABITS,
+    "any_precision": _ANY_PRECISION,
+    "sp_nets": _SP_NETS,
+    "lsq_independent": _LSQ_INDEPENDENT,
     "smoke": _SMOKE,
 }
 

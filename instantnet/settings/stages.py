@@ -116,6 +116,9 @@ class DataSettings(Settings):
         int, "random crops out of images padded by this many pixels; 0 = none", AtLeast(0, 1024)
     ] = 4
     flip: Annotated[bool, "random horizontal flips"] = True
+    normalisation: Annotated[
+        Literal["measured", "released"], "mean and deviation: of the training images, or the release's for CIFAR"
+    ] = "measured"
     val_portion: Annotated[
         float,
         "folder with train/ alone: share of each class that is for test; 0 = there must be test images",
@@ -206,6 +209,13 @@ class CascadeSettings(Settings):
     bit_schedule: Annotated[
         Literal["all", "sandwich", "max_loss", "high2low", "low2high"], "which bit-widths run in a step"
     ] = "all"
+    pass_order: Annotated[
+        Literal["descending", "released"], "bit-widths of a step; released: rising where teachers = highest or none"
+    ] = "descending"
+    schedule_rules: Annotated[
+        Literal["cascade", "released"],
+        "released: sandwich, high2low, low2high without teachers, an update each; max_loss picks by cross-entropy",
+    ] = "cascade"
     loss_scale: Annotated[
         list[float], "weight of each bit-width's loss: one number for all or one each", AtLeast(0)
     ] = [1.0]
@@ -224,12 +234,16 @@ class OptimizerSettings(Settings):
     weight_decay: Annotated[float, "L2 penalty", AtLeast(0)] = 5e-4
     betas: Annotated[list[float], "of Adam, for weights (opt = adam) and alpha", Between(0, 1)] = [0.5, 0.999]
     grad_clip: Annotated[float, "norm the gradient is clipped to; 0 = never", AtLeast(0)] = 5.0
+    clip_when: Annotated[Literal["always", "released"], "released: not in a step on several bit-widths at once"] = (
+        "always"
+    )
     lr_schedule: Annotated[Literal["cosine", "linear", "exponential", "multistep"], "learning rate over the epochs"] = (
         "cosine"
     )
     learning_rate_min: Annotated[float, "cosine: learning rate that the last epochs approach", AtLeast(0)] = 1e-3
     decay_epoch: Annotated[int, "linear: epoch at which the decay to zero begins", ANY_STEPS] = 20
     lr_decay: Annotated[float, "exponential: factor per epoch", Between(1e-6, 1)] = 0.97
+    lr_ahead: Annotated[bool, "an epoch trains at the next one's learning rate"] = False
     milestones: Annotated[list[int], "multistep: epochs at which the learning rate drops", ANY_STEPS] = [
         50,
         100,
@@ -362,11 +376,15 @@ class SearchSettings(NetworkSettings):
     ] = 0.5
     split: Annotated[Literal["random", "index"], "how the training images are split"] = "random"
     arch_learning_rate: Annotated[float, "Adam's learning rate for alpha", POSITIVE] = 3e-4
+    alpha_pass: Annotated[
+        Literal["frozen", "recorded"], "whether the step on alpha updates BN statistics and activation ranges"
+    ] = "frozen"
     alpha_step: Annotated[Literal["joint", "separate"], "one Adam step on CE + FLOPs, or one on each"] = "joint"
     efficiency_metric: Annotated[Literal["flops"], "L_eff"] = "flops"
     flops_weight: Annotated[float, "lambda at the start, per FLOP; 0 = no FLOPs term", AtLeast(0)] = 1e-10
     flops_min: Annotated[float, "lambda is halved below", AtLeast(0)] = 120e6
     flops_max: Annotated[float, "lambda is doubled above", AtLeast(0)] = 130e6
+    flops_from: Annotated[int, "epochs before lambda is first halved or doubled", ANY_STEPS] = 0
     validation: Annotated[
         Literal["noise_free", "released"], "released: fresh noise, test set, accuracies run together"
     ] = "noise_free"
