@@ -8,8 +8,9 @@ from experiments import slots
 from experiments.plan import join, train_run
 from experiments.runs import Run
 from experiments.scales import SCALES, Scale, Slot
-from experiments.tables import PerSeed, Results, accuracy_table, compared
-from experiments.verdicts import Verdict, at_lowest, is_highest, standing
+from experiments.statistics import Paired, paired
+from experiments.tables import PerSeed, Results, accuracy_table, compared, said
+from experiments.verdicts import Primary, Verdict, of_claim, primary
 
 TITLE = "Cascade distillation against its alternatives"
 CLAIM = "The paper: CDT has the highest accuracy at every bit-width, most of all at the lowest"
@@ -31,9 +32,9 @@ REMARKS = {
 BARS = "Points: means over the seeds; bars: sample standard deviation."
 ROWS = {  # setting `teachers` -> what it is known as
     "cascade": "cascade (CDT)",
-    "highest": "highest (SP-Nets)",
-    "next": "next (Any-Precision)",
-    "none": "none (AdaBits)",
+    "highest": "highest (teachers as in SP-Nets)",
+    "next": "next (teachers as in Any-Precision)",
+    "none": "none (teachers as in AdaBits)",
     "alone": "independent networks",
 }
 ROWS_OF_SLOTS = {  # in the order of their tables
@@ -124,26 +125,54 @@ def in_slot(scale: Scale, seeds: Sequence[int], results: Results, table: Table) 
     return slots.Compared(scale, table.slot, table.network, seeds, results, ROWS_OF_SLOTS)
 
 
+def primaries(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Primary]:
+    """Title -> the comparison that decides, of the tables outside slots."""
+    tables = [each for each in measured(scale, seeds, results) if each.slot is None]
+    found = {each.title: primary(each.rows, each.bits) for each in tables}
+    return {title: each for title, each in found.items() if each}
+
+
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
-    return {
-        each.title: in_slot(scale, seeds, results, each).verdict() if each.slot else is_highest(each.rows, each.bits)
+    of_slots = {
+        each.title: in_slot(scale, seeds, results, each).verdict()
         for each in measured(scale, seeds, results)
-        if each.slot is None or each.slot.tested
+        if each.slot and each.slot.tested
     }
+    return of_slots | of_claim(primaries, LEGAL, scale, seeds, results)
 
 
 def summary(scale: Scale, seeds: Sequence[int], results: Results) -> str:
-    """What all tables together say, where each alone is undecided; the first in numbers."""
-    tables = measured(scale, seeds, results)
-    places = [standing(each.rows, ROWS["cascade"], b) for each in tables for b in each.bits]
-    shown = f"{tables[0].title}, {at_lowest(tables[0].rows, tables[0].bits)}"
-    return (
-        f"of the {len(places)} columns, cascade has the highest mean in {places.count('first')} and the lowest in "
-        f"{places.count('last')} ({shown})"
-    )
+    """What the tables outside slots say together, in which each alone may be undecided: cascade against every other
+    row over all their pairs at the lowest bit-width; lists with 2 bit, where accuracies spread most, left out."""
+    tables = [each for each in measured(scale, seeds, results) if each.slot is None and min(each.bits) > 2]
+    parts = []
+    for row in ROWS.values():
+        pairs = pooled(tables, row)
+        if row != ROWS["cascade"] and pairs.count:
+            parts.append(f"* minus {row}: {said(pairs)}, {pairs.count} pairs")
+    if not parts:
+        return ""
+    left_out = " (lists with 2 bit left out)" if any(min(bits) == 2 for bits in lists_of(scale)) else ""
+    head = f"Pooled over the pairs of all tables above at their lowest bit-width{left_out}, {ROWS['cascade']}"
+    return "\n".join([f"{head}", "", *parts])
+
+
+def lists_of(scale: Scale) -> list[tuple[int, ...]]:
+    return [bits for lists in scale.bit_lists.values() for bits in lists]
+
+
+def pooled(tables: Sequence[Table], row: str) -> Paired:
+    """Cascade minus a row at the lowest bit-width, over the pairs of several tables."""
+    pairs = []
+    for each in tables:
+        low = min(each.bits)
+        first, second = each.rows[ROWS["cascade"]].get(low, {}), each.rows.get(row, {}).get(low, {})
+        pairs += [(first[seed], second[seed]) for seed in first if seed in second]
+    return paired([one for one, _ in pairs], [other for _, other in pairs])
 
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
+    found = verdicts(scale, seeds, results)
     parts = []
     for each in measured(scale, seeds, results):
         title, rows, bits = each.title, each.rows, each.bits
@@ -151,8 +180,10 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
         if each.slot:
             parts.append(in_slot(scale, seeds, results, each).text())
         else:
-            parts += [compared(rows, bits), str(is_highest(rows, bits))]
-    return "\n\n".join(parts)
+            parts.append(compared(rows, bits))
+            if title in found:
+                parts.append(str(found[title]))
+    return "\n\n".join([*parts, summary(scale, seeds, results)] if parts else parts).strip()
 
 
 def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from experiments.plan import join, train_run
 from experiments.runs import Run, command_line
 from experiments.scales import SCALES, Scale, Settings
 from experiments.tables import PerSeed, Results, accuracy_table, compared
-from experiments.verdicts import is_highest
+from experiments.verdicts import primary
 
 TITLE = "Cascade distillation: what was tried"
 CLAIM = "The paper: beta = 1, 200 epochs, learning rate 0.025; these rows ask whether they change the order of claim 1"
@@ -95,6 +95,6 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
         parts += [f"**{heading}, at [{join(bits)}]**", accuracy_table("teachers", rows, bits)]
         for first in [label for label in rows if "beta" in label] or list(rows)[:1]:
             against = {first: rows[first], **rows}
-            because = is_highest(against, bits).because  # no claim stands or falls with it
-            parts += [compared(against, bits), f"{because[:1].upper()}{because[1:]}."]
+            found = primary(against, bits)  # no claim stands or falls with it
+            parts += [compared(against, bits), *([f"At the lowest bit-width, {found}."] if found else [])]
     return "\n\n".join(parts)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from experiments.plan import budget, map_run, train_run
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale
-from experiments.statistics import mean, p_value, significant
-from experiments.tables import PerSeed, Results, accuracy_table, compared, table
+from experiments.statistics import CONFIDENCE, mean
+from experiments.tables import PerSeed, Results, accuracy_table, by_seed, compared, said, table, values
 from experiments.verdicts import NO_SPREAD, Verdict, ranged
 
 TITLE = "Quantizing the ends"
@@ -54,16 +54,16 @@ def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, 
     rows, gains = accuracies(scale, seeds, results), edp_gains(scale, seeds, results)
     if not all(rows.values()):
         return {}
-    tests = {b: p_value(rows[AT_32][b], rows[QUANTIZED][b]) for b in PAPER_BITS}
-    known = all(p == p for p in tests.values())
-    differ = significant(tests) if known else set()
-    change = [mean(rows[QUANTIZED][b]) - mean(rows[AT_32][b]) for b in PAPER_BITS]
+    low = min(PAPER_BITS)
+    test = by_seed(rows[QUANTIZED][low], rows[AT_32][low])
+    known, differ = test.p == test.p, test.p < 1 - CONFIDENCE
+    change = [mean(values(rows[QUANTIZED], b)) - mean(values(rows[AT_32], b)) for b in PAPER_BITS]
     word = "accuracy changes" if differ else "no significant difference in accuracy" if known else NO_SPREAD
-    because = f"{ranged(change, '+.2f', ' points')} when quantized"
+    because = f"{ranged(change, '+.2f', ' points')} when quantized (at {low} bit {said(test)})"
     below_32 = [gain for b, gain in gains.items() if b < 32]
     if below_32:
         because += f"; EDP {ranged(below_32)} lower below 32 bit, most at {max(gains, key=gains.get)} bit"
-    return {"quantized ends": Verdict(word, because)}
+    return {"quantized ends": Verdict(word, because, test.half if known and not differ else None)}
 
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:

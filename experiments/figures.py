@@ -11,6 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from experiments.statistics import mean, spread
+from experiments.tables import PerSeed, values
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")  # Okabe and Ito, 2008
 MARKERS = "osD^v"
@@ -37,7 +38,7 @@ def save(figure: plt.Figure, path: Path) -> list[Path]:
 
 
 def accuracy_against_edp(
-    rows: Sequence[Mapping[str, Mapping[str, tuple[Mapping[int, Sequence[float]], Sequence[float]]]]],
+    rows: Sequence[Mapping[str, Mapping[str, tuple[PerSeed, Sequence[float]]]]],
 ) -> plt.Figure:
     """Rows of panels; per panel and system: a point per bit-width at (EDP in J*s, accuracy), with the spread over seeds
     as a bar. The systems of a column are those of its first panel."""
@@ -46,7 +47,7 @@ def accuracy_against_edp(
     figure, axes = plt.subplots(len(rows), columns, **shape)
     for row, panels in zip(axes, rows, strict=True):
         for axis, (title, systems) in zip(row, panels.items(), strict=True):
-            heights = {name: mean(list(map(mean, accuracies.values()))) for name, (accuracies, _) in systems.items()}
+            heights = {name: mean([mean(values(row, b)) for b in row]) for name, (row, _) in systems.items()}
             downwards = sorted(heights, key=heights.get, reverse=True)
             for index, (name, (accuracies, edps)) in enumerate(systems.items()):
                 place = downwards.index(name)
@@ -63,13 +64,11 @@ def accuracy_against_edp(
     return figure
 
 
-def trade_off(
-    axis: plt.Axes, index: int, place: int, name: str, accuracies: Mapping[int, Sequence[float]], edps: list[float]
-) -> None:
+def trade_off(axis: plt.Axes, index: int, place: int, name: str, accuracies: PerSeed, edps: list[float]) -> None:
     """One system's points, joined: accuracies per bit-width, an EDP for each. place: 0 for the panel's most accurate, 1
     for the next, 2: on which side of its points the labels stand."""
-    means = [mean(values) for values in accuracies.values()]
-    spreads = [spread(values) for values in accuracies.values()]
+    means = [mean(values(accuracies, b)) for b in accuracies]
+    spreads = [spread(values(accuracies, b)) for b in accuracies]
     options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linewidth": 1.2}
     bars = spreads if all(s == s for s in spreads) else None
     axis.errorbar(edps, means, yerr=bars, capsize=2, label=name, **options)
@@ -98,9 +97,9 @@ def grouped_bars(
                 for group, values in enumerate(groups.values())
                 if values[index]
             ]
-            places, heights = [place for place, _ in shown], [mean(values) for _, values in shown]
+            places, heights = [place for place, _ in shown], [mean(seen) for _, seen in shown]
             options = {"capsize": 1.5, "error_kw": {"elinewidth": 0.8, "ecolor": "#404040"}}
-            bars = [bar(values) for _, values in shown]
+            bars = [bar(seen) for _, seen in shown]
             axis.bar(places, heights, width * 0.92, yerr=bars, label=name, color=SHADES[index], **options)
         axis.set_xticks(range(len(groups)), list(groups))
         axis.grid(axis="x", visible=False)
@@ -111,9 +110,7 @@ def grouped_bars(
     return figure
 
 
-def points_with_spread(
-    grid: Sequence[Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]]], label: str
-) -> plt.Figure:
+def points_with_spread(grid: Sequence[Mapping[str, Mapping[str, PerSeed]]], label: str) -> plt.Figure:
     """Rows of panels; per panel: bit-widths in groups, a point per row with its spread over seeds. Values are
     percentages."""
     columns = max(map(len, grid))
@@ -126,11 +123,13 @@ def points_with_spread(
             bits = sorted({b for row in rows.values() for b in row})
             for index, (name, row) in enumerate(rows.items()):
                 shown = [
-                    (place + 0.14 * (index - (len(rows) - 1) / 2), row[b]) for place, b in enumerate(bits) if row.get(b)
+                    (place + 0.14 * (index - (len(rows) - 1) / 2), values(row, b))
+                    for place, b in enumerate(bits)
+                    if row.get(b)
                 ]
-                bars = [bar(values) for _, values in shown]
+                bars = [bar(seen) for _, seen in shown]
                 options = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 5, "linestyle": "none"}
-                places, heights = [place for place, _ in shown], [mean(values) for _, values in shown]
+                places, heights = [place for place, _ in shown], [mean(seen) for _, seen in shown]
                 axis.errorbar(places, heights, yerr=bars, capsize=2, linewidth=1, label=name, **options)
             axis.set_ylim(top=min(100.0, axis.get_ylim()[1]))
             axis.set_xticks(range(len(bits)), [f"{b} bit" for b in bits])

@@ -9,7 +9,7 @@ from experiments.origin import ROOT
 from experiments.scales import SCALES
 from experiments.store import RESULTS, Store
 from experiments.tables import HOW, Results
-from experiments.verdicts import Verdict, listed
+from experiments.verdicts import UNDECIDED, Verdict, listed, ranged
 from instantnet.engine.errors import UserError
 
 PAGE = ROOT / "docs" / "results.md"
@@ -80,11 +80,13 @@ def in_brief(found: Mapping[str, Verdict]) -> str:
     subjects: dict[str, list[str]] = {}
     for subject, verdict in found.items():
         subjects.setdefault(verdict.word, []).append(subject)
-    if len(subjects) == 1:
-        return f"**{next(iter(subjects))}**"
-    return ", ".join(
-        f"**{word}** {'' if of[0].startswith('against') else 'for '}{listed(of)}" for word, of in subjects.items()
-    )
+    smallest = [each.detectable for each in found.values() if each.detectable is not None]
+    at_least = f" (smallest detectable difference {ranged(smallest, '.1f', ' points')})" if smallest else ""
+    parts = []
+    for word, of in subjects.items():
+        where = "" if len(subjects) == 1 else f" {'' if of[0].startswith('against') else 'for '}{listed(of)}"
+        parts.append(f"**{word}**{at_least if word == UNDECIDED else ''}{where}")
+    return ", ".join(parts)
 
 
 def heading(number: int, claim) -> str:
@@ -107,8 +109,6 @@ def sections(results: Path, folder: Path | None = None, figures: list[Path] | No
             if not text:
                 continue
             found += [f"#### Scale `{scale.name}`\n\n{sentence(getattr(claim, 'CAPTION', scale.caption))}.", text]
-            if hasattr(claim, "summary"):
-                found.append(f"In all: {claim.summary(scale, seeds_of(claim, scale), stored)}.")
             if hasattr(claim, "figures"):
                 drawn = [path.name for path in figure_files(claim, scale, stored, folder, figures)]
                 found += [f"![{claim.TITLE}](figures/{file})" for file in drawn if file.endswith(".svg")]

@@ -1,12 +1,13 @@
 """Claim 2: SP-NAS against searches at the highest (FP-NAS) and at the lowest (LP-NAS) bit-width alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from experiments.plan import METHODS, search_run, train_run
 from experiments.runs import Run
 from experiments.scales import PAPER_BITS, SCALES, Scale, Window
 from experiments.tables import PerSeed, Results, accuracy_table, compared, table, with_spread
-from experiments.verdicts import UNDECIDED, Verdict, at_lowest, is_highest, listed
+from experiments.verdicts import UNDECIDED, Primary, Verdict, at_lowest, listed, of_claim, primary
 
 TITLE = "Searching at the lowest bit-width against searching at one bit-width"
 CLAIM = "The paper: the network that SP-NAS finds is more accurate than those of FP-NAS and LP-NAS at the same FLOPs"
@@ -69,21 +70,39 @@ def at_equal_flops(scale: Scale, window: Window, seeds: Sequence[int], results: 
     return {method: row for method, row in rows.items() if row}
 
 
-def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
+def primaries(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Primary]:
+    """Window -> SP-NAS against the best other method, among the networks inside it."""
     found = {}
     for window in scale.windows:
+        rows = at_equal_flops(scale, window, seeds, results)
+        first = METHODS[next(iter(METHODS))]
+        if len(lacking(rows)) == 0:
+            test = primary({first: rows.pop(first), **rows}, PAPER_BITS)
+            if test:
+                found[window_title(window)] = test
+    return found
+
+
+def lacking(rows: Mapping[str, PerSeed]) -> list[str]:
+    """The methods of which fewer than two searches ended at the FLOPs asked for."""
+    return [method for method in METHODS.values() if len(rows.get(method, {}).get(PAPER_BITS[0], {})) < 2]
+
+
+def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
+    judged = of_claim(primaries, LEGAL, scale, seeds, results)
+    found = {}
+    for window in scale.windows:
+        title = window_title(window)
         if len(accuracies(scale, window, seeds, results)) < 2:
             continue
         rows = at_equal_flops(scale, window, seeds, results)
-        first = METHODS[next(iter(METHODS))]
-        lacking = [method for method in METHODS.values() if len(rows.get(method, {}).get(PAPER_BITS[0], [])) < 2]
-        if lacking:
-            verdict = Verdict(UNDECIDED, f"fewer than two searches of {listed(lacking)} ended at the FLOPs asked for")
+        if few := lacking(rows):
+            because = f"fewer than two searches of {listed(few)} ended at the FLOPs asked for"
+            found[title] = Verdict(UNDECIDED, because)
+        elif title in judged:
+            found[title] = replace(judged[title], because=f"{judged[title].because}; {at_lowest(rows, PAPER_BITS)}")
         else:
-            rows = {first: rows.pop(first), **rows}
-            judged = is_highest(rows, PAPER_BITS)
-            verdict = Verdict(judged.word, f"{judged.because}; {at_lowest(rows, PAPER_BITS)}")
-        found[window_title(window)] = verdict
+            found[title] = Verdict(UNDECIDED, "no seed ended inside with two methods")
     return found
 
 
@@ -118,7 +137,7 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
         head.append("epoch chosen: supernet's accuracy at its lowest bit-width, %")
         parts += [table(head, lines), "MFLOPs of the derived network after each epoch:\n\n" + "\n".join(courses)]
         equal = at_equal_flops(scale, window, seeds, results)
-        if any(len(equal.get(method, {}).get(b, [])) != len(row[b]) for method, row in rows.items() for b in row):
+        if any(len(equal.get(method, {}).get(b, {})) != len(row[b]) for method, row in rows.items() for b in row):
             parts.append("At equal FLOPs, the networks inside the window alone:")
             parts += [accuracy_table("search", equal, PAPER_BITS)] if equal else ["none."]
         parts.append(str(said[window_title(window)]))

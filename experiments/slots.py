@@ -11,7 +11,7 @@ from experiments.plan import NONE, join, search_run, train_run
 from experiments.runs import Run
 from experiments.scales import Scale, Settings, Slot
 from experiments.statistics import CONFIDENCE, Paired, mean, paired, significant
-from experiments.tables import Results, device_of, table
+from experiments.tables import Results, cell, device_of, said, table
 from experiments.verdicts import FAILS, HOLDS, NO_SPREAD, UNDECIDED, Verdict, listed
 
 VARIANTS: dict[str, tuple[str, str, Settings]] = {  # row -> teachers, addition to the run's name, settings
@@ -98,7 +98,7 @@ class Compared(NamedTuple):
     def _accuracy(self, row: str, seed: int, bits: Sequence[int]) -> float | None:
         run = row_run(self.scale, self.slot, self.network, row, seed)
         found = self.results.accuracies([[run]])
-        return mean([found[b][0] for b in bits]) if found else None
+        return mean([found[b][seed] for b in bits]) if found else None
 
     def test(self, test: tuple[str, str, str]) -> Paired:
         first, second, where = test
@@ -152,21 +152,3 @@ class Compared(NamedTuple):
         """What follows the table of accuracies."""
         tests = [str(self.verdict()), self.secondary()] if self.slot.tested else []
         return "\n\n".join(filter(None, [self.differences(), *tests, self.devices()]))
-
-
-def cell(pair: Paired) -> str:
-    """`+0.42 ± 0.31`, in bold where the interval excludes zero."""
-    if not pair.count:
-        return "–"
-    text = f"{pair.gap:+.2f}" if pair.half != pair.half else f"{pair.gap:+.2f} ± {pair.half:.2f}"
-    return f"**{text}**" if abs(pair.gap) > pair.half else text
-
-
-def said(pair: Paired) -> str:
-    """`+0.42 points, 95 % interval +0.11 to +0.73, p = 0.02`."""
-    if not pair.count:
-        return "no pair is done"
-    if pair.half != pair.half:
-        return f"{pair.gap:+.2f} points"
-    low, high = pair.gap - pair.half, pair.gap + pair.half
-    return f"{pair.gap:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, p = {pair.p:.2g}"

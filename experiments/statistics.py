@@ -19,38 +19,13 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
-    """(mean(first) - mean(second), its standard error, degrees of freedom) after Welch 1947: unequal variances.
-
-    Both are NaN where one side has fewer than two values, or where the means differ and neither side has any spread: an
-    accuracy on a few hundred images repeats by chance, and nothing is then known of its error.
-    """
-    gap = mean(first) - mean(second) if first and second else math.nan
-    if min(len(first), len(second)) < 2:
-        return gap, math.nan, math.nan
-    a, b = (spread(values) ** 2 / len(values) for values in (first, second))
-    if a + b == 0:
-        return (gap, 0.0, math.inf) if gap == 0 else (gap, math.nan, math.nan)
-    return gap, math.sqrt(a + b), (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
-
-
-def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """(difference of the means, half the width of its 95 % interval); the half is NaN where `welch`'s error is."""
-    gap, error, freedom = welch(first, second)
-    return gap, float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-
-
-def p_value(first: Sequence[float], second: Sequence[float]) -> float:
-    """Of Welch's test that the two means differ; NaN where `welch`'s error is."""
-    gap, error, freedom = welch(first, second)
-    if error == 0:
-        return 1.0
-    return 2 * float(stats.t.sf(abs(gap) / error, freedom))
-
-
 class Paired(NamedTuple):
     """Of the differences between values that belong together: their mean, half the width of its 95 % interval, the
-    two-sided p-value of Student's paired t-test, and how many there are."""
+    two-sided p-value of Student's paired t-test, and how many there are.
+
+    A mean farther from zero than `half` is significant at 5 % by itself: half is the smallest difference that the test
+    could have shown with the spread it met.
+    """
 
     gap: float
     half: float
@@ -81,14 +56,3 @@ def significant(p_values: Mapping[Hashable, float]) -> set[Hashable]:
             break
         found.add(key)
     return found
-
-
-def verdict(first: Sequence[float], second: Sequence[float]) -> str:
-    """`higher`, `lower` or `within the spread`: where the interval of the difference excludes zero, or does not;
-    `without a spread`: there is no interval."""
-    gap, half = difference(first, second)
-    if math.isnan(half):
-        return "without a spread"
-    if abs(gap) <= half:
-        return "within the spread"
-    return "higher" if gap > 0 else "lower"

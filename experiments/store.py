@@ -54,12 +54,16 @@ class Store:
     command: of several processes that one command has started, what tells it from other commands."""
 
     def __init__(self, scale: str, results: Path = RESULTS, work: Path = WORK, data: Path | None = None):
-        self.file = ResultsFile(results / f"{scale}.jsonl")
+        self.results, self.file = results, ResultsFile(results / f"{scale}.jsonl")
         self.claims = results / ".claims" / scale
         self.work, self.data = work / scale, data
         self.image_cache = work / "images" / "decoded"
         self.doing: Run | None = None
         self.command: str | None = None
+
+    def beside(self, scale: str) -> "Store":
+        """What is stored of another scale in the same folder."""
+        return Store(scale, self.results)
 
     def result(self, run: Run) -> dict[str, Any] | None:
         """What is kept of `run`; None where it is not finished, or was made with other settings."""

@@ -125,12 +125,15 @@ def test_the_primary_test_and_the_others_by_hand(tmp_path):
     low, high = test.confidence_interval(0.95)
     assert "**Slot A: ResNet-38 at [4,8,12,16,32], 10,000 images, 15 epochs**" in text
     assert (
-        "**Holds at 4 bit**: primary test, cascade (CDT) minus none (AdaBits) at 4 bit: +1.08 points, 95 % interval "
-        f"{low:+.2f} to {high:+.2f}, p = {test.pvalue:.2g}; 5 of 5 pairs." in text
+        "**Holds at 4 bit**: primary test, cascade (CDT) minus none (teachers as in AdaBits) at 4 bit: +1.08 points, "
+        f"95 % interval {low:+.2f} to {high:+.2f}, p = {test.pvalue:.2g}; 5 of 5 pairs." in text
     )
-    assert f"| none (AdaBits) | **+1.08 ± {(high - low) / 2:.2f}** |" in text
+    assert f"| none (teachers as in AdaBits) | **+1.08 ± {(high - low) / 2:.2f}** |" in text
     assert "* cascade, KL divergence minus cascade (CDT) at 4 bit: +0.00 points" in text
-    assert "Significant together (Holm): " in text and "none (AdaBits) at 4 bit" in text.split("together (Holm)")[1]
+    assert (
+        "Significant together (Holm): " in text
+        and "none (teachers as in AdaBits) at 4 bit" in text.split("together (Holm)")[1]
+    )
     assert "20 of 20 trainings are done, on A card of a test." in text
     assert "slot B" not in text.lower(), "nothing of it is stored"
     (said,) = CDT.verdicts(CIFAR_GPU, CIFAR_GPU.seeds, results).values()
@@ -142,8 +145,8 @@ def test_a_seed_without_its_partner_is_in_no_pair(tmp_path):
     partial = [run for run in held("B") if run.settings["seed"] < 3 or run.settings["teachers"] == "none"]
     results = stored(tmp_path, [run for run in partial if run.settings["teachers"] != "next"])
     text = CDT.section(CIFAR_GPU, CIFAR_GPU.seeds, results)
-    assert "cascade (CDT) minus none (AdaBits) at 2 bit: +1.15 points" in text and "2 of 5 pairs" in text
-    assert "next (Any-Precision)" not in text.replace("next (Any-Precision) at", "")
+    assert "cascade (CDT) minus none (teachers as in AdaBits) at 2 bit: +1.15 points" in text and "2 of 5 pairs" in text
+    assert "next (teachers as in Any-Precision)" not in text.replace("next (teachers as in Any-Precision) at", "")
 
 
 def test_slots_without_tests_are_described(tmp_path):
