@@ -39,8 +39,8 @@ BASELINES = {
     "eyeriss_published": "the chip's published mappings",
 }
 CELLS = (
-    "An empty cell: a search has not converged ([when a gain is shown](automapper.md#when-a-gain-is-shown)). A dash: "
-    "the baseline has no mapping. A fixed mapping is the best one at 32 bit, costed at every other width."
+    "An empty cell: a search has not converged ([when a gain is shown](../automapper.md#when-a-gain-is-shown)). A "
+    "dash: the baseline has no mapping. A fixed mapping is the best one at 32 bit, costed at every other width."
 )
 BOUND = (
     "Such a layer takes exactly the cycles that the link needs to read every weight and input once, "

@@ -216,7 +216,7 @@ CIFAR_GPU = Scale(
     name="cifar_gpu",
     caption="CIFAR-10 (JPEG copies, quality 75: slightly below the original) at 32x32 pixels, the paper's networks at "
     "their full size, batch 128 with flips and crops, learning rate 0.025 on a cosine to zero, the losses summed over "
-    "the bit-widths. Four slots, planned before the runs ([plan](experiments.md#on-a-gpu)); 10,000 images to test",
+    "the bit-widths. Four slots, planned before the runs ([plan](../experiments.md#on-a-gpu)); 10,000 images to test",
     seeds=(1, 2, 3, 4, 5),
     preset="cifar_gpu",
     windows=(Window(120e6, 130e6, "the authors' own"),),

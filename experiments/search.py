@@ -26,6 +26,7 @@ REMARKS = {
     "search.",
 }
 CHOSEN = ("epoch", "supernet_accuracy")
+SHOWN = "cifar_cpu_search"
 LEGAL = tuple(SCALES[name] for name in ("digits", "cifar_cpu", "cifar_cpu_search", "smoke"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from experiments.origin import ROOT
 from experiments.report import anchor
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def headings(text: str) -> set[str]:

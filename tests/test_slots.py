@@ -162,8 +162,8 @@ def test_slots_without_tests_are_described(tmp_path):
 def test_the_page_shows_what_is_there(tmp_path):
     assert "cifar_gpu" not in report.sections(tmp_path)
     stored(tmp_path, held("A"))
-    text = report.sections(tmp_path)
-    assert "#### Scale `cifar_gpu`" in text and "36 of the runs planned are not done" in text
+    text = report.details(tmp_path)["cdt"]
+    assert "## Scale `cifar_gpu`" in text and "36 of the runs planned are not done" in text
     assert "A card of a test; torch 2;" in text
     figures = []
     report.sections(tmp_path, tmp_path / "figures", figures)
