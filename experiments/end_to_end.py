@@ -200,7 +200,8 @@ def distances(bits: tuple[int, ...], found: Points) -> str:
             continue
         gaps = zip(bits, ours_edp, theirs_edp, strict=True)
         cells = [
-            f"{mean(ours[b]) - mean(theirs[b]):+.2f} points, EDP {mine / other - 1:+.0%}" for b, mine, other in gaps
+            f"{mean(values(ours, b)) - mean(values(theirs, b)):+.2f} points, EDP {mine / other - 1:+.0%}"
+            for b, mine, other in gaps
         ]
         lines.append([f"over {label}", *cells])
     published = CIFAR10.get(bits)
