@@ -11,7 +11,7 @@ Shapes: n images of a set, B of a batch, H x W pixels.
 import os
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from instantnet.data.image_sets import ImageSet, MemoryImages, Request, open_image_sets, statistics
+from instantnet.data.image_sets import RELEASED_STATISTICS, ImageSet, MemoryImages, Request, open_image_sets, statistics
 from instantnet.engine.errors import UserError
 from instantnet.engine.machine import derived_seed
 
@@ -145,6 +145,13 @@ class DataSet:
     def in_memory(self) -> bool:
         return isinstance(self.train, MemoryImages)
 
+    def as_released(self) -> "DataSet":
+        """Normalised as in the authors' code, which has constants for CIFAR; other data sets as they are."""
+        if self.name not in ("cifar10", "cifar100"):
+            return self
+        mean, std = RELEASED_STATISTICS
+        return replace(self, mean=mean, std=std)
+
     def batches(
         self,
         subset: str = "train",
@@ -211,7 +218,6 @@ def load_data(
     random_images: tuple[int, int] = (64, 32),
     val_portion: float = 0.0,
     skip_broken: bool = False,
-    normalisation: str = "measured",
 ) -> DataSet:
     """Load a data set; images become `image_height` x `image_width` pixels.
 
@@ -233,7 +239,6 @@ def load_data(
     Image files are all read before this returns: broken ones end it with one message that names them all, or, with
     `skip_broken`, are left out and named in `notes`. docs/data.md says what is done to transparent, turned and deep
     ones. `val_portion`: of `train/` alone, the share of each class that is for test, always the same images.
-    `normalisation` "released": mean and deviation of CIFAR as in the authors' code, other data sets as "measured".
 
     `num_classes` None: as many as the data set has (`random`: 10). Class folders are labelled in the sorted order of
     their names. Raises UserError: unknown data set, impossible number, missing or incomplete data, unreadable images,
@@ -268,7 +273,7 @@ def load_data(
         skip_broken=skip_broken,
     )
     train, test, class_names, notes = sets
-    mean, std = statistics(dataset, train, normalisation)
+    mean, std = statistics(dataset, train)
     return DataSet(dataset, class_names, mean, std, train, test, device, crop_padding, flip, notes)
 
 

@@ -54,6 +54,8 @@ def prepared(
             parts_of(C.replaced(num_classes=C.num_classes or 1))
     with processes.in_turn(), image_cache(C.image_cache):
         data = load_data(**C.data_arguments(), device=processes.device)
+    if C.normalisation == "released":
+        data = data.as_released()
     return C.replaced(num_classes=data.num_classes), data
 
 

@@ -12,7 +12,7 @@ from tiny_runs import TINY_SEARCH, run_here
 import config_search
 import config_train
 from instantnet import train_search
-from instantnet.data.image_sets import MemoryImages, statistics
+from instantnet.data.image_sets import MemoryImages
 from instantnet.dataloader import DataSet
 from instantnet.distill import Cascade
 from instantnet.training import learning_rate, make_optimizer, make_updater
@@ -133,13 +133,14 @@ def test_cifar_is_normalised_as_released(dataset):
     """White is (1 - 0.4914) / 0.2023 = 2.514088 in red, black -0.4465 / 0.2010 = -2.221393 in blue."""
     images = MemoryImages(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]))
     images.images[0] = 255
-    mean, std = statistics(dataset, images, "released")
-    data = DataSet(dataset, ["a", "b"], mean, std, images, images, torch.device("cpu"), 0, False)
-    (pixels, _), *_ = data.batches("train", batch_size=2, shuffle=False)
+    measured = (0.5,) * 3, (0.5,) * 3
+    data = DataSet(dataset, ["a", "b"], *measured, images, images, torch.device("cpu"), 0, False)
+    (pixels, _), *_ = data.as_released().batches("train", batch_size=2, shuffle=False)
     assert pixels[0, 0, 0, 0].item() == pytest.approx(2.514088, abs=1e-5)
     assert pixels[1, 2, 0, 0].item() == pytest.approx(-2.221393, abs=1e-5)
-    assert statistics(dataset, images, "measured") == ((0.5,) * 3, (0.5,) * 3)
-    assert statistics("digits", images, "released") == ((0.5,) * 3, (0.5,) * 3), "CIFAR's are CIFAR's"
+    assert (data.mean, data.std) == measured
+    others = DataSet("digits", ["a", "b"], *measured, images, images, torch.device("cpu"), 0, False)
+    assert others.as_released() is others, "CIFAR's are CIFAR's"
 
 
 def test_recalibration_sees_the_last_batch():

@@ -185,16 +185,14 @@ def plain_view(picture: Any, dataset: str, size: Size) -> Any:
     return _views(dataset, size, flip=False)[0](upright_on_white(picture))
 
 
-def statistics(dataset: str, train: ImageSet, normalisation: str = "measured") -> tuple[Channels, Channels]:
+def statistics(dataset: str, train: ImageSet) -> tuple[Channels, Channels]:
     """Return mean and population standard deviation per channel, of pixels scaled to 0..1.
 
-    ImageNet's are the published ones, CIFAR's under "released" those of the authors' code. Others come from the
-    histogram of the training images, or, for a streamed set, of `STATISTICS_SAMPLE` images, always the same ones.
+    ImageNet's are the published ones. Others come from the histogram of the training images, or, for a streamed set,
+    of `STATISTICS_SAMPLE` images, always the same ones.
     """
     if dataset == "imagenet":
         return IMAGENET_STATISTICS
-    if normalisation == "released" and dataset in ("cifar10", "cifar100"):
-        return RELEASED_STATISTICS
     if isinstance(train, MemoryImages):
         chunks = train.images.split(4096)
     else:

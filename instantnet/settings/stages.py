@@ -271,7 +271,9 @@ class NetworkSettings(
 
     def data_arguments(self) -> dict[str, Any]:
         """The settings that say which data set, as keyword arguments of `dataloader.load_data`."""
-        return self.group(DataSettings) | self.group(LoadingSettings)
+        named = self.group(DataSettings) | self.group(LoadingSettings)
+        del named["normalisation"]  # of what is loaded: `training.prepared`
+        return named
 
     def precision_arguments(self) -> dict[str, Any]:
         """The settings that say how values are quantized, as keyword arguments of `quantize.Precision`."""
