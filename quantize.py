@@ -275,7 +275,10 @@ def recalibrate(
     """
     model.set_bits(bits)
     was_training = model.training
-    model.train()
+    model.eval()
+    for module in model.modules():  # what is measured; dropout and the like run as in the evaluation it is for
+        if isinstance(module, FreezableNorm | Quantizer):
+            module.train()
     switchable = [m for m in model.modules() if isinstance(m, SwitchableBatchNorm)]
     own = [m.current() for m in switchable]
     inside = {id(norm) for m in switchable for norm in m.norms()}
