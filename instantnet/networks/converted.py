@@ -209,14 +209,30 @@ def with_norms(network: nn.Module, precision: Precision) -> None:
     made: dict[nn.Module, SwitchableBatchNorm] = {}
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if not isinstance(child, FloatNorm) or layer_kind(child, NORMS) is None:
+            if not isinstance(child, FloatNorm) or why_no_norm(child):
                 continue
             if child not in made:
-                copies: list[Any] = [copy.deepcopy(child) for _ in precision.bit_widths]
-                for norm in copies:
-                    become(norm, NORMS, precision)
-                made[child] = SwitchableBatchNorm(copies, precision).train(child.training)
+                made[child] = switchable_norm(child, precision).train(child.training)
             setattr(parent, name, made[child])
+
+
+def switchable_norm(norm: FloatNorm, precision: Precision) -> SwitchableBatchNorm:
+    """A copy of `norm` for every bit-width; the activation of one that ends in it is shared."""
+    copies: list[Any] = [copy.deepcopy(norm) for _ in precision.bit_widths]
+    tail = [copies[0].drop, copies[0].act] if layers.ends_in_activation(norm) else []
+    for one in copies:
+        if tail:
+            del one.drop, one.act
+        become(one, NORMS, precision)
+    return layers.SwitchableNormAct(copies, precision, *tail) if tail else SwitchableBatchNorm(copies, precision)
+
+
+def why_no_norm(norm: FloatNorm) -> str:
+    """Why a batch norm does not switch; "" where it does."""
+    if layer_kind(norm, NORMS) is None:
+        return f"a {type(norm).__name__}: only BatchNorm1d, 2d and 3d switch"
+    own = type(norm).forward is not FloatNorm.forward
+    return OWN_FORWARD if own and not layers.ends_in_activation(norm) else ""
 
 
 def inputs_of(example: Any, found: Mapping[str, nn.Module]) -> tuple[Any, ...]:
@@ -300,8 +316,8 @@ def cannot_switch(network: nn.Module, found: Mapping[str, nn.Module], trace: Tra
     for name, module in network.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             reasons[name] = ATTENTION
-        if isinstance(module, FloatNorm) and layer_kind(module, NORMS) is None:
-            reasons[name] = f"a {type(module).__name__}: only BatchNorm1d, 2d and 3d switch"
+        if isinstance(module, FloatNorm) and (why := why_no_norm(module)):
+            reasons[name] = why
     return reasons
 
 
