@@ -61,8 +61,9 @@ C.shuffle = True  # released: the same order every epoch
 C.drop_last = False  # released: True
 
 # network
-C.network = "derived"  # the architecture of load_path; resnet38, resnet74, mobilenet_v2: what the paper compares with
-C.width_mult = 1.0  # of those: thinner for scaled-down runs
+C.network = "derived"  # the architecture of load_path; resnet38, resnet74, mobilenet_v2: what the paper compares with;
+# torchvision:NAME, timm:NAME, path/to/file.py:function: docs/your_network.md
+C.width_mult = 1.0  # of the paper's: thinner for scaled-down runs
 # of the derived network: must have as many layers as the architecture of load_path
 C.num_layer_list = [1, 4, 4, 4, 4, 4, 1]
 C.num_channel_list = [16, 24, 32, 64, 112, 184, 352]

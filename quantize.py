@@ -59,17 +59,23 @@ class Precision:
     ):
         if quantizer not in QUANTIZERS:
             raise ValueError(f"quantizer {quantizer!r} is not one of {list(QUANTIZERS)}")
-        lowest = QUANTIZERS[quantizer].lowest_bits
-        if min(bit_widths) < lowest:
-            raise ValueError(f"bit-width {min(bit_widths)}: quantizer {quantizer!r} begins at {lowest} bit")
-        self.bit_widths = tuple(sorted(bit_widths))
         self.range_scope = range_scope
         self.range_momentum = range_momentum
         self.quantizer = quantizer
         self.track_statistics = True
         self.recalibrating = False
+        self.bits = FLOAT_BITS
+        self.change(bit_widths)
+
+    def change(self, bit_widths: Sequence[int]) -> None:
+        """Have other bit-widths; the state that layers have of each is the caller's to change (networks/calibrate.py).
+        The current one stays where it can, else the highest is set. Raises ValueError as the constructor does."""
+        lowest = QUANTIZERS[self.quantizer].lowest_bits
+        if min(bit_widths) < lowest:
+            raise ValueError(f"bit-width {min(bit_widths)}: quantizer {self.quantizer!r} begins at {lowest} bit")
+        self.bit_widths = tuple(sorted(bit_widths))
         self._index_of = {bits: index for index, bits in enumerate(self.bit_widths)}
-        self.set(self.bit_widths[-1])
+        self.set(self.bits if self.bits in self._index_of else self.bit_widths[-1])
 
     def set(self, bits: int) -> None:
         """Run at `bits` from now on. Raises ValueError where `bits` is not one of `bit_widths`."""
@@ -275,7 +281,10 @@ def recalibrate(
     """
     model.set_bits(bits)
     was_training = model.training
-    model.train()
+    model.eval()
+    for module in model.modules():  # what is measured; dropout and the like run as in the evaluation it is for
+        if isinstance(module, FreezableNorm | Quantizer):
+            module.train()
     switchable = [m for m in model.modules() if isinstance(m, SwitchableBatchNorm)]
     own = [m.current() for m in switchable]
     inside = {id(norm) for m in switchable for norm in m.norms()}

@@ -1,7 +1,7 @@
 """Stage 2, CDT: train the searched network from scratch, one set of weights for every bit-width -> weights.pt
 
-Every higher precision teaches every lower one in the same step. `--network` trains one of the networks of the paper's
-comparison instead. Settings: config_train.py. Next stage: automapper.
+Every higher precision teaches every lower one in the same step. `--network` trains another network instead: one of the
+paper's comparison, of torchvision or timm, or your own. Settings: config_train.py. Next stage: automapper.
 """
 
 import random
@@ -23,7 +23,7 @@ from torch import Tensor
 from instantnet.dataloader import Batches, DataSet
 from instantnet.distill import Cascade
 from instantnet.engine.average import averaged_model
-from instantnet.engine.checkpoint import check_weights, load_weights, save_checkpoint
+from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.commands import resume_command, stage_command
 from instantnet.engine.distributed import Processes, joined
 from instantnet.engine.errors import exit_status
@@ -31,11 +31,12 @@ from instantnet.engine.log import per_bits
 from instantnet.engine.loop import Mean, accuracy, finite_weights
 from instantnet.engine.machine import derived_seed, seed_everything
 from instantnet.engine.synchronised import synchronised
+from instantnet.engine.user_code import names_a_function
 from instantnet.evaluation import evaluate, tested
-from instantnet.formats import TRAINING_RUN, WEIGHTS, NetworkFile, architecture, check_bits, header, read_weights
+from instantnet.formats import TRAINING_RUN, WEIGHTS, architecture, header
 from instantnet.kernels import with_kernels
-from instantnet.model_infer import profile
-from instantnet.networks.build import build
+from instantnet.networks.build import build, described, sizes_of
+from instantnet.pretrained import Pretrained, begin, read_pretrained
 from instantnet.quantize import Precision, SwitchableNetwork, recalibrate
 from instantnet.quantizers import learned_by_quantizers
 from instantnet.settings.configuration import configuration
@@ -66,12 +67,14 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     command: the shell command that resumes this run.
     """
     arch, source = processes.from_main(architecture, C)
-    pretrained = processes.from_main(read_pretrained, C, arch, source) if C.pretrain else None
+    new_model = partial(built, arch=arch, source=source)
+    pretrained = processes.from_main(read_pretrained, C, new_model) if C.pretrain else None
     C, data = prepared(C, processes, TRAINING_RUN, partial(new_parts, arch=arch, source=source))
     train_batches, test_batches = batches_of(C, data, processes)
     steps = min(len(train_batches), C.max_steps or len(train_batches))
 
-    model = new_network(C, arch, source, processes, pretrained)
+    model, new_head = new_network(C, new_model, processes, pretrained)
+    flops, size = sizes_of(model, C.to_dict(), source)
     precision, parameters = model.precision, list(model.parameters())
     in_training = autocasted(compiled(model, C.compile), C.mixed_precision, processes.device)
     optimizer = make_optimizer(parameters, C, learned_by_quantizers(model))
@@ -96,11 +99,11 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         return accuracy(result_of, run.unless_stopped(test_batches), bit_widths, C.max_steps, processes.total)
 
     with run.recorded(train_batches, steps, C.nepochs) as log:
-        flops, size = profile(model)
         sizes = f"{len(data.train)} images, {len(data.test)} to test"
         announce(log, C, run, "config_train.py", f"train on {data.name}: {sizes}, on {processes}", data)
-        ops = f"\n  {' '.join(arch['ops'])}" if "ops" in arch else ""
-        log.line(f"network of {source}: {flops / 1e6:.2f} MFLOPs, {size / 1e6:.3f} M parameters{ops}")
+        log.line(described(source, arch, flops, size))
+        if pretrained:
+            begin(model, result_of, pretrained, new_head, run)
         for epoch in run.epochs():
             model.train()
             for step, (images, labels) in run.steps(epoch):
@@ -143,6 +146,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         log.result({"accuracy": as_released or final, "flops": flops, "parameters": size})
         log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(final, '.2f')}")
         following = [*stage_command("map", "-m", "automapper", parallel=False), f"{C.save}/weights.pt"]
+        following += ["--network", C.network] if names_a_function(C.network) else []
         log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join([*following, '--device', 'eyeriss'])}")
 
 
@@ -166,34 +170,28 @@ def parts_of(C: TrainSettings, model: SwitchableNetwork, optimizer: torch.optim.
     return parts | {"average": averaged_model(model, C.ema)} if C.ema else parts
 
 
+def built(C: TrainSettings, arch: dict, source: object) -> SwitchableNetwork:
+    """The network of `arch`, which comes from `source`, with random weights."""
+    return build(arch, C.to_dict(), Precision(**C.precision_arguments()), source)
+
+
 def new_parts(C: TrainSettings, arch: dict, source: object) -> dict[str, Any]:
     """The parts of a run that has not begun."""
-    model = build(arch, C.to_dict(), Precision(**C.precision_arguments()), source)
+    model = built(C, arch, source)
     return parts_of(C, model, make_optimizer(list(model.parameters()), C, learned_by_quantizers(model)))
 
 
-def read_pretrained(C: TrainSettings, arch: dict, source: object) -> NetworkFile:
-    """The weights.pt of `C.pretrain`. Raises `UserError` where it is of another network, or other bit-widths."""
-    file = read_weights(str(C.pretrain))
-    check_bits(file.bits, C, file.path)
-    assert file.settings is not None
-    with torch.device("meta"):
-        parts = new_parts(C.replaced(num_classes=file.settings.num_classes), arch, source)
-    check_weights(parts["model"], file.weights, file.path)
-    return file
-
-
 def new_network(
-    C: TrainSettings, arch: dict, source: object, processes: Processes, pretrained: NetworkFile | None
-) -> SwitchableNetwork:
-    """The network of `arch`, which comes from `source`, with random weights or those `pretrained`, on its device."""
+    C: TrainSettings,
+    new_model: Callable[[TrainSettings], SwitchableNetwork],
+    processes: Processes,
+    pretrained: Pretrained | None,
+) -> tuple[SwitchableNetwork, list[str]]:
+    """`new_model(C)` on its device, with random weights or those `pretrained`; the names of what stays random then."""
     seed_everything(C.seed)
-    precision = Precision(**C.precision_arguments())
-    model = placed(build(arch, C.to_dict(), precision, source), processes.device, C.channels_last)
+    model = placed(new_model(C), processes.device, C.channels_last)
     model = synchronised(with_kernels(model, **C.kernel_arguments()), processes, C.sync_bn)
-    if pretrained is not None and pretrained.weights is not None:
-        load_weights(model, pretrained.weights, pretrained.path)
-    return model
+    return model, pretrained.load_into(model) if pretrained else []
 
 
 def recalibrated(

@@ -1,6 +1,7 @@
 """Stage 3, AutoMapper: a mapping onto the device for every layer and bit-width of a network -> report.json
 
 NETWORK: weights.pt of train.py or arch.pt of train_search.py, or the folder that holds one; or a .yaml list of layers.
+`--network torchvision:resnet18` maps a network of others instead.
 Settings: config_map.py. The same from Python: automapper.map_network.
 """
 
@@ -26,6 +27,7 @@ from automapper.workload import Network, distinct_problems, listed
 from hw_model import Device, InputError, load_device
 from hw_model.widths import Bits, in_words
 from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.user_code import names_a_function
 from instantnet.engine.version import version_line
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
@@ -132,15 +134,16 @@ def proven(report: Mapping[str, Any]) -> str:
 
 def read_network(C: MapSettings) -> Network:
     """The network that the settings `network` or `checkpoint` name."""
-    if C.network is not None and "checkpoint" in C.given:
+    code = C.network if C.network is not None and names_a_function(C.network) else None
+    if C.network is not None and "checkpoint" in C.given and code is None:
         raise UserError(f"settings checkpoint = {C.checkpoint!r} and network = {C.network!r}: give one of them")
     if C.network is not None and C.network.endswith(api.YAML):
         return api.read_network(C.network, C.batch)
     from automapper import layers  # imported here: torch takes seconds to load, and --help and mistakes need none of it
 
-    return (
-        layers.load_network(C.checkpoint, C.batch) if C.network is None else layers.load_torchvision(C.network, C.batch)
-    )
+    if C.network is None or (code and "checkpoint" in C.given):
+        return layers.load_network(C.checkpoint, C.batch, code)
+    return layers.load_named(C.network, C.batch)
 
 
 def with_network_setting(argv: Sequence[str]) -> list[str]:

@@ -36,6 +36,7 @@ from automapper.workload import Network, distinct_problems
 from hw_model import Device, Layer, load_device
 from hw_model.widths import Bits, in_words, width_order, widths_of
 from instantnet.engine.errors import UserError
+from instantnet.engine.user_code import names_a_function, names_of_library
 from instantnet.settings.stages import MapSettings
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def map_network(
 
     Args:
         network: a torch module (with `example`); the path of a checkpoint, weights.pt or arch.pt, or of its folder; the
-            path of a .yaml list of layers; the name of a torchvision classification model; or hw_model layers.
+            path of a .yaml list of layers; the name of a torchvision classification model, "timm:NAME" or
+            "path/to/file.py:function"; or hw_model layers.
         device: a device's name, the path of its file, or the file's content.
         bits: one bit-width or several, 1 to 32 or "w4a8" (weights, activations); None: all of the network, else 4, 8,
             12, 16 and 32.
@@ -183,9 +185,11 @@ def _read_named(name: str, batch: int) -> Network:
         return read_layers(name, batch)
     from automapper import layers  # imported here: torch takes seconds to load
 
+    if names_of_library(name) or names_a_function(name):
+        return layers.load_named(name, batch)
     if name.endswith(".pt") or os.sep in name or os.path.exists(name):
         return layers.load_network(name, batch)
-    return layers.load_torchvision(name, batch)
+    return layers.load_named(name, batch)
 
 
 def _source(given: Any, device: Device) -> Any:

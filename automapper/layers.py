@@ -6,7 +6,6 @@ recorded, whether a module or a function called it.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -28,26 +26,27 @@ from hw_model.widths import Bits
 from instantnet.engine.checkpoint import load_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.formats import read_architecture, read_weights
-from instantnet.quantize import FLOAT_BITS, SwitchableConv2d, SwitchableLinear
-from instantnet.settings.schema import closest
+from instantnet.networks.named import float_network, torchvision_model, without_memory
+from instantnet.quantize import FLOAT_BITS, SwitchableConvNd, SwitchableLinear
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
-SWITCHABLE = (SwitchableConv2d, SwitchableLinear)
+SWITCHABLE = (SwitchableConvNd, SwitchableLinear)
 EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
 
 
-def load_network(path: str, batch: int) -> Network:
+def load_network(path: str, batch: int, code: str | None = None) -> Network:
     """The layers of the network in a checkpoint, with its bit-widths and accuracy.
 
     Args:
         path: a weights.pt or arch.pt, or the folder that holds one (weights.pt first).
         batch: images per inference, the N of every layer.
+        code: path/to/file.py:function, where such a function made the network; a file never has it run.
 
     Raises:
         UserError: no readable checkpoint, no architecture in it, or a layer that cannot be mapped.
     """
     file = _find(path)
-    found = read_weights(file) if _holds_weights(file) else read_architecture(file, settings_needed=True)
+    found = read_weights(file, code) if _holds_weights(file) else read_architecture(file, settings_needed=True)
     assert found.settings is not None
     C = found.settings
     try:
@@ -101,24 +100,31 @@ def load_module(module: nn.Module, example: Any) -> Network:
     return Network(name, layers, tuple(switchable[0].precision.bit_widths) if switchable else (), {}, unmapped)
 
 
+def load_named(name: str, batch: int) -> Network:
+    """The layers of `torchvision:NAME` or NAME, `timm:NAME`, `path/to/file.py:function`, at the network's bit-width.
+
+    Raises UserError as `float_network` does, or naming a layer that cannot be mapped.
+    """
+    library, _, model_name = name.rpartition(":")
+    if library in ("", "torchvision"):
+        return load_torchvision(model_name, batch)
+    with torch.device("meta"):
+        model: Any = float_network(name, 1000, (224, 224))
+        size = getattr(model, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[1:]  # timm says
+        try:
+            layers, unmapped = capture(model, torch.zeros(batch, 3, *size), plain_bits=None)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            shape = [batch, 3, *size]
+            raise UserError(f"setting network = {name!r}: it does not run on images {shape} ({reason})") from error
+    return Network(name, layers, (), {}, unmapped)
+
+
 def load_torchvision(name: str, batch: int) -> Network:
     """The layers of a torchvision classification model, all at the network's bit-width.
 
     Raises UserError on an unknown name, or naming a layer that cannot be mapped.
     """
-    from torchvision import models  # imported here: slow to start, and only this needs it
-
-    names, others = models.list_models(module=models), models.list_models()
-    if name not in names:
-        hint = closest(name, others)
-        hint = hint if any(repr(known) in hint for known in names) else ""
-        raise UserError(
-            f"setting network = {name!r}: a torchvision model, but not one that classifies images; only those can be "
-            f"mapped, or the layers that a file lists (--network layers.yaml){closest(_backbone(name), names)}"
-            if name in others
-            else f"setting network = {name!r}{hint or ':'} neither a torchvision model, as "
-            "resnet18, mobilenet_v2, alexnet or vgg16, nor the path of a .yaml file of layers"
-        )
     model = build_torchvision(name)
     images = torch.zeros(batch, 3, *IMAGE_SIZE.get(name, (224, 224)), device="meta")
     with torch.device("meta"):
@@ -128,28 +134,7 @@ def load_torchvision(name: str, batch: int) -> Network:
 
 def build_torchvision(name: str) -> nn.Module:
     """A torchvision model on the device "meta": without weights and computation, as shapes are enough."""
-    from torchvision import models
-
-    with _MetaWeights(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on how weights will be initialised
-        return models.get_model(name, weights=None).to("meta")
-
-
-class _MetaWeights(TorchFunctionMode):
-    """Creates weight tensors on "meta". Other tensors keep their values, because RegNet computes its widths with
-    them."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (torch.empty, torch.zeros, torch.ones) and kwargs.get("device") is None:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
-
-def _backbone(name: str) -> str:
-    """The part of a torchvision model's name that names the network it builds on: fcn_resnet50 -> resnet50."""
-    families = [part for part in ("resnet", "mobilenet", "vgg") if part in name]
-    return name[name.index(families[0]) :].removesuffix("_fpn") if families else ""
+    return without_memory(torchvision_model, name)
 
 
 def extract_layers(model: nn.Module, *inputs: Any, plain_bits: int | None = FLOAT_BITS) -> list[NetworkLayer]:

@@ -12,7 +12,11 @@ __version__ = "0.1.0"
 
 _clone.find_top_level_modules()
 
-_PUBLIC: dict[str, str] = {"load": "instantnet.inference", "switchable": "instantnet.networks.converted"}
+_PUBLIC: dict[str, str] = {
+    "load": "instantnet.inference",
+    "switchable": "instantnet.networks.converted",
+    "calibrate": "instantnet.networks.calibrate",
+}
 """Public name -> the module that holds it."""
 
 

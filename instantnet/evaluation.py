@@ -25,7 +25,7 @@ from instantnet.strategies import placed
 def evaluate(C: TrainSettings, processes: Processes) -> None:
     """Print the accuracy of a weights.pt per bit-width, with its own settings except those on the command line."""
     path = find(C.pretrain or C.save, "weights.pt")
-    file: NetworkFile = processes.from_main(read_weights, path)
+    file: NetworkFile = processes.from_main(read_weights, path, named_code(C))
     assert file.settings is not None and file.weights is not None
     machine = {"dataset_path", "device", "num_workers", "prefetch", "memory_limit_mb", "batch_size", "max_steps"}
     own = {name: value for name, value in file.settings.to_dict().items() if name not in C.named | machine}
@@ -52,6 +52,11 @@ def evaluate(C: TrainSettings, processes: Processes) -> None:
         for note in data.notes:
             print(f"images: {note}", file=sys.stderr)
         print(f"{path} on {tested(data, C)} test images of {data.name}\naccuracy %:  {per_bits(result, '.2f')}")
+
+
+def named_code(C: TrainSettings) -> str | None:
+    """The function that the command line names as the network, which a weights.pt may then be of."""
+    return C.network if "network" in C.named and names_a_function(C.network) else None
 
 
 def tested(data: DataSet, C: TrainSettings) -> int:

@@ -4,14 +4,16 @@ Format 2. Of every file:
 
     format      2
     kind        "architecture", "weights", or "search run" and "training run"
-    network     {"name": derived, supernet or a network of the paper, "ops": of a derived one, "settings": its sizes}
+    network     {"name": derived, supernet, a network of the paper or of others (torchvision:resnet18), "ops": of a
+                derived one, "float_layers": of others', those that do not switch, "settings": its sizes}
     quantizer   the setting: "minmax", "symmetric", ..
     bits        [4, 8, 32]: numbers, or text such as "w4a8"
     data        {"name", "class_names", "mean", "std", "height", "width"}: what an image and a logit of it mean
     version, commit    of the code that wrote it
 
 * arch.pt beside these: ops, alpha, flops, accuracy (the supernet's), epoch, config (the settings of the search).
-* weights.pt: model (the state_dict), arch (ops or network, and flops), accuracy, config.
+* weights.pt: model (the state_dict), arch (ops or network, and flops), accuracy, config. Where the network is code,
+  path/to/file.py:function, the file names it: it is run only where a reader is told to.
 * checkpoint.pt: a state_dict of every part of the run, epoch, step, config, log_sizes, launch.
 
 Format 1, of earlier versions, has no more than ops, model, arch, bits, accuracy, config and the parts of a run. It is
@@ -29,8 +31,10 @@ import instantnet
 from instantnet.dataloader import DataSet
 from instantnet.engine.checkpoint import check_weights, find, load_checkpoint
 from instantnet.engine.errors import UserError, shown
+from instantnet.engine.user_code import names_a_function
 from instantnet.engine.version import commit
-from instantnet.networks.build import build_network
+from instantnet.networks.build import build_network, own_architecture
+from instantnet.networks.named import own_name
 from instantnet.networks.paper import Form
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.quantize import Precision, SwitchableNetwork
@@ -56,6 +60,7 @@ WRITTEN_BY = {
 }
 QUANTIZER = "minmax"  # of a file that names none
 LONGEST_NAME = 256  # letters of a class's name
+MOST_FLOAT = 10_000  # layers that do not switch
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,8 @@ def header(kind: str, arch: Mapping[str, Any], C: NetworkSettings, data: DataSet
     """What every file of format 2 begins with. arch: as `build_network` takes it, or {"network": "supernet"}."""
     shape: type[Geometry] | type[Form] = Form if arch.get("network", "supernet") != "supernet" else Geometry
     values = C.to_dict()
-    network = {"name": arch.get("network", "derived"), **({"ops": list(arch["ops"])} if "ops" in arch else {})}
+    network = {"name": arch.get("network", "derived")}
+    network |= {name: list(arch[name]) for name in ("ops", "float_layers") if name in arch}
     return {
         "kind": kind,
         "network": network | {"settings": {name: values[name] for name in shape.__dataclass_fields__}},
@@ -121,10 +127,13 @@ def header(kind: str, arch: Mapping[str, Any], C: NetworkSettings, data: DataSet
 # --- readers
 
 
-def read_weights(path: Path | str) -> NetworkFile:
-    """A weights.pt, or that of a folder. Raises UserError, one line, where anything in it is not as it should be."""
+def read_weights(path: Path | str, code: str | None = None) -> NetworkFile:
+    """A weights.pt, or that of a folder. Raises UserError, one line, where anything in it is not as it should be.
+
+    code: path/to/file.py:function, which makes its network. A network of such a kind is not built without.
+    """
     path = find(path, "weights.pt")
-    return _network_file(path, WEIGHTS, ["model", "arch", "bits", "config"])
+    return _network_file(path, WEIGHTS, ["model", "arch", "bits", "config"], code)
 
 
 def read_architecture(path: Path | str, settings_needed: bool = False) -> NetworkFile:
@@ -141,7 +150,7 @@ def read_supernet(path: Path | str) -> dict[str, torch.Tensor]:
     return content["model"]
 
 
-def _network_file(path: Path, kind: str, needs: Sequence[str]) -> NetworkFile:
+def _network_file(path: Path, kind: str, needs: Sequence[str], code: str | None = None) -> NetworkFile:
     what = WRITTEN_BY[kind]
     content = load_checkpoint(path, needs, what)
     _check_kind(content, kind, path)
@@ -151,6 +160,8 @@ def _network_file(path: Path, kind: str, needs: Sequence[str]) -> NetworkFile:
         bits = _bits(content.get("bits", settings.num_bits_list)) if settings else ()
         data = _data(content["data"]) if "data" in content else None
         accuracy = _accuracy(content.get("accuracy", {}))
+    arch = _permitted(arch, code, path)
+    with _named(path, what):
         file = NetworkFile(path, kind, arch, settings, bits, content.get("model"), accuracy, data)
         if settings is None:
             return file
@@ -161,6 +172,16 @@ def _network_file(path: Path, kind: str, needs: Sequence[str]) -> NetworkFile:
     if kind == WEIGHTS:
         check_weights(model, file.weights, path)
     return file
+
+
+def _permitted(arch: dict[str, Any], code: str | None, path: Path) -> dict[str, Any]:
+    """`arch` with the code that may be run in place of that which the file names. UserError without."""
+    name = arch.get("network", "derived")
+    if names_a_function(name) and code is None:
+        raise UserError(f"{path}: its network is code, {shown(name)}, which a file never has run: name it (--network)")
+    if code is not None and not names_a_function(name):
+        raise UserError(f"{path}: its network is {shown(name)}, not {code}")
+    return arch if code is None else arch | {"network": code}
 
 
 class _named:
@@ -201,6 +222,11 @@ def _arch(given: Any, content: Mapping[str, Any]) -> dict[str, Any]:
         name = name.get("name")
     if not isinstance(name, str):
         raise ValueError(f"its network is {shown(name)}")
+    if own_name(name):
+        layers = given["float_layers"]
+        if not isinstance(layers, list) or len(layers) > MOST_FLOAT or not all(isinstance(one, str) for one in layers):
+            raise ValueError("its float_layers are not a list of names")
+        return {"network": name, "float_layers": list(layers)}
     if name != "derived":
         return {"network": name}
     ops = given["ops"]
@@ -287,6 +313,8 @@ def _data(given: Mapping[str, Any]) -> ImageData:
 
 def architecture(C: TrainSettings) -> tuple[dict, str]:
     """What `build_network` makes the network of a training of, and what messages call it: arch.pt, or one by name."""
+    if own_name(C.network):
+        return own_architecture(C.network, C.to_dict()), f"network = {C.network}"
     if C.network != "derived":
         return {"network": C.network}, f"network = {C.network}"
     file = read_architecture(C.load_path)

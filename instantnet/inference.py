@@ -23,11 +23,15 @@ class TrainedNetwork:
 
     def __init__(self, file: NetworkFile):
         assert file.weights is not None
-        self.path, self.data, self.bits = file.path, file.data, file.bits
+        self.path, self.data = file.path, file.data
         self.class_names = list(file.data.class_names) if file.data else []
         self.model = file.build()
         load_weights(self.model, file.weights, file.path)
         self.model.eval()
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        return self.model.precision.bit_widths
 
     @torch.no_grad()
     def __call__(self, x: Tensor, bits: int | None = None) -> Tensor:
@@ -54,6 +58,10 @@ class TrainedNetwork:
         return (pixels.permute(2, 0, 1) / 255 - mean) / std
 
 
-def load(path: Path | str) -> TrainedNetwork:
-    """The network of a weights.pt, or of the folder that holds it. Raises `UserError`, one line, where it is none."""
-    return TrainedNetwork(read_weights(path))
+def load(path: Path | str, network: str | None = None) -> TrainedNetwork:
+    """The network of a weights.pt, or of the folder that holds it. Raises `UserError`, one line, where it is none.
+
+    network: "path/to/file.py:function", where such a function made the network that was trained. A file names it, but
+    never has it run.
+    """
+    return TrainedNetwork(read_weights(path, network))

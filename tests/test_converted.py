@@ -232,6 +232,47 @@ def test_what_cannot_switch_is_named_with_its_reason():
     assert torch.equal(network(IMAGES), model(IMAGES))
 
 
+class OwnNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class BatchNormAct2d(nn.BatchNorm2d):
+    """As timm has it."""
+
+    def __init__(self, channels):
+        super().__init__(channels, eps=1e-3)
+        self.drop, self.act = nn.Identity(), nn.PReLU(channels)
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+def test_a_norm_with_a_forward_of_its_own_is_not_lost():
+    layers_of = [nn.Conv2d(3, 4, 1), OwnNorm(4), nn.Conv2d(4, 5, 1)]
+    with pytest.raises(ValueError, match=r"1: a subclass whose forward is its own"):
+        instantnet.switchable(nn.Sequential(*layers_of), BITS, example=IMAGES)
+    model = nn.Sequential(*layers_of).eval()
+    network = instantnet.switchable(model, BITS, example=IMAGES, strict=False)
+    assert type(network[1]) is OwnNorm and torch.equal(network(IMAGES), model(IMAGES))
+
+
+def test_a_norm_that_ends_in_an_activation():
+    """One per bit-width; the activation is shared, with its weights by their names."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 5, 1))
+    model(IMAGES)
+    network = instantnet.switchable(model, BITS, example=IMAGES)
+    model.eval(), network.eval()
+    assert isinstance(network[1], SwitchableBatchNorm) and torch.equal(network(IMAGES), model(IMAGES))
+    assert [norm.eps for norm in network[1].norms()] == [1e-3] * 3
+    own = set(network.state_dict())
+    assert {"1.act.weight", "1.per_bit_width.0.weight"} <= own and "1.per_bit_width.0.act.weight" not in own
+    with torch.no_grad():
+        model[1].act.weight.fill_(0.7)
+    network.load_state_dict(model.state_dict())
+    assert torch.equal(network(IMAGES), model(IMAGES))
+
+
 def test_a_layer_that_only_training_runs_switches_too():
     class WithHead(Small):
         def __init__(self):

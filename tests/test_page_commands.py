@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
+import torchvision
 from tiny_runs import ROOT, TINY_NETWORK, run_here
 
 import automapper.__main__ as mapper
@@ -28,6 +30,7 @@ from instantnet.settings.schema import Stage, from_command_line
 from instantnet.settings.stages import MapSettings, SearchSettings, TrainSettings
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+OWN_NETWORK = ROOT / "docs" / "your_network.md"
 NEEDS = {"conda", "GPU", "several machines", "Timeloop"}
 BLOCK = re.compile(r"^(?:<!-- needs: (?P<needs>.*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```", re.M | re.S)
 COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:python|instantnet|make|pip|torchrun|conda|source|timeloop-\w+) ")
@@ -86,7 +89,7 @@ def folder(tmp_path, monkeypatch):
     def enter(page: Path) -> Path:
         for shown in (ROOT / "README.md", page):
             for block in blocks(shown):
-                if name := re.match(r"# (?:\w+: )?(\w+\.yaml)\n", block.text):
+                if name := re.match(r"# (?:\w+: )?(\w+\.(?:yaml|py))\n", block.text):
                     (tmp_path / name[1]).write_text(block.text)
         case = re.search(r'^    \{"layer".*?\n\n', (ROOT / "docs/hardware.md").read_text(), re.M | re.S)
         (tmp_path / "case.json").write_text(case[0])
@@ -142,6 +145,8 @@ def check(words: list[str]) -> None:
             check_make(targets)
         case ["pip", "install", "."]:
             pass  # tests/test_package.py installs it
+        case ["pip", "install", distribution] if extra := re.fullmatch(r"instantnet\[(\w+)\]", distribution):
+            assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text()
         case ["source", file]:
             assert f"VENV := {Path(file).parts[0]}\n" in (ROOT / "Makefile").read_text()
         case _:
@@ -188,8 +193,25 @@ def test_a_program_runs(block, folder, monkeypatch):
     exec(block.text, {"__name__": "page"})
 
 
+@pytest.mark.parametrize("network", ["net.py", pytest.param("resnet18", marks=pytest.mark.full)])
+def test_the_commands_of_an_own_network_run_in_the_order_of_the_page(network, folder, capsys):
+    """On random images; the weights that the page starts from are new ones."""
+    here = folder(OWN_NETWORK)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), here / "resnet18-f37072fd.pth")
+    rows = [words_of(line) for page, line in COMMANDS if page == OWN_NETWORK and network in line]
+    assert len(rows) == 4
+    for words in rows:
+        if words[1] == "train.py":
+            assert run_here(train, *TINY, *words[2:]) == 0
+        else:
+            assert run_here(mapper, *words[3:], *QUICK, "--baselines", "row_stationary") == 0
+            assert "EDP" in capsys.readouterr().out
+
+
 @pytest.mark.full
-@pytest.mark.parametrize(("page", "line"), [row for row in COMMANDS if " --network " in row[1]], ids=named)
+@pytest.mark.parametrize(
+    ("page", "line"), [row for row in COMMANDS if " --network " in row[1] and row[0] != OWN_NETWORK], ids=named
+)
 def test_a_network_of_torchvision_is_mapped(page, line, folder):
     folder(page)
     words = words_of(line)
@@ -199,7 +221,9 @@ def test_a_network_of_torchvision_is_mapped(page, line, folder):
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("page", "line"), [row for row in COMMANDS if re.match("train|search", words_of(row[1])[1])], ids=named
+    ("page", "line"),
+    [row for row in COMMANDS if re.match("train|search", words_of(row[1])[1]) and row[0] != OWN_NETWORK],
+    ids=named,
 )
 def test_a_stage_runs(page, line, folder):
     """On a tiny network and random images, after whatever the command continues."""

@@ -532,7 +532,9 @@ def test_resuming_with_other_settings_says_so(arch, tmp_path, capsys):
     assert [line["epoch"] for line in lines(tmp_path / "out")] == [0, 1]
 
 
-def test_pretrain_of_other_bit_widths_says_which(train_run, same_run, tmp_path, capsys):
-    words = ["--num_bits_list", "4,8", "--pretrain", train_run.folder, "--save", tmp_path]
-    assert run(*same_run, *words) == 2
-    assert "[4, 8, 32]" in capsys.readouterr().err
+def test_pretrain_of_other_bit_widths_calibrates_what_is_missing(train_run, same_run, tmp_path, capsys):
+    words = ["--num_bits_list", "4,6", "--pretrain", train_run.folder, "--save", tmp_path]
+    assert run(*same_run, *words, "--nepochs", 0, "--update_bn", "no") == 0
+    assert "trained at [4, 8, 32] bit; 6 bit calibrated" in capsys.readouterr().out
+    before, after = load(train_run.folder / "weights.pt"), load(tmp_path / "weights.pt")
+    assert after["accuracy"][4] == before["accuracy"][4] and after["bits"] == [4, 6]

@@ -3,7 +3,7 @@
 What each kind of file holds is `instantnet.formats`' matter; here is what holds of them all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,14 @@ def load_checkpoint(path: Path | str, needs: Sequence[str], what: str) -> dict[s
 def check_weights(model: nn.Module, weights: Any, path: Path | str) -> None:
     """Raise `UserError` where `weights`, read from `path`, are not those of a network like `model`, which may be on the
     meta device."""
-    wanted = model.state_dict()
     if not isinstance(weights, dict):
         raise UserError(f"{path}: its weights are not a dictionary of tensors")
-    weights = with_present_names(weights, model)
+    check_tensors(with_present_names(weights, model), model.state_dict(), path)
+
+
+def check_tensors(weights: Mapping[str, Any], wanted: Mapping[str, Tensor], path: Path | str) -> None:
+    """Raise `UserError`, with the first name that differs, where `weights`, read from `path`, have not the names and
+    shapes of those `wanted`."""
     for name in [*wanted, *weights]:
         if name not in weights or name not in wanted:
             lacks = "has no" if name not in weights else "has an extra"

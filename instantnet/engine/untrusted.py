@@ -43,6 +43,7 @@ _OPERATIONS = {
     "EMPTY_LIST", "SETITEM", "SETITEMS", "APPEND", "APPENDS", "BINUNICODE", "BINFLOAT", "BININT", "BININT1", "BININT2",
     "LONG1", "NONE", "NEWTRUE", "NEWFALSE",
 }  # fmt: skip
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the first bytes of torch.save's format before zip files
 _RECORD = re.compile(
     r"[^/]+/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/serialization_id|data/[0-9]+)"
 )
@@ -75,6 +76,36 @@ def read(path: Path | str) -> Any:
             raise Unreadable("damaged, or another kind of file") from error
     _check_values(content, state.st_size)
     return content
+
+
+def read_tensors(path: Path | str) -> Any:
+    """The content of a file of weights as others write them, too: .safetensors, and torch.save's format before zip
+    files, in which torchvision publishes. Raises `Unreadable` or OSError."""
+    with open(path, "rb") as file:
+        head = file.read(len(_LEGACY))
+    try:
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        elif head == _LEGACY:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            return read(path)
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes make it fail in many ways
+        raise Unreadable("damaged, or another kind of file") from error
+    content = _without_parameters(content)
+    _check_values(content, os.path.getsize(path))
+    return content
+
+
+def _without_parameters(content: Any) -> Any:
+    """`content`, a dictionary perhaps of dictionaries, with tensors in place of parameters."""
+    if isinstance(content, dict):
+        return {key: _without_parameters(value) for key, value in content.items()}
+    return content.detach() if isinstance(content, torch.nn.Parameter) else content
 
 
 def _check_container(file: BinaryIO, size: int) -> None:

@@ -1,6 +1,7 @@
 """`path/to/file.py:function` as the value of a setting: code of the user's own, and its errors in one line."""
 
 import importlib.util
+import inspect
 import re
 import sys
 import traceback
@@ -12,6 +13,7 @@ from typing import Any
 from instantnet.engine.errors import UserError
 
 FILE_AND_FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<function>[^\W\d]\w*)")
+OF_A_LIBRARY = re.compile(r"(torchvision|timm):[A-Za-z0-9][\w.\-]*")
 
 
 def names_a_function(value: str) -> bool:
@@ -19,8 +21,13 @@ def names_a_function(value: str) -> bool:
     return FILE_AND_FUNCTION.fullmatch(value) is not None
 
 
-def called(setting: str, value: str) -> Any:
-    """What the function that `value` names returns; called without arguments.
+def names_of_library(value: str) -> bool:
+    """Whether `value` has the form torchvision:NAME or timm:NAME."""
+    return OF_A_LIBRARY.fullmatch(value) is not None
+
+
+def called(setting: str, value: str, **known: Any) -> Any:
+    """What the function that `value` names returns; called with those of `known` that are parameters of it.
 
     Its file may import what lies beside it. Raises UserError: no such file or function, or an error in it, with the
     line.
@@ -41,8 +48,16 @@ def called(setting: str, value: str) -> Any:
         spec.loader.exec_module(module)
         function = getattr(module, name, None)
         if callable(function):
-            return function()
+            return function(**_taken(function, known))
     raise UserError(f"setting {setting} = {value!r}: {path} has no function {name!r}")
+
+
+def _taken(function: Any, known: dict[str, Any]) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some callables have none to show
+        return {}
+    return {name: value for name, value in known.items() if name in parameters}
 
 
 @contextmanager

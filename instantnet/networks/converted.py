@@ -5,7 +5,7 @@ else stays. A layer keeps its object, its parameters and their names: only its c
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -64,24 +64,39 @@ class ConvertedNetwork(SwitchableNetwork):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As torch has it; weights of the float network are taken too, for every bit-width."""
-        return super().load_state_dict(self.completed(state_dict), strict=strict, assign=assign)
+        return super().load_state_dict(completed(self, state_dict), strict=strict, assign=assign)
 
-    def completed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """`state_dict`; that of the float network with its norms for every bit-width, and quantizers as they are."""
-        own = self.state_dict()
-        switchable = {name for name, module in self.named_modules() if isinstance(module, SwitchableBatchNorm)}
-        quantizers = tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, Quantizer))
-        of_quantizers = {key for key in own if quantizers and key.startswith(quantizers)}
-        found: dict[str, Any] = {}
-        for key, value in state_dict.items():
-            norm, _, entry = key.rpartition(".")
-            if norm in switchable:
-                found |= {f"{norm}.per_bit_width.{i}.{entry}": value for i in range(len(self.precision.bit_widths))}
-            else:
-                found[key] = value
-        if not of_quantizers & state_dict.keys():
-            found |= {key: own[key] for key in of_quantizers}
-        return found
+
+def completed(network: SwitchableNetwork, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """`state_dict`; that of the float network with its norms for every bit-width, and quantizers as they are."""
+    own = network.state_dict()
+    norms = {name for name, module in network.named_modules() if isinstance(module, SwitchableBatchNorm)}
+    of_quantizers = [key for key in own if key.startswith(quantizer_names(network))]
+    found: dict[str, Any] = {}
+    for key, value in state_dict.items():
+        norm, _, entry = key.rpartition(".")
+        if norm in norms:
+            found |= {f"{norm}.per_bit_width.{i}.{entry}": value for i in range(len(network.precision.bit_widths))}
+        else:
+            found[key] = value
+    if not state_dict.keys() & of_quantizers:
+        found |= {key: own[key] for key in of_quantizers}
+    return found
+
+
+def float_view(network: SwitchableNetwork) -> dict[str, Tensor]:
+    """The state_dict of the network at 32 bit as that of the float network, by its names."""
+    quantizers, last = quantizer_names(network), f".per_bit_width.{len(network.precision.bit_widths) - 1}."
+    view = {}
+    for name, value in network.state_dict().items():
+        if not name.startswith(quantizers) and (last in name or ".per_bit_width." not in name):
+            view[name.replace(last, ".")] = value
+    return view
+
+
+def quantizer_names(network: nn.Module) -> tuple[str, ...]:
+    """How the names begin of what quantizers hold."""
+    return tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, Quantizer))
 
 
 def switchable(
@@ -108,11 +123,9 @@ def switchable(
     `load_state_dict` takes float weights of the same architecture.
     """
     precision = Precision(bit_widths, quantizer=quantizer)
-    taken = [name for name in ("precision", "set_bits", "regions", "kept_float", "completed") if hasattr(model, name)]
-    if taken:
-        raise ValueError(f"{type(model).__name__} has an attribute {taken[0]!r} already, which a switchable one needs")
+    check_attributes(model)
     network = copy.deepcopy(model)
-    found = {name: module for name, module in network.named_modules() if layer_kind(module, SWITCHABLE)}
+    found = layers_of(network)
     if not found:
         raise ValueError(f"{type(model).__name__} has no convolution and no linear layer")
     inputs = inputs_of(example, found)
@@ -120,16 +133,55 @@ def switchable(
     unusable = cannot_switch(network, found, trace)
     if unusable and strict:
         raise ValueError(not_switchable(unusable))
-    stays = set(floats(found, trace, keep_float)) | set(unusable)
-    for name, module in found.items():
+    stays = {*floats(found, trace, keep_float), *unusable}
+    convert(network, stays, precision, unusable)
+    prove(network, [name for name in found if name in trace.runs and name not in stays], inputs)
+    return network
+
+
+def rebuilt(model: nn.Module, float_layers: Collection[str], precision: Precision) -> Any:
+    """`model` itself, converted without running it: its layers switch, but for `float_layers`. It may be on meta.
+
+    Raises ValueError where it has no layer of such a name.
+    """
+    check_attributes(model)
+    found = layers_of(model)
+    missing = [name for name in float_layers if name not in found]
+    if missing:
+        raise ValueError(f"{type(model).__name__} has no layer {missing[0]!r}")
+    return convert(model, float_layers, precision, {})
+
+
+def float_layers_of(network: nn.Module) -> list[str]:
+    """The layers of a converted network that stay float: what `rebuilt` needs to make such a one again."""
+    return [name for name, module in layers_of(network).items() if not hasattr(module, "weight_quantizer")]
+
+
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> layer of a kind that switches."""
+    return {name: module for name, module in model.named_modules() if layer_kind(module, SWITCHABLE)}
+
+
+def check_attributes(model: nn.Module) -> None:
+    """ValueError where the module has an attribute that a switchable network needs."""
+    taken = [name for name in ("precision", "set_bits", "regions", "kept_float") if hasattr(model, name)]
+    if taken:
+        raise ValueError(f"{type(model).__name__} has an attribute {taken[0]!r} already, which a switchable one needs")
+
+
+def convert(
+    network: nn.Module, stays: Collection[str], precision: Precision, kept_float: Mapping[str, str]
+) -> "ConvertedNetwork":
+    """Make `network`, in place, one that switches by `precision`, but for the layers `stays`."""
+    converted: Any = network
+    for name, module in layers_of(network).items():
         if name not in stays:
             become(module, SWITCHABLE, precision)
     with_norms(network, precision)
-    network.__class__ = type(f"Switchable{type(model).__name__}", (ConvertedNetwork, type(network)), {})
-    network.precision = precision  # type: ignore[assignment]
-    network.kept_float = unusable  # type: ignore[assignment]
-    prove(network, [name for name in found if name in trace.runs and name not in stays], inputs)
-    return network
+    converted.__class__ = type(f"Switchable{type(network).__name__}", (ConvertedNetwork, type(network)), {})
+    converted.precision = precision
+    converted.kept_float = dict(kept_float)
+    return converted
 
 
 def layer_kind(module: nn.Module, table: Mapping[type[nn.Module], type]) -> type[nn.Module] | None:
@@ -157,14 +209,30 @@ def with_norms(network: nn.Module, precision: Precision) -> None:
     made: dict[nn.Module, SwitchableBatchNorm] = {}
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if not isinstance(child, FloatNorm) or layer_kind(child, NORMS) is None:
+            if not isinstance(child, FloatNorm) or why_no_norm(child):
                 continue
             if child not in made:
-                copies: list[Any] = [copy.deepcopy(child) for _ in precision.bit_widths]
-                for norm in copies:
-                    become(norm, NORMS, precision)
-                made[child] = SwitchableBatchNorm(copies, precision).train(child.training)
+                made[child] = switchable_norm(child, precision).train(child.training)
             setattr(parent, name, made[child])
+
+
+def switchable_norm(norm: FloatNorm, precision: Precision) -> SwitchableBatchNorm:
+    """A copy of `norm` for every bit-width; the activation of one that ends in it is shared."""
+    copies: list[Any] = [copy.deepcopy(norm) for _ in precision.bit_widths]
+    tail = [copies[0].drop, copies[0].act] if layers.ends_in_activation(norm) else []
+    for one in copies:
+        if tail:
+            del one.drop, one.act
+        become(one, NORMS, precision)
+    return layers.SwitchableNormAct(copies, precision, *tail) if tail else SwitchableBatchNorm(copies, precision)
+
+
+def why_no_norm(norm: FloatNorm) -> str:
+    """Why a batch norm does not switch; "" where it does."""
+    if layer_kind(norm, NORMS) is None:
+        return f"a {type(norm).__name__}: only BatchNorm1d, 2d and 3d switch"
+    own = type(norm).forward is not FloatNorm.forward
+    return OWN_FORWARD if own and not layers.ends_in_activation(norm) else ""
 
 
 def inputs_of(example: Any, found: Mapping[str, nn.Module]) -> tuple[Any, ...]:
@@ -212,15 +280,15 @@ def observed(modules: Iterable[nn.Module], note: Callable[..., None]) -> Any:
             handle.remove()
 
 
-def trial(network: nn.Module, inputs: tuple[Any, ...], training: bool) -> None:
-    """Call the network, and put back its buffers, modes and the random state."""
+def trial(network: nn.Module, inputs: tuple[Any, ...], training: bool) -> Any:
+    """What the network returns; its buffers, modes and the random state are put back."""
     modes = {module: module.training for module in network.modules()}
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train(training)
     devices = [buffer.device for buffer in buffers.values() if buffer.is_cuda]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices[:1]):
-            network(*inputs)
+            return network(*inputs)
     except Exception as error:
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in inputs]
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -248,8 +316,8 @@ def cannot_switch(network: nn.Module, found: Mapping[str, nn.Module], trace: Tra
     for name, module in network.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             reasons[name] = ATTENTION
-        if isinstance(module, FloatNorm) and layer_kind(module, NORMS) is None:
-            reasons[name] = f"a {type(module).__name__}: only BatchNorm1d, 2d and 3d switch"
+        if isinstance(module, FloatNorm) and (why := why_no_norm(module)):
+            reasons[name] = why
     return reasons
 
 

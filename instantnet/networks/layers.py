@@ -3,13 +3,14 @@
 Weights are quantized per output channel, inputs per tensor (depth-wise: per channel), as by `SwitchableConv2d`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from instantnet.quantize import SwitchableConvNd
+from instantnet.quantize import FreezableNorm, Precision, SwitchableBatchNorm, SwitchableConvNd
 from instantnet.quantizers import FLOAT_BITS
 
 
@@ -52,6 +53,22 @@ class SwitchableConvTranspose2d(SwitchableConvTransposeNd, nn.ConvTranspose2d):
 
 class SwitchableConvTranspose3d(SwitchableConvTransposeNd, nn.ConvTranspose3d):
     pass
+
+
+class SwitchableNormAct(SwitchableBatchNorm):
+    """Of timm's BatchNormAct2d, a batch norm that ends in a dropout and an activation."""
+
+    def __init__(self, per_bit_width: Iterable[FreezableNorm], precision: Precision, drop: nn.Module, act: nn.Module):
+        super().__init__(per_bit_width, precision)
+        self.drop, self.act = drop, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def ends_in_activation(norm: nn.Module) -> bool:
+    """Whether it is timm's, which need not be installed to know it."""
+    return isinstance(norm, nn.BatchNorm2d) and type(norm).__name__ == "BatchNormAct2d"
 
 
 def _swapped(weight: Tensor, groups: int) -> Tensor:

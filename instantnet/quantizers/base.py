@@ -130,8 +130,12 @@ class BeginsWithABatch(Quantizer):
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        if not self.initialised.is_meta:
-            self._known = self.initialised.tolist()  # now, so that no pass of a loaded network branches on a buffer
+        self.read_initialised()  # now, so that no pass of a loaded network branches on a buffer
+
+    def read_initialised(self) -> None:
+        """Follow the buffer after another has taken its place."""
+        known = self.initialised
+        self._known = [False] * len(known) if known.is_meta else known.tolist()
 
 
 def rows_of(precision: BitWidths) -> int:

@@ -7,7 +7,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from instantnet.engine.errors import UserError
-from instantnet.engine.user_code import names_a_function
+from instantnet.engine.user_code import names_a_function, names_of_library
 from instantnet.settings.schema import AtLeast, Between, Settings
 
 POSITIVE = Between(0, float("inf"), open=True)
@@ -50,6 +50,16 @@ class FileAndFunction:
 
     def __call__(self, value: str) -> bool:
         return names_a_function(value)
+
+
+class NetworkOfOthers:
+    """Legal: a model of a library, or a function of the user's that returns a module."""
+
+    def __str__(self) -> str:
+        return "torchvision:NAME, timm:NAME, path/to/file.py:function"
+
+    def __call__(self, value: str) -> bool:
+        return names_of_library(value) or names_a_function(value)
 
 
 class RunSettings(Settings):
@@ -252,7 +262,9 @@ class OptimizerSettings(Settings):
     gamma: Annotated[float, "multistep: factor at each milestone", POSITIVE] = 0.1
     warmup_epochs: Annotated[int, "epochs over which the learning rate rises from 0 to its schedule", ANY_STEPS] = 0
     pretrain: Annotated[
-        str | None, "weights to start from: weights.pt (search: checkpoint.pt) or its folder; none = from scratch"
+        str | None,
+        "weights to start from: weights.pt or its folder, float weights of the same network (.pth, .safetensors); "
+        "search: checkpoint.pt; none = from scratch",
     ] = None
 
 
@@ -421,9 +433,11 @@ class TrainSettings(NetworkSettings):
 
     network: Annotated[
         Literal["derived", "resnet38", "resnet74", "mobilenet_v2"],
-        "what is trained: the architecture of load_path, or a network that the paper compares with",
+        "what is trained: the architecture of load_path, a network that the paper compares with, or any other: "
+        "torchvision:NAME, timm:NAME, path/to/file.py:function",
+        NetworkOfOthers(),
     ] = "derived"
-    width_mult: Annotated[float, "factor on the channels of a network other than derived", POSITIVE] = 1.0
+    width_mult: Annotated[float, "factor on the channels of resnet38, resnet74 and mobilenet_v2", POSITIVE] = 1.0
     load_path: Annotated[str, "arch.pt, or the folder that holds it"] = "ckpt/search"
     eval_only: Annotated[bool, "only print the accuracy of the weights.pt named by `pretrain`, or in `save`"] = False
     ema: Annotated[
@@ -438,7 +452,8 @@ class TrainSettings(NetworkSettings):
 
     def check(self) -> None:
         super().check()
-        if self.network == "derived" and self.width_mult != 1:
+        of_paper = self.network != "derived" and not NetworkOfOthers()(self.network)
+        if not of_paper and self.width_mult != 1:
             raise UserError(
                 f"setting width_mult = {self.width_mult:g}: for network = resnet38, resnet74 or mobilenet_v2 only; a "
                 "derived network has the channels of num_channel_list"
@@ -458,7 +473,11 @@ class MapSettings(Settings):
     checkpoint: Annotated[str, "weights.pt of stage 2 or arch.pt of stage 1, or the folder that holds one"] = (
         "ckpt/finetune"
     )
-    network: Annotated[str | None, "instead of a checkpoint: a torchvision model, or a .yaml list of layers"] = None
+    network: Annotated[
+        str | None,
+        "instead of a checkpoint: a model of torchvision, timm:NAME, path/to/file.py:function, or a .yaml list of "
+        "layers; beside a checkpoint: the function that made its network",
+    ] = None
     save: Annotated[str, "folder of the report"] = "ckpt/map"
     device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"] = "eyeriss"
     bits: Annotated[
