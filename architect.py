@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from instantnet.widths import Bits
+
 
 class Architect:
     """Updates alpha by Adam.
@@ -29,7 +31,7 @@ class Architect:
         self,
         model: Callable[..., Tensor],
         alpha: nn.Parameter,
-        bits: int,
+        bits: Bits,
         expected_flops: Callable[[], Tensor],
         learning_rate: float,
         betas: Sequence[float],

@@ -78,6 +78,7 @@ C.quantizer = "minmax"  # the paper's; docs/method.md compares the others
 C.quantize_ends = False  # released; the paper is silent
 C.range_scope = "bit_width"  # released: "shared"
 C.range_momentum = 0.1  # released: 0.9
+C.bits_of = []  # every layer at the network's bit-width
 C.update_bn = True
 C.recalibration = "own"  # released: "all"
 

@@ -16,29 +16,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from instantnet.widths import Bits, width_order
 
-def bit_widths_of_step(schedule: str, bit_widths: Sequence[int], rng: random.Random) -> list[int]:
+
+def bit_widths_of_step(schedule: str, bit_widths: Sequence[Bits], rng: random.Random) -> list[Bits]:
     """The bit-widths that run in a step, in running order.
 
     `all`, `max_loss`, `high2low`: all, from high to low. `low2high`: all, from low to high. `sandwich` (Yu and Huang
     2019): the highest, 2 random ones in between and the lowest, from high to low.
     """
-    ordered = sorted(bit_widths, reverse=True)
+    ordered = sorted(bit_widths, key=width_order, reverse=True)
     if schedule == "sandwich":
         between = ordered[1:-1]
-        return sorted({ordered[0], ordered[-1], *rng.sample(between, min(2, len(between)))}, reverse=True)
+        return sorted(
+            {ordered[0], ordered[-1], *rng.sample(between, min(2, len(between)))}, key=width_order, reverse=True
+        )
     return ordered[::-1] if schedule == "low2high" else ordered
 
 
 def released_bit_widths_of_step(
-    schedule: str, bit_widths: Sequence[int], teachers: str, rng: random.Random
-) -> list[int]:
+    schedule: str, bit_widths: Sequence[Bits], teachers: str, rng: random.Random
+) -> list[Bits]:
     """The bit-widths of a step in the order of the authors' released code, where it differs from `bit_widths_of_step`.
 
     Under `all` and `max_loss` they rise, after the highest where that is the teacher of all; `sandwich` draws its two
     after the ends, and may draw one twice.
     """
-    rising = sorted(bit_widths)
+    rising = sorted(bit_widths, key=width_order)
     if schedule == "sandwich":
         between = rising[1:-1]
         return [*dict.fromkeys((rising[-1], rising[0])), *(rng.choice(between) for _ in range(2) if between)]
@@ -47,13 +51,13 @@ def released_bit_widths_of_step(
     return bit_widths_of_step(schedule, bit_widths, rng)
 
 
-def teachers_of(bits: int, running: Sequence[int], teachers: str) -> list[int]:
+def teachers_of(bits: Bits, running: Sequence[Bits], teachers: str) -> list[Bits]:
     """Which of the bit-widths that run in the step teach `bits`.
 
     `cascade`: all higher ones (CDT). `highest`: the highest only (SP-Nets, Guerra et al. 2020). `next`: the next higher
     one (Any-Precision DNN, Yu et al.). `none` (AdaBits, Jin et al. 2020).
     """
-    higher = sorted(b for b in running if b > bits)
+    higher = sorted((b for b in running if width_order(b) > width_order(bits)), key=width_order)
     return {"cascade": higher, "highest": higher[-1:], "next": higher[:1], "none": []}[teachers]
 
 
@@ -113,8 +117,8 @@ class Cascade:
     an update(), so that its backward exchanges the gradients.
     """
 
-    bit_widths: tuple[int, ...]
-    loss_scale: dict[int, float]
+    bit_widths: tuple[Bits, ...]
+    loss_scale: dict[Bits, float]
     teachers: str = "cascade"
     distill_weight: float = 1.0
     bit_schedule: str = "all"
@@ -129,7 +133,7 @@ class Cascade:
     mean: Callable[[Tensor], Tensor] = _as_it_is
     last_backward: Callable[[Tensor], Tensor] = _as_it_is
 
-    def running(self, rng: random.Random) -> tuple[int, ...]:
+    def running(self, rng: random.Random) -> tuple[Bits, ...]:
         """The bit-widths of the next step, in running order; rng draws the random ones of `sandwich`."""
         if self.pass_order == "released":
             return tuple(released_bit_widths_of_step(self.bit_schedule, self.bit_widths, self.teachers, rng))
@@ -160,11 +164,11 @@ class Cascade:
         images: Tensor,
         labels: Tensor,
         update: Callable[[], None],
-        running: Sequence[int],
+        running: Sequence[Bits],
         frozen_statistics: Callable[[], AbstractContextManager] = nullcontext,
         weight: float = 1.0,
         distill_weight: float | Tensor | None = None,
-    ) -> dict[int, Tensor]:
+    ) -> dict[Bits, Tensor]:
         """Train on one batch; returns bit-width -> L_cas of the images given, detached.
 
         images [B, C, H, W], labels [B]. update() applies the accumulated gradients and clears them: it is called once,
@@ -179,12 +183,12 @@ class Cascade:
         per_bit_width = self.updates_per_bit_width
         summed = 1 if per_bit_width or self.bit_schedule == "max_loss" else len(running)  # losses behind one update()
         share = 1 / summed if self.loss_reduction == "mean" else 1.0
-        logits_of: dict[int, Tensor] = {}
+        logits_of: dict[Bits, Tensor] = {}
         if self.bit_schedule == "low2high" and self.distils:
             with torch.no_grad(), frozen_statistics():
                 taught_by = {t for bits in running for t in teachers_of(bits, running, self.teachers)}
-                logits_of = {bits: model(images, num_bits=bits) for bits in sorted(taught_by)}
-        losses: dict[int, Tensor] = {}
+                logits_of = {bits: model(images, num_bits=bits) for bits in sorted(taught_by, key=width_order)}
+        losses: dict[Bits, Tensor] = {}
         largest = None  # (loss, the same scaled and with its graph)
         for bits in running:
             logits = model(images, num_bits=bits)

@@ -12,8 +12,9 @@ depth-wise convolution, per channel. In evaluation inputs use running ranges, on
 pass the rounding unchanged (straight-through). Bit-width 32 means float. `instantnet.quantizers` has the formulas.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, cast
 
 import torch
@@ -23,25 +24,31 @@ from torch.nn.modules.batchnorm import _BatchNorm as FloatNorm
 from torch.nn.modules.conv import _ConvNd
 
 from instantnet.quantizers import FLOAT_BITS, QUANTIZERS, Quantizer
+from instantnet.widths import Bits, in_order, widths_of
 
 __all__ = [
     "FLOAT_BITS",
     "BatchNorm2d",
+    "Operand",
     "Precision",
     "SwitchableBatchNorm2d",
     "SwitchableConv2d",
+    "SwitchableLayer",
     "SwitchableLinear",
     "SwitchableNetwork",
     "recalibrate",
+    "set_own_bits",
 ]
 
 
 class Precision:
     """The bit-width a network runs at, shared by all its layers.
 
-    Layers read `bits` and `index` when they run, so switching a network is one assignment here, whatever its depth.
+    Layers read `index` when they run, so switching a network is one assignment here, whatever its depth.
 
-    bit_widths: the legal bit-widths, kept sorted from lowest to highest.
+    bit_widths: the legal bit-widths, kept sorted from lowest to highest: by activations, then weights. A number is that
+        of both, text such as "w4a8" that of each.
+    weights, activations: the same of one operand, as its quantizers read them; `precision.weights.bits`.
     range_scope: "bit_width" = running activation ranges per layer and bit-width; "shared" (released) = one per layer.
     range_momentum: share of the newest batch in a running range.
     quantizer: which of `QUANTIZERS` the layers are built with. Raises ValueError where there is none of that name, or
@@ -52,7 +59,7 @@ class Precision:
 
     def __init__(
         self,
-        bit_widths: Sequence[int],
+        bit_widths: Sequence[Bits],
         range_scope: str = "bit_width",
         range_momentum: float = 0.1,
         quantizer: str = "minmax",
@@ -64,26 +71,38 @@ class Precision:
         self.quantizer = quantizer
         self.track_statistics = True
         self.recalibrating = False
-        self.bits = FLOAT_BITS
+        self.weights, self.activations = Operand(self, 0), Operand(self, 1)
+        self.bits: Bits = FLOAT_BITS
         self.change(bit_widths)
 
-    def change(self, bit_widths: Sequence[int]) -> None:
+    def change(self, bit_widths: Sequence[Bits]) -> None:
         """Have other bit-widths; the state that layers have of each is the caller's to change (networks/calibrate.py).
         The current one stays where it can, else the highest is set. Raises ValueError as the constructor does."""
-        lowest = QUANTIZERS[self.quantizer].lowest_bits
-        if min(bit_widths) < lowest:
-            raise ValueError(f"bit-width {min(bit_widths)}: quantizer {self.quantizer!r} begins at {lowest} bit")
-        self.bit_widths = tuple(sorted(bit_widths))
+        found = tuple(in_order(bit_widths))
+        if not found or len(set(found)) < len(found):
+            raise ValueError(f"bit_widths = {list(bit_widths)}: at least one, and none twice")
+        for bits in found:
+            check_lowest(self.quantizer, bits)
+        self.bit_widths = found
+        self.widths = tuple(map(widths_of, found))
         self._index_of = {bits: index for index, bits in enumerate(self.bit_widths)}
         self.set(self.bits if self.bits in self._index_of else self.bit_widths[-1])
 
-    def set(self, bits: int) -> None:
+    def set(self, bits: Bits) -> None:
         """Run at `bits` from now on. Raises ValueError where `bits` is not one of `bit_widths`."""
         try:
             self.index = self._index_of[bits]
         except KeyError:
             raise ValueError(f"bit-width {bits} is not one of {list(self.bit_widths)}") from None
         self.bits = bits
+
+    def operands(self, own_bits: Bits | None = None) -> tuple["Operand", "Operand"]:
+        """(weights, activations) of a layer. own_bits: the bit-width it has whatever the network's is."""
+        if own_bits is None:
+            return self.weights, self.activations
+        check_lowest(self.quantizer, own_bits)
+        weights, activations = (Operand(self, side, own) for side, own in enumerate(widths_of(own_bits)))
+        return weights, activations
 
     @contextmanager
     def frozen_statistics(self) -> Iterator[None]:
@@ -95,20 +114,87 @@ class Precision:
             self.track_statistics = before
 
 
-class SwitchableConvNd(_ConvNd):
-    """A convolution at the current bit-width: weights quantized per output channel, inputs per tensor (depth-wise: per
-    channel). Of any number of spatial axes; a torch module becomes one by its class and `switch_by`."""
+class Operand:
+    """The bit-width of weights (side 0), or of activations (1), while a network is at one of its bit-widths.
+
+    own: the bit-width of a layer that has one of its own, None = the network's.
+    """
+
+    def __init__(self, network: Precision, side: int, own: int | None = None):
+        self.network, self.side, self.own = network, side, own
+
+    @property
+    def bit_widths(self) -> tuple[int, ...]:
+        """Of this operand, one for each of the network's."""
+        return tuple(widths[self.side] if self.own is None else self.own for widths in self.network.widths)
+
+    @property
+    def bits(self) -> int:
+        """The current bit-width; 32 means float."""
+        return self.network.widths[self.network.index][self.side] if self.own is None else self.own
+
+    @property
+    def index(self) -> int:
+        """Which of the network's bit-widths is the current one."""
+        return self.network.index
+
+    @property
+    def range_scope(self) -> str:
+        return self.network.range_scope
+
+    @property
+    def range_momentum(self) -> float:
+        return self.network.range_momentum
+
+    @property
+    def track_statistics(self) -> bool:
+        return self.network.track_statistics
+
+
+def check_lowest(quantizer: str, bits: Bits) -> None:
+    """ValueError where the quantizer begins above a bit-width."""
+    lowest = QUANTIZERS[quantizer].lowest_bits
+    if min(widths_of(bits)) < lowest:
+        raise ValueError(f"bit-width {bits}: quantizer {quantizer!r} begins at {lowest} bit")
+
+
+class SwitchableLayer(nn.Module):
+    """What switchable layers share: quantizers of their weights and their input, made by `switch_by`.
+
+    own_bits: the bit-width that the layer runs at whatever the network's is, None = the network's.
+    """
 
     old_names: ClassVar = {"input_range": "input_quantizer"}
     """Children by their names in files of earlier versions."""
 
-    def switch_by(self, precision: Precision) -> None:
+    own_bits: Bits | None
+
+    def switch_by(self, precision: Precision, own_bits: Bits | None = None) -> None:
         """Make the quantizers, of which `precision` is the state."""
         self.precision = precision
-        depthwise = self.groups == self.in_channels > 1
+        self.own_bits = own_bits
+        weights, activations = precision.operands(own_bits)
+        outputs, inputs = self.quantized_channels()
         scheme = QUANTIZERS[precision.quantizer]
-        self.weight_quantizer = scheme.weights(precision, self.out_channels)
-        self.input_quantizer = scheme.inputs(precision, self.in_channels if depthwise else None)
+        self.weight_quantizer = scheme.weights(weights, outputs)
+        self.input_quantizer = scheme.inputs(activations, inputs)
+
+    def quantized_channels(self) -> tuple[int, int | None]:
+        """Channels that have a range each: of the weights, and of the input (None = one range)."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        rename_children(state_dict, prefix, self.old_names)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class SwitchableConvNd(SwitchableLayer, _ConvNd):
+    """A convolution at the current bit-width: weights quantized per output channel, inputs per tensor (depth-wise: per
+    channel). Of any number of spatial axes; a torch module becomes one by its class and `switch_by`."""
+
+    def quantized_channels(self) -> tuple[int, int | None]:
+        depthwise = self.groups == self.in_channels > 1
+        return self.out_channels, self.in_channels if depthwise else None
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(self.input_quantizer(x))
@@ -118,10 +204,6 @@ class SwitchableConvNd(_ConvNd):
         layer: Any = self  # torch's classes have it, their common base has not
         return layer._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        rename_children(state_dict, prefix, self.old_names)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
 
 class SwitchableConv2d(SwitchableConvNd, nn.Conv2d):
     """Of images [B, C, H, W]."""
@@ -130,8 +212,8 @@ class SwitchableConv2d(SwitchableConvNd, nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, **options)
         self.switch_by(precision)
 
-    def switch_by(self, precision: Precision) -> None:
-        super().switch_by(precision)
+    def switch_by(self, precision: Precision, own_bits: Bits | None = None) -> None:
+        super().switch_by(precision, own_bits)
         # Strided 1x1 with few channels: the gradient of the weights by oneDNN's AVX2 kernel writes past its memory
         # (uxlfoundation/oneDNN issue 6035). It is a convolution of stride 1 on the pixels that the stride picks.
         strided_1x1 = self.kernel_size == (1, 1) and self.padding == (0, 0) and self.stride != (1, 1)
@@ -144,28 +226,18 @@ class SwitchableConv2d(SwitchableConvNd, nn.Conv2d):
         return F.conv2d(x, self.weight_quantizer(self.weight), self.bias, groups=self.groups)
 
 
-class SwitchableLinear(nn.Linear):
+class SwitchableLinear(SwitchableLayer, nn.Linear):
     """A linear layer at the current bit-width, quantized as `SwitchableConv2d`; the bias stays float."""
-
-    old_names: ClassVar = SwitchableConvNd.old_names
 
     def __init__(self, in_features: int, out_features: int, *, precision: Precision):
         super().__init__(in_features, out_features)
         self.switch_by(precision)
 
-    def switch_by(self, precision: Precision) -> None:
-        """Make the quantizers, of which `precision` is the state."""
-        self.precision = precision
-        scheme = QUANTIZERS[precision.quantizer]
-        self.weight_quantizer = scheme.weights(precision, self.out_features)
-        self.input_quantizer = scheme.inputs(precision, None)
+    def quantized_channels(self) -> tuple[int, int | None]:
+        return self.out_features, None
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
-
-    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        rename_children(state_dict, prefix, self.old_names)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def rename_children(state_dict: dict[str, Tensor], prefix: str, names: dict[str, str]) -> None:
@@ -244,13 +316,13 @@ class SwitchableBatchNorm2d(SwitchableBatchNorm):
 
 
 class SwitchableNetwork(nn.Module):
-    """A network whose layers share one `Precision`: `model.set_bits(4)`, or `model(x, num_bits=4)` in one go."""
+    """A network whose layers share one `Precision`: `model.set_bits(4)`, or `model(x, num_bits="w4a8")` in one go."""
 
     def __init__(self, precision: Precision):
         super().__init__()
         self.precision = precision
 
-    def set_bits(self, bits: int) -> None:
+    def set_bits(self, bits: Bits) -> None:
         """Run at `bits` from now on. Raises ValueError where the network does not have that bit-width."""
         self.precision.set(bits)
 
@@ -258,16 +330,38 @@ class SwitchableNetwork(nn.Module):
         """The parts that torch.compile takes one by one: the whole network."""
         return [self]
 
-    def __call__(self, x: Tensor, num_bits: int | None = None) -> Tensor:
+    def __call__(self, x: Tensor, num_bits: Bits | None = None) -> Tensor:
         if num_bits is not None:
             self.precision.set(num_bits)
         return super().__call__(x)
 
 
+def set_own_bits(network: nn.Module, bits_of: Mapping[str, Bits]) -> None:
+    """Let layers of a new network have a bit-width of their own, whatever the network's is.
+
+    bits_of: name or pattern of switchable layers ("layer4.*") -> bit-width; of several that fit, the last counts. Their
+    quantizers are made anew. Raises ValueError where a pattern fits none, or the quantizer has no such bit-width.
+    """
+    modules = network.named_modules(remove_duplicate=False)
+    layers = {name: module for name, module in modules if isinstance(module, SwitchableLayer)}
+    for pattern, bits in bits_of.items():
+        fitting = [name for name in layers if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise ValueError(f"bits_of: no switchable layer is named {pattern!r}; the first: {first_names(layers)}")
+        for name in fitting:
+            layer = layers[name]
+            layer.switch_by(layer.precision, widths_of(bits).bits)
+
+
+def first_names(layers: Iterable[str]) -> str:
+    """The first few names, for a message."""
+    return ", ".join(list(layers)[:5])
+
+
 @torch.no_grad()
 def recalibrate(
     model: SwitchableNetwork,
-    bits: int,
+    bits: Bits,
     batches: Iterable,
     reset: str = "own",
     images_in: Callable[[int], int] | None = None,

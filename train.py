@@ -51,6 +51,7 @@ from instantnet.training import (
     prepared,
     set_learning_rate,
 )
+from instantnet.widths import Bits
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -83,8 +84,8 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     update = make_updater(optimizer, parameters, C, cascade)
 
     def one_step(
-        images: Tensor, labels: Tensor, running: Sequence[int], weight: float, beta: float
-    ) -> dict[int, Tensor]:
+        images: Tensor, labels: Tensor, running: Sequence[Bits], weight: float, beta: float
+    ) -> dict[Bits, Tensor]:
         return cascade.step(in_training, images, labels, update, running, precision.frozen_statistics, weight, beta)
 
     train_on = recorded(one_step, C.cuda_graph, optimizer)
@@ -94,7 +95,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     result_of: SwitchableNetwork = average.module if average else model
     run = new_run(C, parts, processes, command, header(TRAINING_RUN, arch, C, data), steps)
 
-    def measured(bit_widths: Sequence[int]) -> dict[int, float]:
+    def measured(bit_widths: Sequence[Bits]) -> dict[Bits, float]:
         processes.average_statistics(result_of)
         return accuracy(result_of, run.unless_stopped(test_batches), bit_widths, C.max_steps, processes.total)
 
@@ -198,9 +199,9 @@ def recalibrated(
     model: SwitchableNetwork,
     batches: Callable[[], Iterable],
     images_in: Callable[[int], int],
-    measured: Callable[[Sequence[int]], dict[int, float]],
+    measured: Callable[[Sequence[Bits]], dict[Bits, float]],
     C: TrainSettings,
-) -> dict[int, float] | None:
+) -> dict[Bits, float] | None:
     """Recalibrate every bit-width of `model` on `batches()`, its own statistics only; returns None. images_in: step ->
     images of its batch.
 
@@ -212,7 +213,7 @@ def recalibrated(
             recalibrate(model, bits, batches(), "own", images_in)
         return None
     as_trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    result: dict[int, float] = {}
+    result: dict[Bits, float] = {}
     for bits in model.precision.bit_widths:
         recalibrate(model, bits, batches(), "all", images_in)
         result |= measured([bits])

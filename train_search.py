@@ -49,6 +49,7 @@ from instantnet.training import (
     set_learning_rate,
     training_command,
 )
+from instantnet.widths import Bits
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -79,8 +80,8 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     update = make_updater(optimizer, weights, C, cascade)
 
     def one_step(
-        images: Tensor, labels: Tensor, op_weights: Tensor, running: Sequence[int], weight: float, beta: float
-    ) -> dict[int, Tensor]:
+        images: Tensor, labels: Tensor, op_weights: Tensor, running: Sequence[Bits], weight: float, beta: float
+    ) -> dict[Bits, Tensor]:
         with supernet.mixing_by(op_weights):
             return cascade.step(in_training, images, labels, update, running, precision.frozen_statistics, weight, beta)
 

@@ -214,7 +214,9 @@ def chosen_bits(bits: Sequence[Bits], network: Network) -> tuple[Bits, ...]:
     """
     specs: set[Bits] = {one.W if one.W == one.I else one.label for one in map(widths_of, bits)}  # "w8a8" is 8
     known = network.bit_widths
-    missing = [width for spec in specs for width in widths_of(spec) if known and width not in known]
+    both = [width for width in known if isinstance(width, int)]  # any two of these, too
+    lacking = [spec for spec in specs if known and spec not in known]
+    missing = [width for spec in lacking for width in widths_of(spec) if width not in both]
     if missing:
         raise UserError(f"setting bits: {network.name} has no bit-width {missing[0]}, only {list(known)}")
     return tuple(sorted(specs, key=width_order)) or known or BIT_WIDTHS

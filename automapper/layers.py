@@ -27,10 +27,9 @@ from instantnet.engine.checkpoint import load_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.formats import read_architecture, read_weights
 from instantnet.networks.named import float_network, torchvision_model, without_memory
-from instantnet.quantize import FLOAT_BITS, SwitchableConvNd, SwitchableLinear
+from instantnet.quantize import FLOAT_BITS, SwitchableLayer
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
-SWITCHABLE = (SwitchableConvNd, SwitchableLinear)
 EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
 
 
@@ -89,7 +88,7 @@ def load_module(module: nn.Module, example: Any) -> Network:
         raise UserError(
             f"example: {name} needs one, the input that is passed through it; as torch.zeros(1, 3, 224, 224)"
         )
-    switchable = [m for m in module.modules() if isinstance(m, SWITCHABLE)]
+    switchable = [m for m in module.modules() if isinstance(m, SwitchableLayer)]
     try:
         inputs = (example,) if isinstance(example, torch.Tensor) else tuple(example)
         layers, unmapped = capture(module, *inputs, plain_bits=FLOAT_BITS if switchable else None)
@@ -149,8 +148,8 @@ def capture(
 
     Layers are named by the module they run in. If a module runs several operations, each has its kind as a suffix:
     `attention[linear]`, `attention[matmul]`, `attention[matmul 2]`. If a module runs again, ` (run 2)` follows.
-    Switchable layers run at the network's bit-width, all others at plain_bits (None: at the network's too). The model
-    is left as it was.
+    Switchable layers run at the network's bit-width or their own, all others at plain_bits (None: at the network's
+    too). The model is left as it was.
 
     Raises UserError naming a layer that cannot be mapped.
     """
@@ -269,8 +268,8 @@ class _Recorder(TorchDispatchMode):
         return output
 
     def _add(self, run: _Run, kind: str, layer: Layer, product: bool = False) -> None:
-        switchable = isinstance(run.module, SWITCHABLE)
-        item = NetworkLayer(layer, None if switchable else self.plain_bits, product)
+        own_bits = run.module.own_bits if isinstance(run.module, SwitchableLayer) else self.plain_bits
+        item = NetworkLayer(layer, own_bits, product)
         self.found.append((run, len(run.kinds), item))
         run.kinds.append(kind)
 
@@ -323,7 +322,7 @@ class _Recorder(TorchDispatchMode):
 
     def _other(self, run: _Run, name: str, values: Any) -> None:
         operations = max((tensor.numel() for tensor in _tensors(values)), default=0)
-        layer = next((one for one in reversed(self.runs) if isinstance(one.module, SWITCHABLE)), None)
+        layer = next((one for one in reversed(self.runs) if isinstance(one.module, SwitchableLayer)), None)
         if layer is not None:  # torch quantizes an input by a dozen operations; they count as one per element
             self.others[layer.name, "quantize"] += max(0, operations - layer.quantized)
             layer.quantized = max(layer.quantized, operations)

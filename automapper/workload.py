@@ -18,7 +18,7 @@ class NetworkLayer:
     """
 
     layer: Layer
-    own_bits: int | None = None
+    own_bits: Bits | None = None
     product: bool = False
 
     def bits_at(self, bits: Bits) -> Bits:
@@ -46,7 +46,7 @@ class Network:
 
     name: str
     layers: tuple[NetworkLayer, ...]
-    bit_widths: tuple[int, ...]
+    bit_widths: tuple[Bits, ...]
     accuracy: dict[Bits, float] = field(default_factory=dict)
     unmapped: tuple[Unmapped, ...] = ()
 

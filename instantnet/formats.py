@@ -7,7 +7,7 @@ Format 2. Of every file:
     network     {"name": derived, supernet, a network of the paper or of others (torchvision:resnet18), "ops": of a
                 derived one, "float_layers": of others', those that do not switch, "settings": its sizes}
     quantizer   the setting: "minmax", "symmetric", ..
-    bits        [4, 8, 32]: numbers, or text such as "w4a8"
+    bits        [4, 8, 32]: numbers, or text such as "w4a8" where weights and activations differ; lowest first
     data        {"name", "class_names", "mean", "std", "height", "width"}: what an image and a logit of it mean
     version, commit    of the code that wrote it
 
@@ -50,6 +50,7 @@ from instantnet.settings.stages import (
     ShapeSettings,
     TrainSettings,
 )
+from instantnet.widths import Bits, in_order, in_words
 
 ARCHITECTURE, WEIGHTS, SEARCH_RUN, TRAINING_RUN = "architecture", "weights", "search run", "training run"
 WRITTEN_BY = {
@@ -88,9 +89,9 @@ class NetworkFile:
     kind: str
     arch: dict[str, Any]
     settings: NetworkSettings | None
-    bits: tuple[int, ...]
+    bits: tuple[Bits, ...]
     weights: dict[str, torch.Tensor] | None = None
-    accuracy: dict[int, float] = field(default_factory=dict)
+    accuracy: dict[Bits, float] = field(default_factory=dict)
     data: ImageData | None = None
 
     def build(self, **precision: Any) -> SwitchableNetwork:
@@ -110,7 +111,7 @@ def header(kind: str, arch: Mapping[str, Any], C: NetworkSettings, data: DataSet
         "kind": kind,
         "network": network | {"settings": {name: values[name] for name in shape.__dataclass_fields__}},
         "quantizer": C.quantizer,
-        "bits": sorted(C.num_bits_list),
+        "bits": in_order(C.num_bits_list),
         "data": {
             "name": data.name,
             "class_names": list(data.class_names),
@@ -265,25 +266,27 @@ def _settings(content: Mapping[str, Any], kind: str) -> NetworkSettings:
     return C
 
 
-def _bits(bits: Any) -> tuple[int, ...]:
+def _bits(bits: Any) -> tuple[Bits, ...]:
     """Bit-widths of a file, lowest first."""
-    legal = BitWidths()  # of text, too, as versions to come have it
+    legal = BitWidths()
     if not isinstance(bits, list) or not 0 < len(bits) <= MOST_BIT_WIDTHS:
         raise ValueError(f"its bits are not a list of 1 to {MOST_BIT_WIDTHS} bit-widths")
     for width in bits:
         if type(width) not in (int, str) or not legal(width):
             raise ValueError(f"its bit-width {shown(width)} is not {legal}")
-        if isinstance(width, str):
-            raise ValueError(f"its bit-width {shown(width)}: this version has one width for weights and activations")
-    if len(set(bits)) < len(bits):
+    found = tuple(in_order(bits))
+    if len(set(found)) < len(found):
         raise ValueError(f"its bit-widths are {bits}")
-    return tuple(sorted(bits))
+    return found
 
 
-def _accuracy(accuracy: Mapping[Any, Any]) -> dict[int, float]:
+def _accuracy(accuracy: Mapping[Any, Any]) -> dict[Bits, float]:
+    legal = BitWidths()
     for bits, value in accuracy.items():
-        if type(bits) is not int or type(value) not in (int, float) or not 0 <= value <= 100:
-            raise ValueError(f"its accuracy at {shown(bits)} bit is {shown(value)}, not between 0 and 100 %")
+        if type(bits) not in (int, str) or not legal(bits):
+            raise ValueError(f"its accuracy is at the bit-width {shown(bits)}, which is not {legal}")
+        if type(value) not in (int, float) or not 0 <= value <= 100:
+            raise ValueError(f"its accuracy at {in_words(bits)} is {shown(value)}, not between 0 and 100 %")
     return {bits: float(value) for bits, value in accuracy.items()}
 
 
@@ -343,10 +346,22 @@ def run_settings(content: Mapping[str, Any], kind: str, path: Path) -> NetworkSe
         return _settings(content, kind)
 
 
-def check_bits(of_file: Sequence[int], C: NetworkSettings, path: Path) -> None:
+def check_bits(of_file: Sequence[Bits], C: NetworkSettings, path: Path) -> None:
     """UserError where the run has another list of bit-widths than the file: statistics belong to places in the list."""
-    if sorted(of_file) != sorted(C.num_bits_list):
+    if in_order(of_file) != in_order(C.num_bits_list):
         raise UserError(
-            f"{path} has the bit-widths {sorted(of_file)}, num_bits_list has {sorted(C.num_bits_list)}: they must be "
-            "the same"
+            f"{path} has the bit-widths {in_order(of_file)}, num_bits_list has {in_order(C.num_bits_list)}: they must "
+            "be the same"
         )
+
+
+def check_same(before: NetworkSettings, C: NetworkSettings, path: Path) -> None:
+    """UserError where a run would go on from a checkpoint that was trained with other values of a bit-width: files of
+    some quantizers hold the same tensors, which mean something else."""
+    check_bits(before.num_bits_list, C, path)
+    for name in ("quantizer", "bits_of"):
+        then, now = getattr(before, name, None), getattr(C, name, None)
+        if then != now:
+            raise UserError(
+                f"{path} was trained with {name} = {as_text(then)}, this run has {as_text(now)}: they must be the same"
+            )

@@ -16,6 +16,7 @@ from instantnet.data.image_sets import plain_view
 from instantnet.engine.checkpoint import load_weights
 from instantnet.engine.errors import UserError
 from instantnet.formats import NetworkFile, read_weights
+from instantnet.widths import Bits
 
 
 class TrainedNetwork:
@@ -34,13 +35,13 @@ class TrainedNetwork:
         return self.model.precision.bit_widths
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, bits: int | None = None) -> Tensor:
+    def __call__(self, x: Tensor, bits: Bits | None = None) -> Tensor:
         """Logits [B, C] of normalised images x [B, 3, H, W]. bits: one of `self.bits`, None = the highest. Raises
         ValueError where the network does not have it."""
         return self.model(x, num_bits=self.bits[-1] if bits is None else bits)
 
     @torch.no_grad()
-    def predict(self, image: Any, bits: int | None = None) -> list[tuple[str, float]]:
+    def predict(self, image: Any, bits: Bits | None = None) -> list[tuple[str, float]]:
         """(class name, probability) of every class, the most probable first. image: a PIL image of any size and mode.
 
         Raises `UserError` where the file is of format 1, which names no classes.

@@ -26,6 +26,7 @@ from instantnet.networks.named import unread
 from instantnet.quantize import SwitchableNetwork
 from instantnet.quantizers import FLOAT_BITS
 from instantnet.settings.stages import TrainSettings
+from instantnet.widths import Bits, in_order
 
 CALIBRATION_BATCHES = 100
 """Training batches, at most, that a bit-width without statistics and ranges is measured on."""
@@ -46,7 +47,7 @@ class Pretrained:
     path: Path
     weights: dict[str, Tensor]
     is_float: bool
-    lacking: tuple[int, ...]
+    lacking: tuple[Bits, ...]
     num_classes: int | None
     said: str
 
@@ -158,12 +159,17 @@ def _from_this_project(path: Path, C: TrainSettings) -> Pretrained:
     change_bit_widths(model, C.num_bits_list)
     weights, lacking = model.state_dict(), set(C.num_bits_list) - set(before)
     said = f"weights of {path}, trained at {list(before)} bit"
-    if (file.settings.quantizer, file.settings.range_scope) != (C.quantizer, C.range_scope):
+    if values_of(file.settings) != values_of(C):
         of_quantizers = quantizer_names(model)
         weights = {name: value for name, value in weights.items() if not name.startswith(of_quantizers)}
         lacking |= {bits for bits in C.num_bits_list if bits != FLOAT_BITS}
         said += f" with quantizer = {file.settings.quantizer}, range_scope = {file.settings.range_scope}"
-    return Pretrained(path, weights, False, tuple(sorted(lacking)), file.settings.num_classes, said)
+    return Pretrained(path, weights, False, tuple(in_order(lacking)), file.settings.num_classes, said)
+
+
+def values_of(C: Any) -> tuple[Any, ...]:
+    """The settings that say which values a layer has at a bit-width."""
+    return C.quantizer, C.range_scope, getattr(C, "bits_of", [])
 
 
 def _from_others(path: Path, content: dict[str, Any], C: TrainSettings) -> Pretrained:
@@ -176,5 +182,5 @@ def _from_others(path: Path, content: dict[str, Any], C: TrainSettings) -> Pretr
     if odd or not weights:
         what = f"its {shown(odd[0])} is no tensor" if odd else "it holds no weights"
         raise UserError(f"{path}: {what}; expected {EXPECTED}")
-    lacking = tuple(sorted(bits for bits in C.num_bits_list if bits != FLOAT_BITS))
+    lacking = tuple(in_order(bits for bits in C.num_bits_list if bits != FLOAT_BITS))
     return Pretrained(path, weights, True, lacking, None, f"float weights of {path}")

@@ -12,6 +12,7 @@ from instantnet.model_search import Supernet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision
 from instantnet.settings.stages import SearchSettings
+from instantnet.widths import Bits
 
 
 def build_supernet(C: SearchSettings) -> Supernet:
@@ -55,7 +56,7 @@ def loss_by_graph(architect: Architect, supernet: Supernet) -> Callable[[Tensor,
     return lambda images, labels: graph(images, labels, supernet.drawn())
 
 
-def bit_widths_named(name: str, precision: Precision) -> tuple[int, ...]:
+def bit_widths_named(name: str, precision: Precision) -> tuple[Bits, ...]:
     """`all`, `highest` or `lowest` of the network's bit-widths."""
     widths = precision.bit_widths
     return {"all": widths, "highest": widths[-1:], "lowest": widths[:1]}[name]
@@ -75,11 +76,11 @@ def unreachable_window(supernet: Supernet, C: SearchSettings) -> list[str]:
 def validate(
     supernet: Supernet,
     held_out: Iterable[tuple[Tensor, Tensor]],
-    bit_widths: tuple[int, ...],
+    bit_widths: tuple[Bits, ...],
     C: SearchSettings,
     epoch: int,
     total: Callable[[Tensor], Tensor] = lambda counts: counts,
-) -> dict[int, float]:
+) -> dict[Bits, float]:
     """Accuracy of the supernet per bit-width that its weights train at, without Gumbel noise.
 
     As released: fresh noise in every pass, and for each bit-width the mean over it and those before it.

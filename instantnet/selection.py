@@ -13,6 +13,7 @@ from instantnet.engine.run import Run
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS
 from instantnet.settings.stages import SearchSettings
+from instantnet.widths import Bits, width_order
 
 
 class Best:
@@ -22,7 +23,7 @@ class Best:
         self.C, self.header = C, header  # header: what an arch.pt of these operations begins with
         self.found: dict | None = None  # what arch.pt holds
 
-    def consider(self, supernet: Supernet, flops: int, accuracies: dict[int, float], epoch: int, run: Run) -> None:
+    def consider(self, supernet: Supernet, flops: int, accuracies: dict[Bits, float], epoch: int, run: Run) -> None:
         """Compare the architecture of a validated epoch with the best so far; write arch.pt if it is better."""
         candidate = {
             "ops": supernet.derived_ops(),
@@ -76,7 +77,7 @@ def _check_found(state: Any, C: SearchSettings) -> None:
 def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
     """Larger is better: inside the FLOPs window, or nearest to it; then the accuracy at alpha's bit-width."""
     flops, accuracies = candidate["flops"], candidate["accuracy"]
-    bits = (min if C.alpha_bits == "lowest" else max)(accuracies)
+    bits = (min if C.alpha_bits == "lowest" else max)(accuracies, key=width_order)
     return -max(C.flops_min - flops, flops - C.flops_max, 0), accuracies[bits]
 
 

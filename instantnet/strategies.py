@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from instantnet.engine.graph import StepGraph
 from instantnet.quantize import SwitchableNetwork
+from instantnet.widths import Bits
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,9 +37,9 @@ def compiled(model: SwitchableNetwork, wanted: bool, backend: str = "inductor") 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, graphs)
     torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, graphs)
     torch.compiler.set_stance("force_eager")
-    known: set[int] = set()
+    known: set[Bits] = set()
 
-    def run(images: Tensor, num_bits: int) -> Tensor:
+    def run(images: Tensor, num_bits: Bits) -> Tensor:
         if num_bits not in known:
             known.update([num_bits] if model.precision.track_statistics else [])
             return model(images, num_bits=num_bits)
@@ -61,7 +62,7 @@ def autocasted(model: Callable[..., Tensor], mixed_precision: str, device: torch
     if mixed_precision == "none":
         return model
 
-    def run(images: Tensor, num_bits: int) -> Tensor:
+    def run(images: Tensor, num_bits: Bits) -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16):
             return model(images, num_bits=num_bits).float()
 

@@ -24,7 +24,7 @@ from instantnet.engine.machine import tune_cpu, tune_gpu, versions
 from instantnet.engine.resume import load_newest, resumes_after_failure
 from instantnet.engine.run import Run, Stateful
 from instantnet.engine.version import version_line
-from instantnet.formats import WRITTEN_BY, check_bits, run_settings
+from instantnet.formats import WRITTEN_BY, check_same, run_settings
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import as_text, from_command_line
 from instantnet.settings.stages import DataSettings, NetworkSettings, SearchSettings, ShapeSettings, TrainSettings
@@ -69,7 +69,7 @@ def check_resumable(C: Either, kind: str, parts_of: Callable[[Either], Mapping[s
 
     def fits(content: dict[str, Any]) -> None:
         before = run_settings(content, kind, path)
-        check_bits(before.num_bits_list, C, path)
+        check_same(before, C, path)
         with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # that nothing is copied is the point
             for name, part in parts_of(C.replaced(num_classes=before.num_classes)).items():
                 if name not in content:

@@ -15,12 +15,12 @@ FILES = sorted([*ROOT.glob("*.py"), *(file for name in (*PACKAGES, "experiments"
 CONFIGS = ("config_search", "config_train", "config_map")
 SCRIPTS = ("train_search.py", "train.py", "automapper/__main__.py", "instantnet/__main__.py")
 MAY_IMPORT = {
-    "quantize": ("quantizers",),
+    "quantize": ("quantizers", "widths"),
     "operations": ("quantize", "quantizers"),
     "model_search": ("operations", "quantize"),
     "model_infer": ("operations", "quantize"),
-    "distill": (),
-    "architect": (),
+    "distill": ("widths",),
+    "architect": ("widths",),
     "dataloader": ("data", "engine"),
     **dict.fromkeys(CONFIGS, ("settings",)),
 }

@@ -184,7 +184,7 @@ def test_switching_is_two_attribute_writes_whatever_the_depth(geometry):
     model = DerivedNetwork(OPS, geometry, Precision([4, 8, 32]))
     states = [m.precision for m in model.modules() if hasattr(m, "precision")]
     assert len(states) > 20
-    assert all(state is model.precision for state in states)
+    assert all(getattr(state, "network", state) is model.precision for state in states)
 
     writes = []
 
@@ -239,7 +239,8 @@ def test_a_copied_network_has_one_state_of_its_own(geometry):
     model.set_bits(8)
     twin = copy.deepcopy(model)
     assert twin.precision is not model.precision
-    assert all(m.precision is twin.precision for m in twin.modules() if hasattr(m, "precision"))
+    states = [m.precision for m in twin.modules() if hasattr(m, "precision")]
+    assert all(getattr(state, "network", state) is twin.precision for state in states)
     twin.set_bits(4)
     assert model.precision.bits == 8
 

@@ -136,7 +136,8 @@ def test_every_layer_has_two_that_read_its_networks_state(name):
     for layer in (SwitchableConv2d(3, 6, 3, precision=precision), SwitchableLinear(3, 6, precision=precision)):
         assert type(layer.weight_quantizer) is QUANTIZERS[name].weights
         assert type(layer.input_quantizer) is QUANTIZERS[name].inputs
-        assert layer.weight_quantizer.precision is layer.input_quantizer.precision is precision
+        assert layer.weight_quantizer.precision is precision.weights
+        assert layer.input_quantizer.precision is precision.activations
 
 
 def test_an_unknown_name():

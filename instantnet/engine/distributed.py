@@ -20,6 +20,7 @@ from instantnet.engine.errors import Stopped, UserError
 from instantnet.engine.failure import Failures
 from instantnet.engine.machine import select_device
 from instantnet.engine.place import Place, place_from_environment
+from instantnet.widths import Bits
 
 START_TIMEOUT = timedelta(minutes=5)  # for all processes to be there
 WAIT_TIMEOUT = timedelta(hours=24)  # for the process that downloads the data; one that dies breaks its connection
@@ -91,7 +92,7 @@ class Processes:
         """The mean of the processes' tensors, the same bits on each."""
         return tensor if self.alone else self.total(tensor) / self.world_size
 
-    def mean_losses(self, losses: dict[int, Tensor], weight: float) -> dict[int, Tensor]:
+    def mean_losses(self, losses: dict[Bits, Tensor], weight: float) -> dict[Bits, Tensor]:
         """Bit-width -> loss over the batch of all processes; weight: this process's, from `Batches.weight`."""
         if self.alone:
             return losses

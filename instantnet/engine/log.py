@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from instantnet.engine.errors import UserError
 from instantnet.engine.files import open_to_append, refuse_link, replacing
+from instantnet.widths import Bits, width_order
 
 EVENTS = "events.out.tfevents."
 
@@ -101,7 +102,7 @@ class RunLog:
             for name, value in metrics.items():
                 for bits, number in value.items() if isinstance(value, Mapping) else [(None, value)]:
                     if isinstance(number, int | float):
-                        tag = name if bits is None else f"{name}/{bits}_bits"
+                        tag = name if bits is None else f"{name}/{bits}" + "_bits" * isinstance(bits, int)
                         self._event(step=epoch, summary=scalar(tag, number))
             self._events.flush()
 
@@ -193,7 +194,7 @@ class Progress:
             bar_format="{desc} {percentage:3.0f}%|{bar:12}| {rate_fmt}, {remaining} left{postfix}",
         )
 
-    def losses(self, losses: Mapping[int, float]) -> None:
+    def losses(self, losses: Mapping[Bits, float]) -> None:
         """Set the losses shown: those of the newest step, per bit-width."""
         self._bar.set_postfix_str("loss " + per_bits(losses, ".2f"), refresh=False)
 
@@ -209,6 +210,7 @@ class Progress:
         self._bar.close()
 
 
-def per_bits(values: Mapping[int, float], form: str) -> str:
-    """`4b 0.81  8b 0.64`, lowest bit-width first."""
-    return "  ".join(f"{bits}b {values[bits]:{form}}" for bits in sorted(values))
+def per_bits(values: Mapping[Bits, float], form: str) -> str:
+    """`4b 0.81  w4a8 0.7  8b 0.64`, lowest bit-width first."""
+    names = {bits: bits if isinstance(bits, str) else f"{bits}b" for bits in values}
+    return "  ".join(f"{names[bits]} {values[bits]:{form}}" for bits in sorted(values, key=width_order))

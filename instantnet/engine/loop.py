@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from instantnet.engine.checkpoint import all_finite
 from instantnet.engine.errors import Diverged
+from instantnet.widths import Bits, in_words, width_order, widths_of
 
 
 def updater(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], grad_clip: float) -> Callable[[], None]:
@@ -38,13 +39,13 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def finite_losses(losses: dict[int, Tensor], epoch: int, step: int, last_good: str) -> dict[int, float]:
+def finite_losses(losses: dict[Bits, Tensor], epoch: int, step: int, last_good: str) -> dict[Bits, float]:
     """The losses as numbers; `Diverged` where one is NaN or infinite, naming epoch, step, bit-width and the last good
     checkpoint."""
     values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
     for bits, value in values.items():
         if not math.isfinite(value):
-            what = f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at {bits} bit"
+            what = f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, at {in_words(bits)}"
             raise Diverged(what, _advice(last_good))
     return values
 
@@ -64,10 +65,10 @@ def _advice(last_good: str) -> str:
 def accuracy(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
-    bit_widths: Iterable[int],
+    bit_widths: Iterable[Bits],
     max_steps: int = 0,
     total: Callable[[Tensor], Tensor] = lambda counts: counts,
-) -> dict[int, float]:
+) -> dict[Bits, float]:
     """Bit-width -> percent of images whose largest logit is their label's; the model is in evaluation meanwhile.
 
     batches yields (images [B, C, H, W], labels [B]); max_steps: only the first of them, 0 = all. total: sums counts
@@ -75,8 +76,8 @@ def accuracy(
     """
     model.eval()
     bit_widths = list(bit_widths)
-    correct: dict[int, Any] = dict.fromkeys(bit_widths, 0)
-    finite: dict[int, Any] = dict.fromkeys(bit_widths, True)
+    correct: dict[Bits, Any] = dict.fromkeys(bit_widths, 0)
+    finite: dict[Bits, Any] = dict.fromkeys(bit_widths, True)
     count = 0
     for images, labels in islice(batches, max_steps or None):
         if not len(labels):
@@ -92,8 +93,8 @@ def accuracy(
     for bits, wrong in zip(bit_widths, others[len(bit_widths) :], strict=True):
         if wrong:
             raise Diverged(
-                f"the network's outputs at {bits} bit are NaN or infinite: its training has diverged, or its batches "
-                "held images so alike that batch norm divided by almost nothing"
+                f"the network's outputs at {in_words(bits)} are NaN or infinite: its training has diverged, or its "
+                "batches held images so alike that batch norm divided by almost nothing"
             )
     return {bits: 100 * right / max(count, 1) for bits, right in zip(bit_widths, others, strict=False)}
 
@@ -102,30 +103,30 @@ class Mean:
     """Running mean of a dictionary of numbers."""
 
     def __init__(self) -> None:
-        self.sums: dict[int, float] = {}
-        self.counts: dict[int, int] = {}
+        self.sums: dict[Bits, float] = {}
+        self.counts: dict[Bits, int] = {}
 
-    def add(self, values: dict[int, float]) -> None:
+    def add(self, values: dict[Bits, float]) -> None:
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
             self.counts[key] = self.counts.get(key, 0) + 1
 
-    def value(self) -> dict[int, float]:
-        return {key: self.sums[key] / self.counts[key] for key in sorted(self.sums)}
+    def value(self) -> dict[Bits, float]:
+        return {key: self.sums[key] / self.counts[key] for key in sorted(self.sums, key=width_order)}
 
     def clear(self) -> None:
         self.sums, self.counts = {}, {}
 
-    def state_dict(self) -> dict[int, list[float]]:
+    def state_dict(self) -> dict[Bits, list[float]]:
         """Of every key [sum, count]."""
         return {key: [self.sums[key], self.counts[key]] for key in self.sums}
 
-    def load_state_dict(self, state: dict[int, list[float]]) -> None:
+    def load_state_dict(self, state: dict[Bits, list[float]]) -> None:
         """Restore a `state_dict()`. Raises ValueError where it is not one."""
         try:
             if not all(type(number) in (int, float) for pair in state.values() for number in pair):
                 raise TypeError("not numbers")
-            self.sums = {int(key): float(total) for key, (total, _) in state.items()}
-            self.counts = {int(key): int(count) for key, (_, count) in state.items()}
+            self.sums = {widths_of(key).bits: float(total) for key, (total, _) in state.items()}
+            self.counts = {widths_of(key).bits: int(count) for key, (_, count) in state.items()}
         except (TypeError, AttributeError) as error:
             raise ValueError(f"not running means: {error}") from error

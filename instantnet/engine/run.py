@@ -27,6 +27,7 @@ from instantnet.engine.folders import owned
 from instantnet.engine.log import Progress, RunLog, SilentLog
 from instantnet.engine.loop import Mean, finite_losses, finite_weights
 from instantnet.engine.resume import Checkpoints, Position, load_newest
+from instantnet.widths import Bits
 
 
 class Stateful(Protocol):
@@ -86,7 +87,7 @@ class Run:
         self.earlier: dict[str, Any] = {}
         self.log: RunLog | SilentLog = SilentLog()
         self.check_every = 1 if processes.device.type == "cpu" else check_every
-        self._unread: list[tuple[Mean, int, int, dict[int, Tensor]]] = []
+        self._unread: list[tuple[Mean, int, int, dict[Bits, Tensor]]] = []
 
     def load(self, path: Path, what: str, steps: int) -> None:
         """Put every part into the state that the checkpoint `path` holds. what: how messages call it; steps: of an
@@ -166,7 +167,7 @@ class Run:
         images = max(0, self.images_per_epoch - first * self.batches.batch_size)
         self.images_per_s = images / (time.perf_counter() - self._begin)
 
-    def note(self, mean: Mean, losses: Mapping[int, Tensor]) -> None:
+    def note(self, mean: Mean, losses: Mapping[Bits, Tensor]) -> None:
         """Add this step's losses, bit-width -> scalar, to `mean` once they are read from the device."""
         self._unread.append((mean, *self._at, dict(losses)))
 

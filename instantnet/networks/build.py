@@ -18,15 +18,24 @@ from instantnet.networks.named import float_network, own_name
 from instantnet.networks.paper import Form
 from instantnet.networks.resnet import RESNET_BLOCKS, cifar_resnet
 from instantnet.operations import Geometry
-from instantnet.quantize import Precision, SwitchableNetwork
+from instantnet.quantize import Precision, SwitchableNetwork, set_own_bits
+from instantnet.widths import own_bits
 
 
 def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precision: Precision) -> SwitchableNetwork:
     """The network that `arch` names: {"ops": operations of a searched one}, {"network": one of the paper's}, or
     {"network": a name of `float_network`'s, "float_layers": its layers that do not switch}.
 
-    settings: `C.to_dict()` or a checkpoint's `config`. Raises ValueError, TypeError or KeyError where they do not fit.
+    settings: `C.to_dict()` or a checkpoint's `config`, whose `bits_of` single layers follow. Raises ValueError,
+    TypeError or KeyError where they do not fit.
     """
+    network = network_of(arch, settings, precision)
+    set_own_bits(network, own_bits(settings.get("bits_of", [])))
+    return network
+
+
+def network_of(arch: Mapping[str, Any], settings: Mapping[str, Any], precision: Precision) -> SwitchableNetwork:
+    """The same with every layer at the network's bit-width."""
     name = arch.get("network", "derived")
     if name == "derived":
         return DerivedNetwork(arch["ops"], Geometry.from_settings(settings), precision)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from instantnet.quantize import SwitchableBatchNorm, SwitchableNetwork, recalibrate
 from instantnet.quantizers import FLOAT_BITS, Quantizer
 from instantnet.quantizers.base import BeginsWithABatch
+from instantnet.widths import Bits, in_words, width_order, widths_of
 
 
 def calibrate(
-    model: SwitchableNetwork, bits: int, batches: Iterable, images_in: Callable[[int], int] | None = None
+    model: SwitchableNetwork, bits: Bits, batches: Iterable, images_in: Callable[[int], int] | None = None
 ) -> None:
     """Measure everything that a bit-width needs besides the weights; one that the network lacks is added to its list.
 
@@ -32,20 +33,18 @@ def calibrate(
 
     Raises ValueError for a bit-width that cannot be, or without a batch; the network is then as it was.
     """
-    if type(bits) is not int or not 1 <= bits <= FLOAT_BITS:
-        raise ValueError(f"bit-width {bits!r} is not a whole number from 1 to {FLOAT_BITS}")
+    bits = widths_of(bits).bits
     if not isinstance(model, SwitchableNetwork):
         raise ValueError(f"{type(model).__name__} is not a switchable network; instantnet.switchable makes one of it")
     pairs = _pairs(batches)
     first = next(pairs, None)
     if first is None:
-        raise ValueError(f"no batch to measure {bits} bit on")
+        raise ValueError(f"no batch to measure {in_words(bits)} on")
     before = model.precision.bits
     if bits not in model.precision.bit_widths:
         change_bit_widths(model, [*model.precision.bit_widths, bits])
     model.set_bits(bits)
-    if bits != FLOAT_BITS:
-        forget(model)
+    forget(model)
     try:
         recalibrate(model, bits, chain([first], pairs), images_in=images_in)
     finally:
@@ -62,11 +61,11 @@ def forget(model: SwitchableNetwork) -> None:
     State that all bit-widths share stays."""
     row = model.precision.index
     for module in model.modules():
-        if isinstance(module, BeginsWithABatch) and not module.shared:
+        if isinstance(module, BeginsWithABatch) and not module.shared and module.precision.bits != FLOAT_BITS:
             module.set_initialised(row, False)
 
 
-def change_bit_widths(model: SwitchableNetwork, bit_widths: Sequence[int]) -> None:
+def change_bit_widths(model: SwitchableNetwork, bit_widths: Sequence[Bits]) -> None:
     """Give `model` another list of bit-widths, in place. What it has of a bit-width of both lists stays. A new one gets
     copies of the batch norms of the next wider one, else of the widest, and quantizers in their first state.
 
@@ -79,15 +78,15 @@ def change_bit_widths(model: SwitchableNetwork, bit_widths: Sequence[int]) -> No
         if isinstance(module, SwitchableBatchNorm):
             _change_norms(module, before)
         elif isinstance(module, Quantizer) and not module.shared:
-            _change_rows(module, before)
+            _change_rows(module, before, model.precision.bit_widths)
 
 
-def nearest(bits: int, known: Sequence[int]) -> int:
-    """`bits` itself where known, else the next wider bit-width, else the widest."""
-    return min((other for other in known if other >= bits), default=max(known))
+def nearest(bits: Bits, known: Sequence[Bits]) -> Bits:
+    """`bits` itself where known, else the next in the order of bit-widths, else the widest. known: lowest first."""
+    return next((other for other in known if width_order(other) >= width_order(bits)), known[-1])
 
 
-def _change_norms(module: SwitchableBatchNorm, before: Sequence[int]) -> None:
+def _change_norms(module: SwitchableBatchNorm, before: Sequence[Bits]) -> None:
     norms, precision = dict(zip(before, module.norms(), strict=True)), module.precision
     copied = {id(precision): precision}  # of which there is one in a network
     module.per_bit_width = nn.ModuleList(
@@ -97,18 +96,15 @@ def _change_norms(module: SwitchableBatchNorm, before: Sequence[int]) -> None:
 
 
 @torch.no_grad()
-def _change_rows(quantizer: Quantizer, before: Sequence[int]) -> None:
+def _change_rows(quantizer: Quantizer, before: Sequence[Bits], after: Sequence[Bits]) -> None:
     """Rows of state in the order of the new list; a new bit-width's are those of a new quantizer."""
-    old_rows, new_rows = (
-        [bits for bits in widths if bits != FLOAT_BITS] for widths in (before, quantizer.precision.bit_widths)
-    )
     new = type(quantizer)(quantizer.precision, quantizer.channels, quantizer.axis)
     own = {**dict(quantizer.named_parameters(recurse=False)), **dict(quantizer.named_buffers(recurse=False))}
     for name, old in own.items():
         rows = getattr(new, name).detach().to(old)
-        for row, bits in enumerate(new_rows):
-            if bits in old_rows:
-                rows[row] = old[old_rows.index(bits)]
+        for row, bits in zip(range(len(rows)), after, strict=False):  # the last ones, where it is float, have none
+            if bits in before and before.index(bits) < len(old):
+                rows[row] = old[before.index(bits)]
         setattr(quantizer, name, nn.Parameter(rows, old.requires_grad) if isinstance(old, nn.Parameter) else rows)
     if isinstance(quantizer, BeginsWithABatch):
         quantizer.read_initialised()

@@ -26,6 +26,7 @@ from instantnet.quantize import (
     SwitchableNetwork,
 )
 from instantnet.quantizers import FLOAT_BITS, Quantizer
+from instantnet.widths import Bits
 
 SWITCHABLE: dict[type[nn.Module], type] = {
     nn.Conv1d: layers.SwitchableConv1d,
@@ -57,7 +58,7 @@ class ConvertedNetwork(SwitchableNetwork):
     kept_float: dict[str, str]
     """Name -> why: layers that could not be made switchable."""
 
-    def __call__(self, *arguments: Any, num_bits: int | None = None, **options: Any) -> Any:
+    def __call__(self, *arguments: Any, num_bits: Bits | None = None, **options: Any) -> Any:
         if num_bits is not None:
             self.precision.set(num_bits)
         return nn.Module.__call__(self, *arguments, **options)
@@ -101,7 +102,7 @@ def quantizer_names(network: nn.Module) -> tuple[str, ...]:
 
 def switchable(
     model: nn.Module,
-    bit_widths: Sequence[int],
+    bit_widths: Sequence[Bits],
     *,
     quantizer: str = "minmax",
     keep_float: KeepFloat | None = None,

@@ -37,7 +37,7 @@ class SwitchableConvTransposeNd(SwitchableConvNd, _ConvTransposeNd):
 
     def quantized_weight(self) -> Tensor:
         """The weight at the current bit-width."""
-        if self.precision.bits == FLOAT_BITS:
+        if self.weight_quantizer.precision.bits == FLOAT_BITS:
             return self.weight
         by_output = _swapped(self.weight, self.groups)  # [C_out, C_in / groups, ...]
         return _swapped(self.weight_quantizer(by_output), self.groups)

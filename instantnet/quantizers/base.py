@@ -6,9 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-FLOAT_BITS = 32
-"""The bit-width that means float."""
-
+from instantnet.widths import FLOAT_BITS
 
 Measure = Callable[[Tensor, int | None], tuple[Tensor, Tensor]]
 """(x, axis) -> (low, high): of every entry along the axis, or of the whole tensor."""
@@ -21,14 +19,28 @@ Agree = Callable[[Tensor], Tensor]
 
 
 class BitWidths(Protocol):
-    """What a quantizer reads of its network's state, `quantize.Precision`."""
+    """What a quantizer reads of its network's state: `weights` or `activations` of a `quantize.Precision`.
 
-    bit_widths: tuple[int, ...]
-    bits: int
-    index: int
-    range_scope: str
-    range_momentum: float
-    track_statistics: bool
+    bit_widths: of this operand, one for each of the network's; bits, index: the current one, and which it is.
+    """
+
+    @property
+    def bit_widths(self) -> tuple[int, ...]: ...
+
+    @property
+    def bits(self) -> int: ...
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def range_scope(self) -> str: ...
+
+    @property
+    def range_momentum(self) -> float: ...
+
+    @property
+    def track_statistics(self) -> bool: ...
 
 
 class Codes(NamedTuple):
@@ -139,8 +151,9 @@ class BeginsWithABatch(Quantizer):
 
 
 def rows_of(precision: BitWidths) -> int:
-    """Rows of state: one per bit-width that is quantized, at least one."""
-    return max(1, sum(bits != FLOAT_BITS for bits in precision.bit_widths))
+    """Rows of state: one for each of the network's bit-widths up to the last that is quantized, at least one."""
+    quantized = [index for index, bits in enumerate(precision.bit_widths) if bits != FLOAT_BITS]
+    return quantized[-1] + 1 if quantized else 1
 
 
 def refuse_float(precision: BitWidths) -> None:

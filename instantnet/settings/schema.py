@@ -70,7 +70,7 @@ class Setting:
     """Which values; of a choice: which text beside the words to choose from."""
 
     def check(self, value: Any) -> Any:
-        """`value` in its canonical type; `UserError` where it is not legal."""
+        """`value` in its canonical form; `UserError` where it is not legal."""
         if isinstance(value, str | list | tuple) and len(value) > LONGEST:
             raise UserError(f"setting {self.name}: {len(value):,} entries or letters, at most {LONGEST:,}")
         try:
@@ -85,7 +85,8 @@ class Setting:
                 legal = self.legal or _type_name(self.type)
                 raise UserError(f"setting {self.name} = {shown(value, 200)}{released}; must be {legal}") from None
             raise
-        return value
+        canonical = getattr(self.legal, "canonical", None)
+        return list(map(canonical, value)) if canonical and isinstance(value, list) else value
 
     def parse(self, text: str) -> Any:
         """The value of `text` on the command line."""

@@ -3,12 +3,12 @@
 Config modules show every default with its reason. A stage whose default differs says so in its class.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from instantnet.engine.errors import UserError
 from instantnet.engine.user_code import names_a_function, names_of_library
 from instantnet.settings.schema import AtLeast, Between, Settings
+from instantnet.widths import EXPECTED, Bits, own_bits, widths_of
 
 POSITIVE = Between(0, float("inf"), open=True)
 MAX_SEED = 2**63 - 1  # torch's generators take no larger one
@@ -33,13 +33,32 @@ class BitWidths:
     """Legal: a bit-width from 1 to 32, or one of weights and one of activations, as in w4a8."""
 
     def __str__(self) -> str:
-        return "between 1 and 32, or widths of weights and activations as in w4a8"
+        return EXPECTED
 
-    def __call__(self, value: int | str) -> bool:
-        if isinstance(value, int):
-            return 1 <= value <= 32
-        match = re.fullmatch(r"w([0-9]{1,2})a([0-9]{1,2})", value)
-        return match is not None and all(1 <= int(width) <= 32 for width in match.groups())
+    def __call__(self, value: Bits) -> bool:
+        try:
+            widths_of(value)
+        except ValueError:
+            return False
+        return True
+
+    def canonical(self, value: Bits) -> Bits:
+        """w8a8 is 8."""
+        return widths_of(value).bits
+
+
+class OwnBits:
+    """Legal: names or patterns of layers with a bit-width, as in layer4.*=8."""
+
+    def __str__(self) -> str:
+        return f"pattern=bits as in layer4.*=8, with bits {EXPECTED}"
+
+    def __call__(self, value: str) -> bool:
+        try:
+            own_bits([value])
+        except ValueError:
+            return False
+        return True
 
 
 class FileAndFunction:
@@ -186,13 +205,9 @@ class ShapeSettings(Settings):
 class PrecisionSettings(Settings):
     """Bit-widths, and how values are quantized."""
 
-    num_bits_list: Annotated[list[int], "bit-widths of weights and activations; 32 = float", Between(1, 32)] = [
-        4,
-        8,
-        12,
-        16,
-        32,
-    ]
+    num_bits_list: Annotated[
+        list[int | str], "bit-widths of weights and activations, 8 or w4a8; 32 = float", BitWidths()
+    ] = [4, 8, 12, 16, 32]
     quantizer: Annotated[
         Literal["minmax", "symmetric", "nested", "lsq", "dorefa_scl", "dorefa"],
         "values of a bit-width: the paper's, for integer kernels, nesting codes, LSQ, AdaBits', Any-Precision's",
@@ -316,7 +331,7 @@ class NetworkSettings(
         if len(set(self.num_bits_list)) < len(self.num_bits_list):
             raise UserError(f"setting num_bits_list = {self.num_bits_list}: a bit-width is named twice")
         lowest = LOWEST_BITS.get(self.quantizer, 1)
-        if min(self.num_bits_list) < lowest:
+        if min(min(widths_of(bits)) for bits in self.num_bits_list) < lowest:
             raise UserError(
                 f"settings quantizer = {self.quantizer}, num_bits_list = {self.num_bits_list}: this quantizer begins "
                 f"at {lowest} bit"
@@ -446,6 +461,9 @@ class TrainSettings(NetworkSettings):
         Between(0, 1),
     ] = 0.0
     update_bn: Annotated[bool, "recalibrate BN statistics and activation ranges before the reported accuracy"] = True
+    bits_of: Annotated[
+        list[str], "layers with a bit-width of their own, as in layer4.*=8; the last that fits counts", OwnBits()
+    ] = []
     recalibration: Annotated[
         Literal["own", "all"], "BN reset by it: its own bit-width's, or (released) every one's"
     ] = "own"
