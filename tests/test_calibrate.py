@@ -179,7 +179,7 @@ def test_new_parameters_train_and_are_copied():
 @pytest.mark.parametrize(
     ("bits", "batches", "message"),
     [
-        (0, BATCHES, "bit-width 0 is not a whole number from 1 to 32"),
+        (0, BATCHES, "bit-width 0 is not between 1 and 32, or widths of weights and activations as in w4a8"),
         (33, BATCHES, "bit-width 33 is not"),
         (True, BATCHES, "bit-width True is not"),
         (6, [], "no batch to measure 6 bit on"),

@@ -128,5 +128,5 @@ class Mean:
                 raise TypeError("not numbers")
             self.sums = {widths_of(key).bits: float(total) for key, (total, _) in state.items()}
             self.counts = {widths_of(key).bits: int(count) for key, (_, count) in state.items()}
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not running means: {error}") from error

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as FloatNorm
 
 from instantnet.networks import layers
+from instantnet.networks.residual import Addition, additions_of, quantize_additions
 from instantnet.quantize import (
     BatchNorm1d,
     BatchNorm2d,
@@ -24,6 +25,7 @@ from instantnet.quantize import (
     SwitchableConv2d,
     SwitchableLinear,
     SwitchableNetwork,
+    set_own_bits,
 )
 from instantnet.quantizers import FLOAT_BITS, Quantizer
 from instantnet.widths import Bits
@@ -106,15 +108,22 @@ def switchable(
     *,
     quantizer: str = "minmax",
     keep_float: KeepFloat | None = None,
+    bits_of: Mapping[str, Bits] | None = None,
+    quantize_residual: bool = False,
     example: Any = None,
     strict: bool = True,
 ) -> Any:
     """A copy of `model` that runs at any of `bit_widths`; at 32 it computes what `model` does, bit for bit.
 
+    bit_widths: numbers, or text such as "w4a8" where weights and activations differ.
+
     quantizer: one of `QUANTIZERS`. keep_float: layers that stay float at every bit-width, as names or patterns
     ("layer4.*"), or as a function of (name, module); by default the first and the last layer that runs. Batch norms
-    switch whatever it says. example: what the model is called with, a tensor or a tuple of arguments; by default two
-    inputs of noise that fit the first layer (224 x 224 pixels). It runs a few times, and leaves nothing behind.
+    switch whatever it says. bits_of: names or patterns of layers -> the bit-width that they run at whatever the
+    network's is, 32 included; of several that fit, the last counts. quantize_residual: element-wise additions of
+    activations quantize both operands (`instantnet.networks.residual`). example: what the model is called with, a
+    tensor or a tuple of arguments; by default two inputs of noise that fit the first layer (224 x 224 pixels). It runs
+    a few times, and leaves nothing behind.
 
     Shared modules stay shared. Layers that cannot be made switchable, above all those whose weights an attention block
     reads itself, are a ValueError that names each with the reason; with strict False they stay float, and
@@ -132,10 +141,18 @@ def switchable(
     inputs = inputs_of(example, found)
     trace = traced(network, found, inputs)
     unusable = cannot_switch(network, found, trace)
+    additions: dict[str, int] = {}
+    if quantize_residual:
+        additions, hidden = additions_of(network, lambda: both_modes(network, inputs))
+        unusable |= {name: reason for name, reason in hidden.items() if name not in unusable}
     if unusable and strict:
         raise ValueError(not_switchable(unusable))
     stays = {*floats(found, trace, keep_float), *unusable}
     convert(network, stays, precision, unusable)
+    if quantize_residual:
+        quantize_additions(network, additions, precision)
+    refuse_kept_float(bits_of or {}, stays)
+    set_own_bits(network, bits_of or {})
     prove(network, [name for name in found if name in trace.runs and name not in stays], inputs)
     return network
 
@@ -183,6 +200,13 @@ def convert(
     converted.precision = precision
     converted.kept_float = dict(kept_float)
     return converted
+
+
+def refuse_kept_float(bits_of: Iterable[str], stays: Iterable[str]) -> None:
+    """ValueError where a bit-width is asked, by name, of a layer that stays float."""
+    for name in bits_of:
+        if name in stays:
+            raise ValueError(f"bits_of: {name!r} stays float; keep_float chooses which layers do")
 
 
 def layer_kind(module: nn.Module, table: Mapping[type[nn.Module], type]) -> type[nn.Module] | None:
@@ -304,6 +328,12 @@ def trial(network: nn.Module, inputs: tuple[Any, ...], training: bool) -> Any:
                 buffer.copy_(buffers[name])
 
 
+def both_modes(network: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Call the network in training and in evaluation, and leave nothing behind."""
+    trial(network, inputs, training=True)
+    trial(network, inputs, training=False)
+
+
 def cannot_switch(network: nn.Module, found: Mapping[str, nn.Module], trace: Trace) -> dict[str, str]:
     """Name -> reason."""
     reasons = {}
@@ -351,21 +381,23 @@ def prove(network: Any, names: Sequence[str], inputs: tuple[Any, ...]) -> None:
     if not narrow:
         return
     modules = dict(network.named_modules(remove_duplicate=False))
+    names = [*names, *(name for name, module in modules.items() if isinstance(module, Addition))]
     quantizers = {
         quantizer: f"{name}.{part}"
         for name in names
-        for part in ("weight_quantizer", "input_quantizer")
-        for quantizer in (getattr(modules[name], part),)
+        for part, quantizer in modules[name].named_modules()
+        if isinstance(quantizer, Quantizer)
     }
     ran: set[nn.Module] = set()
     before = precision.bits
     precision.set(narrow[0])
+    working = {q: name for q, name in quantizers.items() if q.precision.bits != FLOAT_BITS}
     try:
         with precision.frozen_statistics(), observed(quantizers, lambda module, _: ran.add(module)):
             trial(network, inputs, training=True)
             trial(network, inputs, training=False)
     finally:
         precision.set(before)
-    idle = [name for quantizer, name in quantizers.items() if quantizer not in ran]
+    idle = [name for quantizer, name in working.items() if quantizer not in ran]
     if idle:
         raise ValueError(f"quantizers that do not run: {', '.join(idle)}")

@@ -132,7 +132,8 @@ class BeginsWithABatch(Quantizer):
         return self.training and self.precision.track_statistics
 
     def is_initialised(self, row: int) -> bool:
-        if not self._known[row]:
+        # An exported pass cannot branch on a buffer: it takes what loading and earlier passes left on the host.
+        if not self._known[row] and not torch.compiler.is_exporting():
             self._known[row] = bool(self.initialised[row])
         return self._known[row]
 
