@@ -12,8 +12,8 @@ Format 2. Of every file:
     version, commit    of the code that wrote it
 
 * arch.pt beside these: ops, alpha, flops, accuracy (the supernet's), epoch, config (the settings of the search).
-* weights.pt: model (the state_dict), arch (ops or network, and flops), accuracy, config. Where the network is code,
-  path/to/file.py:function, the file names it: it is run only where a reader is told to.
+* weights.pt: model (the state_dict), arch (ops or network, and flops), accuracy, config (bits_of: single layers).
+  Where the network is code, path/to/file.py:function, the file names it: it is run only where a reader is told to.
 * checkpoint.pt: a state_dict of every part of the run, epoch, step, config, log_sizes, launch.
 
 Format 1, of earlier versions, has no more than ops, model, arch, bits, accuracy, config and the parts of a run. It is

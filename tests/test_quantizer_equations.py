@@ -1,4 +1,4 @@
-"""Every quantizer but min-max against its paper's equations, transcribed here in double precision, gradients too.
+"""Every quantizer against its paper's equations, transcribed here in double precision, gradients too.
 
 The transcriptions are scalar by scalar or by torch's own gradients; no function of the quantizers is used in them.
 """
@@ -15,6 +15,7 @@ from instantnet.quantizers import QUANTIZERS
 from instantnet.quantizers.dorefa import DoReFaInputs, DoReFaWeights
 from instantnet.quantizers.dorefa_scl import ClippedInputs, RescaledWeights
 from instantnet.quantizers.lsq import LSQInputs, LSQWeights
+from instantnet.quantizers.minmax import MinMaxInputs, MinMaxWeights
 from instantnet.quantizers.nested import NestedInputs, NestedWeights
 from instantnet.quantizers.symmetric import SymmetricInputs, SymmetricWeights
 
@@ -56,6 +57,49 @@ def close(got, expected):
 def gradients(quantizer, x, upstream, *others):
     x = x.clone().requires_grad_()
     return torch.autograd.grad(quantizer(x), [x, *others], upstream)
+
+
+# --- min-max
+
+
+def by_min_max(x, low, high, bits):
+    scale = (high - low) / (2**bits - 1)
+    return each(lambda v: rounded(clamped((v - low) / scale, 0, 2**bits - 1)) * scale + low, x)
+
+
+@each_width
+def test_min_max_weights(bits):
+    weight = doubles(5, 3, 2, 2) * torch.logspace(-2, 2, 5, dtype=torch.float64).view(-1, 1, 1, 1)
+    quantizer = in_bits(at(bits, MinMaxWeights, 5), bits)
+    got, codes = quantizer(weight), quantizer.codes(weight)
+    for k in range(5):
+        low, high = float(weight[k].min()), float(weight[k].max())
+        close(got[k], by_min_max(weight[k], low, high, bits))
+        assert (codes.codes[k].min(), codes.codes[k].max()) == (0, 2**bits - 1), "both ends are values"
+    (gradient,) = gradients(quantizer, weight, upstream := doubles(5, 3, 2, 2))
+    assert torch.equal(gradient, upstream)
+
+
+@each_width
+@pytest.mark.parametrize("channels", [None, 3])
+def test_min_max_inputs(bits, channels):
+    """Over the batch in training, the first batch's and 0.9 old + 0.1 new after it in evaluation."""
+    batches = [doubles(4, 3, 5, 5), 2 * doubles(4, 3, 5, 5) + 1]
+    quantizer = in_bits(at(bits, MinMaxInputs, channels), bits)
+    parts = [(slice(None), slice(c, c + 1)) for c in range(3)] if channels else [(slice(None), slice(None))]
+    for x in batches:
+        got = quantizer.train()(x)
+        for part in parts:
+            close(got[part], by_min_max(x[part], float(x[part].min()), float(x[part].max()), bits))
+    x = 3 * batches[0]
+    got = quantizer.eval()(x)
+    for part in parts:
+        first, second = batches
+        low = 0.9 * float(first[part].min()) + 0.1 * float(second[part].min())
+        high = 0.9 * float(first[part].max()) + 0.1 * float(second[part].max())
+        close(got[part], by_min_max(x[part], low, high, bits))
+    (gradient,) = gradients(quantizer, x, upstream := doubles(4, 3, 5, 5))
+    assert torch.equal(gradient, upstream), "beyond the running range, too"
 
 
 # --- symmetric
@@ -372,6 +416,7 @@ def test_weights_that_are_all_the_same_stay_finite(weights, constant):
 @pytest.mark.parametrize(
     "name, weights, inputs",
     [
+        ("minmax", MinMaxWeights, MinMaxInputs),
         ("symmetric", SymmetricWeights, SymmetricInputs),
         ("nested", NestedWeights, NestedInputs),
         ("lsq", LSQWeights, LSQInputs),

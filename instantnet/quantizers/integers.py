@@ -18,7 +18,8 @@ def on_integers(x: Tensor, step: Tensor, lowest: Tensor, highest: Tensor) -> Ten
     divisor = nonzero(step)
     if torch.compiler.is_compiling():  # with operations in place the graph would lose the gradient, without a word
         return (x / divisor).round().clamp(lowest, highest) * step
-    return (x / divisor).round_().clamp_(lowest, highest).mul_(step)
+    # On a CPU torch's clamp between two tensors is not vectorised: two passes take a fifth of its time.
+    return (x / divisor).round_().clamp_min_(lowest).clamp_max_(highest).mul_(step)
 
 
 def codes_on_integers(x: Tensor, step: Tensor, lowest: Tensor, highest: Tensor, bits: int) -> Codes:
