@@ -161,7 +161,7 @@ def test_a_search_with_a_damaged_best_cannot_be_resumed(new, tmp_path, capsys, c
 WEIGHTS = {
     "bits = [[4, 8]]": (lambda c: c.update(bits=[[4, 8]]), "bit-width [4, 8]"),
     "bits = [4, 8000000]": (lambda c: c.update(bits=[4, 8_000_000]), "8000000"),
-    "bits of text": (lambda c: c.update(bits=["w4a8", 8]), "one width"),
+    "bits of text": (lambda c: c.update(bits=["w4a", 8]), "as in w4a8"),
     "config = ones(3)": (lambda c: c.update(config=torch.ones(3)), "config"),
     "classes": (lambda c: c["data"]["class_names"].pop(), "9 class names for 10 classes"),
     "std": (lambda c: c["data"].update(std=[0.0, 1.0, 1.0]), "std"),

@@ -195,8 +195,9 @@ def text_of(value: Any) -> str:
 
 def other_value(setting, default):
     special = {
-        "num_bits_list": [2, 6], "loss_scale": [1.0, 2.0, 3.0, 4.0, 5.0], "num_layer_list": [2],
-        "num_channel_list": [8], "stride_list": [2], "betas": [0.1, 0.2], "milestones": [3, 4], "num_classes": 7,
+        "num_bits_list": [2, "w4a6"], "bits_of": ["cells.1.*=w4a6"], "loss_scale": [1.0, 2.0, 3.0, 4.0, 5.0],
+        "num_layer_list": [2], "num_channel_list": [8], "stride_list": [2], "betas": [0.1, 0.2],
+        "milestones": [3, 4], "num_classes": 7,
         "pretrain": "somewhere", "flops_min": 1.0, "flops_max": 1e12, "stem_channel": 8, "stem_stride": 2,
         "train_portion": 0.25, "range_momentum": 0.5, "momentum": 0.5, "dataset": "digits", "lr_schedule": "multistep",
         "lr_decay": 0.5, "temp_decay": 0.5, "image_cache": "somewhere",
@@ -298,7 +299,7 @@ def test_settings_are_plain_values(config):
         ("--lr inf", ["lr", "inf"]),
         ("--lr nan", ["lr", "nan"]),
         ("--flip maybe", ["flip", "'maybe'", "true or false"]),
-        ("--num_bits_list 1.5", ["num_bits_list", "1.5", "integers"]),
+        ("--num_bits_list 1.5", ["num_bits_list", "1.5", "bit-widths"]),
         ("--num_bits_list 4,1.5,8", ["num_bits_list", "1.5"]),
         ("--num_bits_list 4,8,4", ["num_bits_list", "twice"]),
         ("--num_bits_list 0", ["num_bits_list", "between 1 and 32"]),

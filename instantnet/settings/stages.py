@@ -40,7 +40,7 @@ class BitWidths:
             widths_of(value)
         except ValueError:
             return False
-        return True
+        return not str(value).isdigit() or isinstance(value, int)  # a number is not text
 
     def canonical(self, value: Bits) -> Bits:
         """w8a8 is 8."""
