@@ -31,7 +31,7 @@ class TrainedNetwork:
         self.model.eval()
 
     @property
-    def bits(self) -> tuple[int, ...]:
+    def bits(self) -> tuple[Bits, ...]:
         return self.model.precision.bit_widths
 
     @torch.no_grad()

@@ -35,7 +35,7 @@ def widths_of(bits: object) -> Widths:
     else:
         match = re.fullmatch(r"w([0-9]{1,2})a([0-9]{1,2})|([0-9]{1,2})", str(bits).lower())
         if not match:
-            raise ValueError(f"bit-width {str(bits)[:40]!r} is not {EXPECTED}")
+            raise ValueError(f"bit-width {repr(bits)[:40]} is not {EXPECTED}")
         weights, activations, both = match.groups()
         widths = Widths(int(both or weights), int(both or activations))
     if not all(1 <= width <= FLOAT_BITS for width in widths):

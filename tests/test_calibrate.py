@@ -12,7 +12,7 @@ import instantnet
 from instantnet.model_infer import DerivedNetwork
 from instantnet.networks.build import build_network
 from instantnet.networks.calibrate import change_bit_widths
-from instantnet.quantize import Precision, recalibrate
+from instantnet.quantize import Precision, recalibrate, set_own_bits
 from instantnet.quantizers import QUANTIZERS
 
 BITS = (4, 8, 32)
@@ -198,3 +198,21 @@ def test_mistakes_change_nothing(bits, batches, message):
 def test_a_plain_module_is_refused():
     with pytest.raises(ValueError, match="Residual is not a switchable network"):
         instantnet.calibrate(Residual(), 4, BATCHES)
+
+
+@pytest.mark.parametrize("name", ["minmax", "lsq", "dorefa_scl"])
+def test_a_bit_width_of_weights_and_activations_apart(name):
+    """Between the others, where rows of state move; single layers keep their own bit-width."""
+    torch.manual_seed(0)
+    network = DerivedNetwork(["k3_e3", "skip", "k3_e1", "k3_e1"], TINY_GEOMETRY, Precision([4, 8, 32], quantizer=name))
+    set_own_bits(network, {"cells.2.*": "w2a3"})
+    x = torch.randn(8, 3, 8, 8)
+    for bits in (4, 8, 32):
+        network(x, num_bits=bits)
+    before = {bits: network.eval()(x, num_bits=bits) for bits in (4, 8, 32)}
+    instantnet.calibrate(network, "w4a8", [x, x])
+    assert network.precision.bit_widths == (4, "w4a8", 8, 32)
+    assert all(torch.equal(network(x, num_bits=bits), before[bits]) for bits in before)
+    result = network(x, num_bits="w4a8")
+    assert result.isfinite().all() and not any(torch.equal(result, other) for other in before.values())
+    assert network.cells[2].expand.input_quantizer.precision.bits == 3
