@@ -15,6 +15,8 @@ from instantnet import train_search
 from instantnet.data.image_sets import MemoryImages
 from instantnet.dataloader import DataSet
 from instantnet.distill import Cascade
+from instantnet.quantize import Precision
+from instantnet.quantizers import QUANTIZERS
 from instantnet.training import learning_rate, make_optimizer, make_updater
 
 ONES = dict.fromkeys(BITS, 1.0)
@@ -155,6 +157,35 @@ def test_recalibration_sees_the_last_batch():
     assert torch.cat([pixels[:, 0, 0, 0] for pixels, _ in whole]).tolist() == pytest.approx(list(range(10)))
 
 
+def test_a_constant_channel_becomes_zero():
+    """One channel of 0.5 alone, one from -1 to 1, at 2 bit: steps of 2/3."""
+    weight = torch.tensor([[0.5, 0.5, 0.5], [-1.0, 0.2, 1.0]])
+    for name, first in (("minmax", 0.5), ("released", 0.0)):
+        quantizer = QUANTIZERS[name].weights(Precision([2], quantizer=name), 2)
+        quantizer.precision.set(2)
+        expected = torch.tensor([[first] * 3, [-1.0, 1 / 3, 1.0]])
+        torch.testing.assert_close(quantizer(weight), expected)
+        assert torch.equal(quantizer.codes(weight).values(), quantizer(weight))
+        inputs = QUANTIZERS[name].inputs(Precision([2], quantizer=name), None)
+        assert torch.equal(inputs(torch.full((2, 1, 2, 2), 0.5)), torch.full((2, 1, 2, 2), first))
+
+
+def test_running_ranges_start_at_zero_and_average_in():
+    """Batches of 0..1 and of 0..2, 0.9 of the newest: 0.9, then 0.1 * 0.9 + 0.9 * 2 = 1.89. `minmax`: 1, then 1.9."""
+    batches = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2), torch.tensor([0.0, 2.0]).view(1, 1, 1, 2)
+    for name, expected in (("minmax", [1.0, 1.9]), ("released", [0.9, 1.89])):
+        precision = Precision([4], range_scope="shared", range_momentum=0.9, quantizer=name)
+        inputs = QUANTIZERS[name].inputs(precision, None).train()
+        highs = []
+        for batch in batches:
+            inputs(batch)
+            highs.append(inputs.high.item())
+        assert highs == pytest.approx(expected, rel=1e-6)
+    inputs.reset()
+    inputs(batches[1])
+    assert inputs.high.item() == pytest.approx(0.1 * 1.89 + 0.9 * 2, rel=1e-6), "a recalibration goes on from there"
+
+
 def searched(folder, *words):
     assert run_here(train_search, *TINY_SEARCH, "--save", folder, *words) == 0
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -187,7 +218,7 @@ def test_the_presets_take_every_point():
         from instantnet.settings import presets as table
 
         named = getattr(table, presets.upper())["released"]
-        points = {"pass_order", "schedule_rules", "clip_when", "normalisation"}
+        points = {"quantizer", "pass_order", "schedule_rules", "clip_when", "normalisation"}
         points |= {"lr_ahead", "alpha_pass", "flops_from"} if presets == "search" else {"recalibration"}
         assert points <= named.keys()
         assert all(named[name] != getattr(module.C, name) for name in points)

@@ -106,7 +106,7 @@ def test_the_authors_imagenet_configuration():
 def test_released_differs_at_every_point_of_the_methods_tables():
     shared = {
         "range_scope": "shared", "range_momentum": 0.9, "loss_reduction": "sum", "clip_when": "released",
-        "pass_order": "released", "schedule_rules": "released", "normalisation": "released",
+        "quantizer": "released", "pass_order": "released", "schedule_rules": "released", "normalisation": "released",
     }  # fmt: skip
     search = shared | {
         "gumbel_noise": "per_forward", "alpha_step": "separate", "split": "index", "arch_choice": "last",

@@ -11,6 +11,7 @@ from instantnet.quantizers.dorefa_scl import ClippedInputs, RescaledWeights
 from instantnet.quantizers.lsq import LSQInputs, LSQWeights
 from instantnet.quantizers.minmax import MinMaxInputs, MinMaxWeights
 from instantnet.quantizers.nested import NestedInputs, NestedWeights
+from instantnet.quantizers.released import ReleasedInputs, ReleasedWeights
 from instantnet.quantizers.symmetric import SymmetricInputs, SymmetricWeights
 
 __all__ = ["FLOAT_BITS", "QUANTIZERS", "Codes", "Quantizer", "Scheme", "learned_by_quantizers"]
@@ -35,5 +36,6 @@ QUANTIZERS: dict[str, Scheme] = {
     "lsq": Scheme(LSQWeights, LSQInputs),
     "dorefa_scl": Scheme(RescaledWeights, ClippedInputs),
     "dorefa": Scheme(DoReFaWeights, DoReFaInputs),
+    "released": Scheme(ReleasedWeights, ReleasedInputs),
 }
 """Name -> classes."""

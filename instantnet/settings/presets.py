@@ -34,6 +34,7 @@ _DIGITS = {  # 8x8 handwritten digits, minutes on two cores
     "header_channel": 128,
 }
 _RELEASED = {  # what the authors' public code does wherever it differs from the paper
+    "quantizer": "released",
     "range_scope": "shared",
     "range_momentum": 0.9,
     "loss_reduction": "sum",

@@ -209,8 +209,8 @@ class PrecisionSettings(Settings):
         list[int | str], "bit-widths of weights and activations, 8 or w4a8; 32 = float", BitWidths()
     ] = [4, 8, 12, 16, 32]
     quantizer: Annotated[
-        Literal["minmax", "symmetric", "nested", "lsq", "dorefa_scl", "dorefa"],
-        "values of a bit-width: the paper's, for integer kernels, nesting codes, LSQ, AdaBits', Any-Precision's",
+        Literal["minmax", "symmetric", "nested", "lsq", "dorefa_scl", "dorefa", "released"],
+        "values of a bit-width: the paper's, for integer kernels, nesting, LSQ, AdaBits', Any-Precision's, as released",
     ] = "minmax"
     quantize_ends: Annotated[bool, "run stem, header and classifier at the current bit-width instead of 32"] = False
     range_scope: Annotated[
