@@ -42,6 +42,10 @@ class Grid:
             return self
         return Grid(self.scale[order], self.zero[order], self.offset[order], self.top)
 
+    def value(self, code: int) -> np.ndarray:
+        """[C] or [1]"""
+        return (code - self.zero) * self.divisor + self.offset
+
     def code_of(self, x: float) -> np.ndarray:
         """[C] or [1]"""
         return np.clip(np.floor((x - self.offset) / self.divisor + 0.5) + self.zero, 0, self.top)
