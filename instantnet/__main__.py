@@ -3,6 +3,7 @@
   search    stage 1, SP-NAS: an architecture for your data         reads config_search.py -> ckpt/search/arch.pt
   train     stage 2, CDT: its weights, at every bit-width          reads config_train.py  -> ckpt/finetune/weights.pt
   map       stage 3, AutoMapper: mappings, energy, latency, EDP    reads config_map.py    -> ckpt/map/report.json
+  deploy    a trained network as integers, ONNX and C             reads weights.pt       -> ckpt/deploy/
   cost      what one layer costs on a device with a given mapping  reads a case, a JSON file
 
 A stage reads the config module of the current folder, or else the packaged one.
@@ -24,6 +25,7 @@ COMMANDS = {
     "search": "instantnet.train_search",
     "train": "instantnet.train",
     "map": "automapper.__main__",
+    "deploy": "instantnet.deploy.__main__",
     "cost": "hw_model.__main__",
 }
 """Command -> module with main(argv). Loaded on demand, because torch takes seconds."""

@@ -7,7 +7,7 @@ left are few kinds of nodes:
 
     input       the normalised image
     conv        nn.Conv2d, with zeros around the image        linear      nn.Linear
-    add         of two values of one shape                    clamp       ReLU or ReLU6 behind a value with other readers
+    add         of two values of one shape                    clamp       ReLU, ReLU6 of a value with other readers
     avg_pool    options kernel, stride                        max_pool    options kernel, stride, padding
     shuffle     channels of groups interleaved; option groups
     subsample   every stride-th pixel; option stride          pad_channels    zeros; options before, after
@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm as FloatNorm
+from torch.nn.modules.conv import _ConvNd
 
 from instantnet.engine.errors import UserError, shown
 from instantnet.quantize import SwitchableBatchNorm, SwitchableConv2d, SwitchableLinear
@@ -108,7 +109,9 @@ class _Tracer(fx.Tracer):
     """Stops at the modules that the reader knows."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _find(MODULES, m) is not None or super().is_leaf_module(m, module_qualified_name)
+        return (
+            isinstance(m, _ConvNd) or _find(MODULES, m) is not None or super().is_leaf_module(m, module_qualified_name)
+        )
 
 
 class _Reader:
@@ -155,9 +158,10 @@ class _Reader:
         self.nodes[made.name] = made
         self.names[node] = made.name
 
-    def make(self, node: fx.Node, op: str, name: str = "", **more: Any) -> Node:
+    def make(self, node: fx.Node, op: str, **more: Any) -> Node:
         read = [self.names[one] for one in node.args[:1] if isinstance(one, fx.Node)]
-        made = Node(name or node.name, op, read, _shape(node), **more)
+        name = str(node.target) if node.op == "call_module" else node.name
+        made = Node(name, op, read, _shape(node), **more)
         self.add(node, made)
         return made
 
@@ -174,12 +178,12 @@ class _Reader:
     def convolution(self, node: fx.Node, module: nn.Conv2d) -> None:
         if module.padding_mode != "zeros" or isinstance(module.padding, str):
             raise _unknown(str(node.target), f"a convolution with padding {module.padding_mode!r}, {module.padding!r}")
-        self.make(node, "conv", str(node.target), layer=module)
+        self.make(node, "conv", layer=module)
 
     def linear(self, node: fx.Node, module: nn.Linear) -> None:
         if len(_shape(node)) != 1:
             raise _unknown(str(node.target), "a linear layer of more than features [B, F]")
-        self.make(node, "linear", str(node.target), layer=module)
+        self.make(node, "linear", layer=module)
 
     def norm(self, node: fx.Node, module: nn.Module) -> None:
         before, alone = self.source(node)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from instantnet.deploy.graph import MOVERS, Graph, Node, conv_options, folded_norm
+from instantnet.deploy.graph import Graph, Node, conv_options, folded_norm
 from instantnet.deploy.program import WIDE_BITS, Arrays, Program, Step, fixed_point, taps_inside
 from instantnet.engine.errors import UserError
 from instantnet.quantizers.base import BeginsWithABatch, Codes
@@ -336,7 +336,10 @@ class Numbers:
         long = max(float(most_a.max()), float(most_c.max())) >= 2**31
         container = np.int8 if self.bits <= 8 else np.int16
         grid = self.grids[node.name]
-        return found | ends | {
+        gain, bias = (part.numpy() for part in folded_norm(node))
+        behind = {"weight_scale": weights.scale, "weight_offset": weights.offset, "gain": gain, "bias": bias,
+                  "input_scale": grid.scale, "input_offset": grid.offset}  # fmt: skip
+        return found | ends | _floats(behind) | {
             "weight": weights.q.astype(container), "zero": grid.zero, "long": np.array(int(long))
         }  # fmt: skip
 
@@ -429,6 +432,3 @@ def _float_bound(node: Node, given: np.ndarray) -> np.ndarray:
     if len(given) == weight.shape[1]:
         return gain * (weight.numpy() @ given) + shift
     return gain * weight.sum(1).numpy() * given.max() + shift
-
-
-__all__ = ["INPUT_BOUND", "MOVERS", "Grid", "Lowering", "Weights", "grid_of", "weights_of"]

@@ -76,7 +76,9 @@ def finished(step: Step, products: Value, sums: Value, at: Arrays, real: Arrays 
     if real is not None:
         a, c = (_per_channel(real[name], products) for name in ("a", "c"))
         value = products * a + sums * c + of_pixels(real["b"])
-        return np.clip(np.rint(value), low, high).astype(np.int64) if step.kind == "codes" else np.clip(value, low, high)
+        return (
+            np.clip(np.rint(value), low, high).astype(np.int64) if step.kind == "codes" else np.clip(value, low, high)
+        )
     multiplier, second, shift = (_per_channel(at[name], products) for name in ("multiplier", "second", "shift"))
     return np.clip((products * multiplier + sums * second + of_pixels(at["addend"])) >> shift, low, high)
 
@@ -98,7 +100,9 @@ def convolved(x: Value, weight: np.ndarray, options: Mapping) -> Value:
         for r in range(taps_r):
             for s in range(taps_s):
                 top, left = r * dilate_r, s * dilate_s
-                pixels = x[:, :, :, c, top : top + (p - 1) * down + 1 : down, left : left + (q - 1) * across + 1 : across]
+                pixels = x[
+                    :, :, :, c, top : top + (p - 1) * down + 1 : down, left : left + (q - 1) * across + 1 : across
+                ]
                 total += pixels * weight[:, :, c, r, s]
     return total.reshape(batch, outputs, p, q)
 
