@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import instantnet
-from instantnet.deploy import parity, stored
+from instantnet.deploy import parity, stored, to_c
 from instantnet.deploy.graph import Graph, graph_of
 from instantnet.deploy.images import Images
 from instantnet.deploy.lower import Lowering, grid_of, weights_of
@@ -84,7 +84,7 @@ def exported(subject: Subject, images: Images, bits: Sequence[int] = (), float_s
             rounded.append(width)
     sessions = {width: parity.session_of(model) for width, model in models.items()}
     taken = parity.latencies(sessions, images.pixels[:1])
-    rows = []
+    rows, tables = [], to_c.c_bytes(program)
     for width in widths:
         integers, floats = to_onnx.weight_bytes(models[width])
         wanted = parity.torch_logits(subject.model, graph, images.pixels, width)
@@ -92,7 +92,7 @@ def exported(subject: Subject, images: Images, bits: Sequence[int] = (), float_s
         narrow = width != FLOAT_BITS
         rows.append({
             "bits": width, "onnx_bytes": models[width].ByteSize(), "weight_bytes": integers, "float_bytes": floats,
-            "c_bytes": None, "top1_agreement": compared.top1_agreement,
+            "c_bytes": tables.get(width), "top1_agreement": compared.top1_agreement,
             "max_logit_difference": compared.max_logit_difference, "share_above_1e-3": compared.share_above,
             "latency_ms": taken[width], "accuracy": compared.accuracy,
             "integer": parity.code_parity(subject.model, graph, program, images.pixels, width) if narrow else None,
@@ -102,6 +102,7 @@ def exported(subject: Subject, images: Images, bits: Sequence[int] = (), float_s
     card = card_of(subject, graph, program, images, rows) | {"real_offset": offset, "rounded_sums": rounded}
     files: Files = {f"{width}bit.onnx": model.SerializeToString() for width, model in models.items()}
     report = report_json(rows, len(images.pixels), versions() | packages())
+    files |= {f"c/{name}": content for name, content in to_c.c_files(program, images.pixels).items()}
     return files | {
         "switchable.safetensors": stored.safetensors_file(program),
         "card.json": _json(card),

@@ -168,7 +168,8 @@ class Lowering:
                 self.layer(node)
             else:
                 self.plain(node)
-        self.value(self.graph.output, "float")
+        last = self.value(self.graph.output, "float")
+        del self.steps[last + 1 :]  # what nothing reads
 
     def add(self, value: str, op: str, inputs: list[int], shape: tuple[int, ...], kind: str, **options: Any) -> int:
         name = value if op not in ("quantize", "requantize", "to_wide", "to_float") else f"{value}:{op}"
@@ -259,7 +260,9 @@ class Numbers:
             found = np.abs(a) * most_a + np.abs(c) * most_c + np.abs(b).reshape(-1, len(a)).max(axis=0)
         else:
             found = np.asarray([sum(float(one.max()) for one in given)])
-        return found if high == inf else np.minimum(found, max(abs(high), abs(low)))
+        found = found if high == inf else np.minimum(found, max(abs(high), abs(low)))
+        # A multiplier has 31 bits, also where an activation lets little of a large value through.
+        return np.maximum(found, 2 * np.maximum(np.abs(a), np.abs(c))) if step.is_layer else found
 
     def fraction_of(self) -> dict[int, int]:
         """Index -> fraction of every wide value. All that are added to one another share one."""
@@ -345,6 +348,8 @@ class Numbers:
 
     def fixed(self, step: Step, a: Any, c: Any, b: Any, most_a: Any, most_c: Any) -> Arrays:
         step.real[self.bits] = {"a": a, "c": c, "b": b}
+        if step.kind == "codes":  # beyond this every value but 0 is the lowest or the highest code
+            a, c, b = np.clip(a, -(2**29), 2**29), np.clip(c, -(2**29), 2**29), np.clip(b, -(2.0**45), 2.0**45)
         try:
             return fixed_point(a, c, b, most_a, most_c)
         except OverflowError:

@@ -25,6 +25,10 @@ from instantnet.deploy.program import Arrays, Program, Step
 from instantnet.engine.errors import UserError
 
 FORMAT = 1
+KINDS = {"multiplier": "int32", "second": "int32", "zero": "int32", "low": "int32", "high": "int32", "top": "int32",
+         "fraction": "int32", "addend": "int64", "shift": "uint8", "long": "uint8", "row_class": "uint8",
+         "column_class": "uint8"}  # fmt: skip
+"""Integers beside the weights -> their type on disk, that of the C tables; in memory int64."""
 
 
 def tensors(program: Program) -> Arrays:
@@ -41,7 +45,7 @@ def tensors(program: Program) -> Arrays:
                     found[f"{step.name}.weight"] = _stored(part, bits)
                 elif not program.nested:
                     found[f"{step.name}.{bits}bit.weight"] = _stored(part, bits)
-    return {name: np.ascontiguousarray(part).reshape(part.shape) for name, part in found.items()}
+    return {name: _compact(name.rpartition(".")[2], part) for name, part in found.items()}
 
 
 def safetensors_file(program: Program) -> bytes:
@@ -87,6 +91,7 @@ def _step(given: Mapping[str, Any], numbers: Arrays, widths: list[int], nested: 
     step = Step(name, given["op"], given["inputs"], tuple(given["shape"]), given["kind"], options)
     for key, part in numbers.items():
         owner, _, number = key.rpartition(".")
+        part = part.astype(np.int64) if number in KINDS else part
         if owner == name:
             step.shared[number] = part
         elif owner in (f"{name}.{bits}bit" for bits in widths):
@@ -103,6 +108,10 @@ def _step(given: Mapping[str, Any], numbers: Arrays, widths: list[int], nested: 
     if nested and step.is_layer:
         del step.shared["weight"]
     return step
+
+
+def _compact(name: str, part: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(part.astype(KINDS.get(name, part.dtype))).reshape(part.shape)
 
 
 def _stored(weight: np.ndarray, bits: int) -> np.ndarray:
