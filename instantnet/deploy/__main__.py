@@ -45,6 +45,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--images", type=_count, default=IMAGES, metavar="N",
                         help=f"test images to compare on, or random ones [default: {IMAGES}]")  # fmt: skip
     parser.add_argument("--dataset_path", metavar="FOLDER", help="folder of the data set [default: as the file says]")
+    parser.add_argument("--map", type=Path, metavar="FILE", help="report.json of AutoMapper: the loops of the C layers")
     parser.add_argument("--float_sums", action="store_true",
                         help="8bit.onnx: leave sums float; closer to torch, and slower")  # fmt: skip
     return parser.parse_args(list(argv))
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if data:
         subject.mean, subject.std = data.mean, data.std
+    subject.map_report = arguments.map
     found = images.images_of_test(file, arguments.images, arguments.dataset_path)
     found = found or images.random_images(arguments.images, shape, subject.mean, subject.std)
     print(f"{version_line()}\ndeploy {file.path}: compared on {len(found.pixels)} {found.source}", flush=True)

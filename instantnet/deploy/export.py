@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import instantnet
-from instantnet.deploy import parity, stored, to_c
+from instantnet.deploy import mapped, parity, stored, to_c
 from instantnet.deploy.graph import Graph, graph_of
 from instantnet.deploy.images import Images
 from instantnet.deploy.lower import Lowering, grid_of, weights_of
@@ -31,7 +31,7 @@ KIND = "instantnet deploy"
 @dataclass
 class Subject:
     """What is exported. mean, std: of an image's channels, of pixels scaled to 0..1; accuracy: bit-width -> percent, as
-    stored with the weights; edp_js: bit-width -> energy-delay product of its mapping, J * s."""
+    stored with the weights; map_report: report.json of AutoMapper, whose loops the C layers have."""
 
     name: str
     model: Any
@@ -40,7 +40,7 @@ class Subject:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     class_names: list[str] = field(default_factory=list)
     accuracy: Mapping[int, float] = field(default_factory=dict)
-    edp_js: Mapping[int, float] = field(default_factory=dict)
+    map_report: Path | None = None
 
 
 def lowered(subject: Subject, bits: Sequence[int] = ()) -> tuple[Graph, Program]:
@@ -66,6 +66,7 @@ def exported(subject: Subject, images: Images, bits: Sequence[int] = (), float_s
     from instantnet.deploy import to_onnx  # needs the extra `onnx`
 
     graph, program = lowered(subject, bits)
+    mappings = None if subject.map_report is None else mappings_of(subject.map_report, program)
     widths = [*program.bit_widths, FLOAT_BITS]
     metadata = {
         "class_names": json.dumps(subject.class_names),
@@ -100,9 +101,10 @@ def exported(subject: Subject, images: Images, bits: Sequence[int] = (), float_s
         say(f"{width:>2} bit: top-1 as torch {100 * compared.top1_agreement:.2f} %, largest logit difference "
             f"{compared.max_logit_difference:.2g}, {taken[width]:.3g} ms")  # fmt: skip
     card = card_of(subject, graph, program, images, rows) | {"real_offset": offset, "rounded_sums": rounded}
+    card["edp_js"] = None if mappings is None else {str(bits): value for bits, value in mappings.edp_js.items()}
     files: Files = {f"{width}bit.onnx": model.SerializeToString() for width, model in models.items()}
     report = report_json(rows, len(images.pixels), versions() | packages())
-    files |= {f"c/{name}": content for name, content in to_c.c_files(program, images.pixels).items()}
+    files |= {f"c/{name}": content for name, content in to_c.c_files(program, images.pixels, mappings).items()}
     return files | {
         "switchable.safetensors": stored.safetensors_file(program),
         "card.json": _json(card),
@@ -110,6 +112,13 @@ def exported(subject: Subject, images: Images, bits: Sequence[int] = (), float_s
         "report.md": report_md(rows, card).encode(),
         "report.svg": figure(rows),
     }
+
+
+def mappings_of(path: Path, program: Program) -> mapped.Mappings:
+    """The mappings of a report.json for the layers of a program. Raises UserError where they do not fit."""
+    sizes = {step.name: mapped.layer_of(step, program.steps[step.inputs[0]].shape)
+             for step in program.steps if step.is_layer}  # fmt: skip
+    return mapped.read_mappings(path, program.bit_widths, sizes)
 
 
 def card_of(subject: Subject, graph: Graph, program: Program, images: Images, rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -124,7 +133,6 @@ def card_of(subject: Subject, graph: Graph, program: Program, images: Images, ro
         "image": {"shape": list(subject.shape), "mean": list(subject.mean), "std": list(subject.std)},
         "class_names": subject.class_names,
         "accuracy": {str(bits): value for bits, value in subject.accuracy.items()},
-        "edp_js": {str(bits): value for bits, value in subject.edp_js.items()} or None,
         "parity": {"images": len(images.pixels), "source": images.source, "integer_images": layers.images},
         "program": stored.steps_of(program),
     }

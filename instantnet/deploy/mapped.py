@@ -2,16 +2,20 @@
 
 What is generated are the loops, the sizes of the buffers and the order in which tiles enter; runtime/mapped.h moves the
 words. With -DCOUNT there is one set of counters per level and tensor: reads, fills, updates, drains. They are those of
-`hw_model.evaluate`. With -DHLS the loops along the array are unrolled and the buffers in it partitioned; no HLS tool has
-seen that here.
+`hw_model.evaluate`. With -DHLS the loops along the array are unrolled and the buffers in it partitioned; no HLS tool
+has seen that here.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Any
 
-from hw_model import DIMS, TENSORS, Device, Layer, Mapping
+from hw_model import DIMS, TENSORS, Device, InputError, Layer, Mapping, load_device
+from instantnet.deploy.program import Step
 from instantnet.engine.errors import UserError
 
 SPATIAL = ("spatial_y", "spatial_x", "lanes")
@@ -45,6 +49,61 @@ def check_device(device: Device) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Mappings:
+    """Of a report.json: bit-width -> layer -> (its sizes, its mapping), and its energy-delay product, J * s."""
+
+    device: Device
+    layers: dict[int, dict[str, tuple[Layer, Mapping]]]
+    edp_js: dict[int, float]
+
+    def of(self, name: str, bits: int) -> tuple[Layer, Mapping]:
+        return self.layers[bits][name]
+
+
+def read_mappings(path: Path, bit_widths: Sequence[int], sizes: dict[str, Layer]) -> Mappings:
+    """The mappings of a report.json of AutoMapper for these bit-widths. sizes: of every quantized layer.
+
+    Raises UserError where it is none, of another network, or lacks a bit-width.
+    """
+    try:
+        report = json.loads(path.read_text())
+        device = load_device(report["device"])
+        rows = {row["bits"]: row for row in report["bit_widths"]}
+        missing = [bits for bits in bit_widths if bits not in rows]
+        if missing:
+            raise UserError(f"--map {path}: no mappings at {missing[0]} bit, only at {list(rows)}; map with --bits")
+        layers = {bits: {one["name"]: (Layer.from_dict(one["dims"]), Mapping.from_dict(one["mapping"]))
+                         for one in rows[bits]["layers"]} for bits in bit_widths}  # fmt: skip
+        edp_js = {bits: float(rows[bits]["edp_js"]) for bits in bit_widths}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"--map {path}: no report.json of the mapper ({reason})") from error
+    for bits, found in layers.items():
+        for name, layer in sizes.items():
+            if name not in found or found[name][0].to_dict() != layer.to_dict():
+                what = "has no such layer" if name not in found else f"has another at {bits} bit"
+                raise UserError(f"--map {path}: of another network: {name} of this one, but the report {what}")
+    check_device(device)
+    return Mappings(device, layers, edp_js)
+
+
+def layer_of(step: Step, given: tuple[int, ...]) -> Layer:
+    """The sizes of a step as `hw_model` has them. given: shape of its input."""
+    weight = next(iter(step.at.values()))["weight"]
+    options = step.options
+    groups = options.get("groups", 1)
+    rows, columns = weight.shape[2:] or (1, 1)
+    if step.op == "linear":
+        return Layer(N=1, K=weight.shape[0], C=weight.shape[1])
+    return Layer(
+        N=1, G=groups, K=weight.shape[0] // groups, C=weight.shape[1], P=step.shape[1], Q=step.shape[2], R=rows,
+        S=columns, stride_h=options["stride"][0], stride_w=options["stride"][1], dilation_h=options["dilation"][0],
+        dilation_w=options["dilation"][1], H=given[1], W=given[2], pad_top=options["padding"][0],
+        pad_left=options["padding"][1],
+    )  # fmt: skip
+
+
 class MappedLayer:
     """The C function of a layer with a mapping. name: of the function; valid mappings only."""
 
@@ -54,6 +113,7 @@ class MappedLayer:
         self.levels = list(device.level_names)
         self.slots = list(device.slots)
         self.loops = self._loops()
+        self.counts = [f"{name}_counters"]  # of an inference: cleared before each
         self.pes = prod(loop.trips for loop in self.loops if loop.slot in ("spatial_y", "spatial_x"))
 
     def _loops(self) -> list[Loop]:
@@ -120,7 +180,7 @@ class MappedLayer:
 
     def pairs(self, tensor: str) -> list[tuple[str, str]]:
         chain = self.chain(tensor)
-        return list(zip(chain, chain[1:], strict=False))
+        return list(pairwise(chain))
 
     def buffer(self, tensor: str, parent: str, level: str) -> list[str]:
         extent, layer, name = self.extents(level), self.layer, f"{self.name}_{level}_{tensor}"
@@ -133,13 +193,14 @@ class MappedLayer:
         fields = [f"TENSOR_{tensor}", "{" + ", ".join(str(extent[dim]) for dim in DIMS) + "}", str(places), str(box_h),
                   str(box_w), str(int(self.in_pe(level))), str(crossing), f"{name}_cells", above, "0"]  # fmt: skip
         words = self.words(tensor)
+        self.counts += [f"{name}_{part}" for part in (("joined", "seen", "seen_above") if tensor == "O" else ("sent",))]
         lines = [f"static cell {name}_cells[{places * instances}];", "#ifdef COUNT"]
         counts = [self.counter(level, tensor), self.counter(parent, tensor)]
         if tensor == "O":
             groups = self.groups()[0] if crossing else 1
             above_seen = self.pes if self.in_pe(parent) else 1
-            lines += [f"static int64_t {name}_joined[{groups * words}];",
-                      f"static uint8_t {name}_seen[{words * instances}], {name}_seen_above[{words * above_seen}];"]  # fmt: skip
+            lines.append(f"static int64_t {name}_joined[{groups * words}];")
+            lines.append(f"static uint8_t {name}_seen[{words * instances}], {name}_seen_above[{words * above_seen}];")
             counts += ["0", f"{name}_joined", f"{name}_seen", f"{name}_seen_above"]
         else:
             lines.append(f"static int64_t {name}_sent[{words}];")
@@ -158,6 +219,7 @@ class MappedLayer:
         used = [f"static int64_t {name}_used[{keys * words}];"]
         used += [f"static uint8_t {name}_seen[{seen}];"] if tensor == "O" else []
         which = f"{name}_seen" if tensor == "O" else "0"
+        self.counts += [f"{name}_used"] + ([which] if tensor == "O" else [])
         return ["#ifdef COUNT", *used,
                 f"static operand_count {name}_count = {{{self.counter(inner, tensor)}, {name}_used, {which}}};",
                 "#endif"]  # fmt: skip
@@ -177,6 +239,12 @@ class MappedLayer:
             for _, level in self.pairs(tensor):
                 instances = self.pes if self.in_pe(level) else 1
                 lines.append(f"    start(&{name}_{level}_{tensor}, {instances});")
+        cells = [f"{name}_{level}_{tensor}_cells" for tensor in TENSORS for _, level in self.pairs(tensor)
+                 if self.in_pe(level)]  # fmt: skip
+        lines += ["#ifdef HLS"]
+        lines += [f"#pragma HLS ARRAY_PARTITION variable={one} block factor={self.pes} dim=1" for one in cells]
+        lines += ["#endif"]
+        lines += ["#ifdef COUNT", *(f"    forget({one}, sizeof {one});" for one in self.counts), "#endif"]
         depth, opened = 1, 0
         for level in self.levels:
             lines += self.entering(level, depth)
@@ -196,7 +264,8 @@ class MappedLayer:
         return "\n".join([*lines, "}", ""])
 
     def loop_text(self, loop: Loop) -> str:
-        return f"for (int {loop.variable} = 0; {loop.variable} < {loop.trips}; ++{loop.variable}) {{  /* {loop.slot}: {loop.dim} */"
+        i = loop.variable
+        return f"for (int {i} = 0; {i} < {loop.trips}; ++{i}) {{  /* {loop.slot}: {loop.dim} */"
 
     def origin(self, loops: Sequence[Loop], name: str) -> str:
         """`const int NAME[8] = ..`: where the tile of these loops begins."""
@@ -226,7 +295,9 @@ class MappedLayer:
         lines = []
         if "O" in tensors:
             for inner in reversed(self.chain("O")[self.chain("O").index(level) :]):
-                lines += self.over_instances(inner, level, depth, [f"leave_one(&{self.name}_{inner}_O, m, p, {{pe}}, at);"])
+                lines += self.over_instances(
+                    inner, level, depth, [f"leave_one(&{self.name}_{inner}_O, m, p, {{pe}}, at);"]
+                )
         lines += ["    " * depth + f"++{self.name}_{level}_{tensor}.tile;" for tensor in tensors]
         group = self.groups()[1] if self.in_pe(level) else "0"
         calls = [f"enter_one(&{self.name}_{level}_{tensor}, m, p, {{pe}}, {group}, at, {int(self.device.multicast)});"
@@ -285,8 +356,9 @@ class MappedLayer:
             _, key = self.keys(tensor)
             instance = "pe" if self.in_pe(inner[tensor]) else "0"
             test = "if (inside) " if tensor == "I" else ""
-            lines.append(more + f"{test}count_operand(&{self.name}_{tensor}_count, TENSOR_{tensor}, "
-                         f"{self.words(tensor)}, {key}, {instance}, word_of(p, TENSOR_{tensor}, {at}), step);")  # fmt: skip
+            count, words = f"&{self.name}_{tensor}_count, TENSOR_{tensor}", self.words(tensor)
+            word = f"word_of(p, TENSOR_{tensor}, {at})"
+            lines.append(more + f"{test}count_operand({count}, {words}, {key}, {instance}, {word}, step);")
         lines.append("#endif")
         lines.append(pad + "}")
         while depth > start:
@@ -302,4 +374,6 @@ class MappedLayer:
 
 def expected(cost: Any, levels: Sequence[str]) -> list[int]:
     """The counters of `hw_model.evaluate` in the order of NAME_counters."""
-    return [int(getattr(cost.levels[level][tensor], name)) for level in levels for tensor in TENSORS for name in COUNTERS]
+    return [
+        int(getattr(cost.levels[level][tensor], name)) for level in levels for tensor in TENSORS for name in COUNTERS
+    ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from instantnet.deploy import oracle
 from instantnet.deploy.arena import planned
+from instantnet.deploy.mapped import MappedLayer, Mappings
 from instantnet.deploy.packed import packed
 from instantnet.deploy.program import Arrays, Program, Step
 
@@ -24,11 +25,16 @@ TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "int32": "int
 VECTORS = 2
 
 
-def c_files(program: Program, images: np.ndarray) -> dict[str, bytes]:
-    """name -> content. images [n, C, H, W]: the first of them become test vectors."""
-    source = _Source(program)
+def c_files(program: Program, images: np.ndarray, mappings: Mappings | None = None) -> dict[str, bytes]:
+    """name -> content. images [n, C, H, W]: the first of them become test vectors. mappings: whose loops the layers
+    have; None = plain ones."""
+    source = _Source(program, mappings)
     runtime = files("instantnet.deploy") / "runtime"
-    return {
+    mapped = {} if mappings is None else {
+        "mapped.h": (runtime / "mapped.h").read_bytes(),
+        "layers.h": source.mapped_header().encode(),
+    }  # fmt: skip
+    return mapped | {
         "instantnet.h": source.interface().encode(),
         "instantnet.c": source.network().encode(),
         "tables.h": source.tables_header().encode(),
@@ -54,6 +60,7 @@ class _Source:
     """tables: name -> numbers; entries: name of a struct -> its initialisers, one per bit-width."""
 
     program: Program
+    mappings: Mappings | None = None
     tables: Arrays = field(default_factory=dict)
     entries: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -62,6 +69,7 @@ class _Source:
     def __post_init__(self) -> None:
         self.start, self.memory = planned(self.program)
         self.taps = 1
+        self.mapped: dict[int, list[MappedLayer]] = {}  # step -> one function per bit-width
         self.shared_tables: set[str] = set()
         for index, step in enumerate(self.program.steps):
             self.step(index, step)
@@ -152,6 +160,12 @@ class _Source:
             ]))  # fmt: skip
         numbers = self.entry(f"numbers{index}", "layer_numbers", found)
         targets = f"{made}, 0" if step.kind == "codes" else f"0, {made}"
+        if self.mappings is not None:
+            self.mapped[index] = [
+                MappedLayer(f"layer{index}_{bits}", *self.mappings.of(step.name, bits), self.mappings.device)
+                for bits in self.program.bit_widths
+            ]
+            return f"mapped_layer({shape}, {numbers}, layer{index}[now], weights, sums, {x}, {targets});"
         return f"layer({shape}, {numbers}, row, {x}, {targets});"
 
     def weight(self, index: int, step: Step, bits: int) -> tuple[str, int, int]:
@@ -284,9 +298,14 @@ void instantnet_run(const float *image, float *logits);
             if self.memory[which]
         )  # fmt: skip
         row = f"static int16_t row[{self.taps}];  /* weights of one output channel */\n"
+        if self.mapped:
+            layers = [functions[0] for functions in self.mapped.values()]
+            weights, sums = (max(layer.words(tensor) for layer in layers) for tensor in "WO")
+            row = f"static int16_t weights[{weights}];\nstatic word_t sums[{sums}];\n"
         row = row if any(step.is_layer for step in self.program.steps) else ""
+        tables = '#include "tables.h"\n#include "layers.h"' if self.mapped else '#include "tables.h"'
         return f"""#include "instantnet.h"
-#include "tables.h"
+{tables}
 
 static int now = {len(self.program.bit_widths) - 1};  /* place of the bit-width in every table: the only state */
 
@@ -306,6 +325,30 @@ void instantnet_run(const float *image, float *logits) {{
 {chr(10).join(self.calls)}
 }}
 """
+
+    def mapped_header(self) -> str:
+        """layers.h: the loops of every layer at every bit-width, and under COUNT what shows their counters."""
+        functions = [one for layers in self.mapped.values() for one in layers]
+        longest = max(one.longest_axis for one in functions)
+        parts = [f"#define INSTANTNET_LONGEST_AXIS {longest}", '#include "mapped.h"', ""]
+        parts += [one.function() for one in functions]
+        for index, layers in self.mapped.items():
+            names = ", ".join(one.name for one in layers)
+            parts.append(f"static void (*const layer{index}[])(memory *) = {{{names}}};")
+        parts += ["", "#ifdef COUNT", "/* Words of the last inference: layer, level, tensor, counters. */",
+                  "#include <stdio.h>", "void instantnet_show_counters(int bits);",
+                  "void instantnet_show_counters(int bits) {"]  # fmt: skip
+        for index, layers in self.mapped.items():
+            for bits, one in zip(self.program.bit_widths, layers, strict=True):
+                for number, level in enumerate(one.levels):
+                    for tensor in "WIO":
+                        counts = f"{one.name}_counters[{number}][TENSOR_{tensor}]"
+                        name = _comment(self.program.steps[index].name)
+                        parts.append(
+                            f'    if (bits == {bits}) printf("{name} {level} {tensor} %lld %lld %lld %lld\\n", '
+                            + ", ".join(f"(long long){counts}[{i}]" for i in range(4)) + ");"
+                        )  # fmt: skip
+        return "\n".join([*parts, "}", "#endif", ""])
 
     def tables_header(self) -> str:
         lines = [f"extern const {TYPES[str(part.dtype)]} {name}[{part.size}];" for name, part in self.tables.items()
@@ -337,6 +380,10 @@ def _vectors(program: Program, images: np.ndarray) -> str:
 
 #include <stdio.h>
 
+#ifdef COUNT
+void instantnet_show_counters(int bits);
+#endif
+
 #define IMAGES {len(images)}
 #define PIXELS (INSTANTNET_CHANNELS * INSTANTNET_HEIGHT * INSTANTNET_WIDTH)
 
@@ -362,6 +409,10 @@ int main(void) {{
                     wrong = 1;
                 }}
         }}
+#ifdef COUNT
+        printf("%d bit: reads, fills, updates, drains\\n", widths[b]);
+        instantnet_show_counters(widths[b]);
+#endif
     }}
     puts(wrong ? "WRONG" : "all logits are those of the NumPy form");
     return wrong;

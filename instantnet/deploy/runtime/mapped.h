@@ -242,12 +242,32 @@ static inline void enter_one(buffer *b, memory *m, const problem *p, int pe, int
                     }
 }
 
+#ifdef COUNT
+static inline void forget(void *counts, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) ((unsigned char *)counts)[i] = 0;
+}
+#endif
+
 static inline void start(buffer *b, int instances) {
     b->tile = 0;
     for (int i = 0; i < b->places * instances; ++i) {
         b->cells[i].word = -1;
         b->cells[i].tile = -2;
     }
+}
+
+/* A layer with the loops of a mapping; weights, sums: room for all of the layer's. */
+static inline void mapped_layer(const layer_shape *s, const layer_numbers *n, void (*loops)(memory *), int16_t *weights,
+                                word_t *sums, const code_t *x, code_t *codes, int32_t *wide) {
+    const int count = s->out_channels * (s->in_channels / s->groups) * s->rows * s->columns;
+    const int outputs = s->out_channels * s->out_height * s->out_width;
+    memory m = {weights, x, n, s->in_channels, sums};
+    load_weights(n, 0, count, weights);
+    for (int i = 0; i < outputs; ++i) sums[i].a = sums[i].s = 0;
+    loops(&m);
+    for (int k = 0, i = 0; k < s->out_channels; ++k)
+        for (int p = 0; p < s->out_height; ++p)
+            for (int q = 0; q < s->out_width; ++q, ++i) finish(s, n, k, p, q, sums[i].a, sums[i].s, codes, wide);
 }
 
 /* A word as a MAC reads it: from a buffer, or where that is 0 from the outermost level. */
