@@ -25,6 +25,7 @@ from automapper.engines import check_engine
 from automapper.objective import parse_objective
 from hw_model import load_device
 from instantnet import train, train_search
+from instantnet.deploy import __main__ as deploy
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import Stage, from_command_line
 from instantnet.settings.stages import MapSettings, SearchSettings, TrainSettings
@@ -141,6 +142,11 @@ def check(words: list[str]) -> None:
             assert (ROOT / "hw_model/energy_plots.py").is_file()
         case ["python", script, *rest] if script.startswith(("benchmarks/", "tests/")):
             check_script([script, *rest])
+        case ["python", "-m", "instantnet.deploy", *rest] | ["instantnet", "deploy", *rest]:
+            deploy.parse(rest)
+        case ["make", "-C", folder, target]:
+            assert folder == "ckpt/deploy/c"
+            assert re.search(rf"^{target}:", (ROOT / "instantnet/deploy/runtime/Makefile").read_text(), re.M), target
         case ["make", *targets]:
             check_make(targets)
         case ["pip", "install", "."]:

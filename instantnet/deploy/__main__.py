@@ -37,7 +37,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Raises UserError where the words are not legal."""
     prog = sys.argv[0] if sys.argv[0].startswith("instantnet ") else "python -m instantnet.deploy"
     parser = _Parser(prog=prog, description=__doc__.partition(": ")[2], allow_abbrev=False)
-    parser.add_argument("weights", metavar="WEIGHTS", help="weights.pt of train.py, or the folder that holds it")
+    parser.add_argument("weights", nargs="?", default="ckpt/finetune", metavar="WEIGHTS",
+                        help="weights.pt of train.py, or its folder [default: ckpt/finetune]")  # fmt: skip
     parser.add_argument("--bits", type=_bits, default=(), metavar="4,8,16",
                         help="bit-widths to export, and 32 [default: all of the network]")  # fmt: skip
     parser.add_argument("--save", type=Path, default=Path("ckpt/deploy"), metavar="FOLDER",

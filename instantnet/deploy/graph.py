@@ -340,6 +340,7 @@ def folded_norm(node: Node) -> tuple[Tensor, Tensor]:
     current bit-width included."""
     channels = node.layer.weight.shape[0]
     bias = node.layer.bias
+    norm: Any
     shift = torch.zeros(channels, dtype=torch.float64) if bias is None else bias.detach().double()
     norm = node.norm.current() if isinstance(node.norm, SwitchableBatchNorm) else node.norm
     if norm is None:

@@ -333,7 +333,7 @@ class Numbers:
                     "high": grid.code_of(clamp[1]) if clamp[1] < inf else np.full(1, grid.top)}  # fmt: skip
             ends = {name: np.broadcast_to(end, len(a)).astype(np.int64) for name, end in ends.items()}
         else:
-            unit, offset, zero = np.exp2(-float(self.fractions[index])), 0.0, 0
+            unit, offset, zero = np.exp2([-float(self.fractions[index])]), np.zeros(1), np.zeros(1, np.int64)
             ends = {name: np.full(len(a), end) for name, end in _wide_clamp(clamp, self.fractions[index]).items()}
         found = self.fixed(step, a / unit, c / unit, (b - offset) / unit + zero, most_a, most_c)
         long = max(float(most_a.max()), float(most_c.max())) >= 2**31

@@ -118,7 +118,7 @@ class MappedLayer:
 
     def _loops(self) -> list[Loop]:
         inside = dict.fromkeys(DIMS, 1)
-        found = []
+        found: list[Loop] = []
         for slot in reversed(self.slots):
             for dim, trips in reversed(self.mapping[slot]):
                 found.append(Loop(slot, f"i{len(found)}", dim, trips, inside[dim]))
@@ -341,16 +341,16 @@ class MappedLayer:
         inner = {tensor: self.chain(tensor)[-1] for tensor in TENSORS}
         source = {tensor: f"&{self.name}_{level}_{tensor}" if level != self.levels[0] else "0"
                   for tensor, level in inner.items()}  # fmt: skip
-        more = pad + "    "
+        deeper = pad + "    "
         if source["O"] == "0":
-            lines.append(more + "word_t *sum = &m->sums[word_of(p, TENSOR_O, o)];")
+            lines.append(deeper + "word_t *sum = &m->sums[word_of(p, TENSOR_O, o)];")
         else:
-            lines.append(more + f"word_t *sum = &place_of({source['O']}, p, pe, o)->value;")
-        lines.append(more + "if (inside) {")
-        lines.append(more + f"    const int64_t code = operand({source['I']}, m, p, TENSOR_I, pe, x);")
-        lines.append(more + f"    sum->a += operand({source['W']}, m, p, TENSOR_W, pe, w) * code;")
-        lines.append(more + "    sum->s += code;")
-        lines.append(more + "}")
+            lines.append(deeper + f"word_t *sum = &place_of({source['O']}, p, pe, o)->value;")
+        lines.append(deeper + "if (inside) {")
+        lines.append(deeper + f"    const int64_t code = operand({source['I']}, m, p, TENSOR_I, pe, x);")
+        lines.append(deeper + f"    sum->a += operand({source['W']}, m, p, TENSOR_W, pe, w) * code;")
+        lines.append(deeper + "    sum->s += code;")
+        lines.append(deeper + "}")
         lines.append("#ifdef COUNT")
         for tensor, at in (("W", "w"), ("I", "x"), ("O", "o")):
             _, key = self.keys(tensor)
@@ -358,7 +358,7 @@ class MappedLayer:
             test = "if (inside) " if tensor == "I" else ""
             count, words = f"&{self.name}_{tensor}_count, TENSOR_{tensor}", self.words(tensor)
             word = f"word_of(p, TENSOR_{tensor}, {at})"
-            lines.append(more + f"{test}count_operand({count}, {words}, {key}, {instance}, {word}, step);")
+            lines.append(deeper + f"{test}count_operand({count}, {words}, {key}, {instance}, {word}, step);")
         lines.append("#endif")
         lines.append(pad + "}")
         while depth > start:

@@ -4,6 +4,7 @@ Shapes: B images, C and K channels, H x W and P x Q pixels.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -129,7 +130,7 @@ def to_wide(step: Step, given: list[Value], at: Arrays, real: Arrays | None) -> 
 
 
 def to_float(step: Step, given: list[Value], at: Arrays, real: Arrays | None) -> Value:
-    kind = np.float64 if real is not None or given[0].dtype == np.float64 else np.float32
+    kind: Any = np.float64 if real is not None or given[0].dtype == np.float64 else np.float32
     return given[0].astype(kind) * kind(2.0 ** -int(at["fraction"]))
 
 

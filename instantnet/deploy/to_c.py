@@ -365,8 +365,8 @@ void instantnet_run(const float *image, float *logits) {{
             values = [_float(one) for one in part.reshape(-1)] if part.dtype.kind == "f" else _integers(part)
             lines.append(f"{start}const {TYPES[str(part.dtype)]} {name}[{part.size}] = {{\n{_wrapped(values)}\n}};")
         for name, (kind, rows) in self.entries.items():
-            values = ", ".join(rows) if kind == "float" else ",\n    ".join(f"{{{one}}}" for one in rows)
-            lines.append(f"const {kind} {name}[{len(rows)}] = {{\n    {values}\n}};")
+            text = ", ".join(rows) if kind == "float" else ",\n    ".join(f"{{{one}}}" for one in rows)
+            lines.append(f"const {kind} {name}[{len(rows)}] = {{\n    {text}\n}};")
         return "\n".join(lines) + "\n"
 
 
