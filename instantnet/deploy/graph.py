@@ -74,8 +74,8 @@ class Graph:
 
     @property
     def bit_widths(self) -> list[int]:
-        """Of the network, those that have codes."""
-        return [bits for bits in self.precision.bit_widths if bits != 32]
+        """Of the network, those that have codes: one width for weights and inputs."""
+        return [bits for bits in self.precision.bit_widths if isinstance(bits, int) and bits != 32]
 
     def quantized(self) -> list[Node]:
         """The layers with quantizers."""

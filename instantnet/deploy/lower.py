@@ -66,7 +66,7 @@ def weights_of(node: Node) -> Weights:
     channels = len(codes.codes)
     scale, zero, offset = (_flat(part, channels) for part in (codes.scale, codes.zero_point, codes.offset))
     if offset.any():  # signed codes, as integer kernels have them
-        middle = 1 << (node.layer.precision.bits - 1)
+        middle = 1 << (node.layer.weight_quantizer.precision.bits - 1)
         offset = offset + (middle - zero) * scale
         zero = np.full_like(zero, middle)
     q = codes.codes.numpy() - zero.reshape(-1, *[1] * (codes.codes.dim() - 1)).astype(np.int64)

@@ -16,7 +16,7 @@ import torch
 from instantnet.deploy import oracle
 from instantnet.deploy.graph import Graph
 from instantnet.deploy.program import Program
-from instantnet.quantizers import FLOAT_BITS
+from instantnet.quantizers import Quantizer
 
 BATCH = 50
 CALLS = 30  # per bit-width, of which latency_ms is the median
@@ -63,14 +63,24 @@ def torch_logits(model: Any, graph: Graph, images: np.ndarray, bits: int) -> np.
     """[n, C] of the switchable network; at 32 bit also of one that has no such bit-width."""
     precision = graph.precision
     before = precision.bits
+    quantizers: list[Any] = []
+    if bits not in precision.bit_widths:
+        quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     try:
         precision.set(bits if bits in precision.bit_widths else precision.bit_widths[-1])
-        if bits == FLOAT_BITS:
-            precision.bits = FLOAT_BITS
+        for quantizer in quantizers:
+            quantizer.forward = _unchanged
         parts = [model(torch.from_numpy(part)).numpy() for part in _batches(images)]
     finally:
         precision.set(before)
+        for quantizer in quantizers:
+            del quantizer.forward
     return np.concatenate(parts)
+
+
+def _unchanged(x: torch.Tensor) -> torch.Tensor:
+    """What a quantizer does at 32 bit."""
+    return x
 
 
 def session_of(model: onnx.ModelProto) -> Any:
