@@ -32,6 +32,7 @@ from instantnet.settings.stages import MapSettings, SearchSettings, TrainSetting
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OWN_NETWORK = ROOT / "docs" / "your_network.md"
+REQUIREMENTS = ROOT / "requirements.txt"
 NEEDS = {"conda", "GPU", "several machines", "Timeloop"}
 BLOCK = re.compile(r"^(?:<!-- needs: (?P<needs>.*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```", re.M | re.S)
 COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:python|instantnet|make|pip|torchrun|conda|source|timeloop-\w+) ")
@@ -151,6 +152,8 @@ def check(words: list[str]) -> None:
             check_make(targets)
         case ["pip", "install", "."]:
             pass  # tests/test_package.py installs it
+        case ["pip", "install", "onnx", "onnxruntime"]:
+            assert {"onnx", "onnxruntime"} <= {line.partition("==")[0] for line in REQUIREMENTS.read_text().split()}
         case ["pip", "install", distribution] if extra := re.fullmatch(r"instantnet\[(\w+)\]", distribution):
             assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text()
         case ["source", file]:

@@ -45,6 +45,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
                         help="folder of the files; an export in it is replaced [default: ckpt/deploy]")  # fmt: skip
     parser.add_argument("--images", type=_count, default=IMAGES, metavar="N",
                         help=f"test images to compare on, or random ones [default: {IMAGES}]")  # fmt: skip
+    parser.add_argument("--network", metavar="FILE:FUNCTION", help="what made the network, where that is code")
     parser.add_argument("--dataset_path", metavar="FOLDER", help="folder of the data set [default: as the file says]")
     parser.add_argument("--map", type=Path, metavar="FILE", help="report.json of AutoMapper: the loops of the C layers")
     parser.add_argument("--float_sums", action="store_true",
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
     from instantnet.formats import read_weights
 
     export.check_folder(arguments.save)
-    file = read_weights(arguments.weights)
+    file = read_weights(arguments.weights, arguments.network)
     network = inference.TrainedNetwork(file)
     assert file.settings is not None
     data = file.data

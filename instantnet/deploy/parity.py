@@ -100,12 +100,12 @@ def onnx_logits(session: Any, images: np.ndarray) -> np.ndarray:
 
 def latencies(sessions: Mapping[int, Any], image: np.ndarray, calls: int = CALLS) -> dict[int, float]:
     """Bit-width -> median milliseconds of processor time for one image [1, 3, H, W]. The sessions take turns, so that
-    whatever else the machine does meets all of them."""
+    whatever else the machine does meets all of them; the first call of a turn, which fetches the weights of this
+    session into the caches, is not measured."""
     taken: dict[int, list[float]] = {bits: [] for bits in sessions}
-    for session in sessions.values():
-        session.run(None, {"image": image})
     for _ in range(calls):
         for bits, session in sessions.items():
+            session.run(None, {"image": image})
             begun = time.process_time()
             session.run(None, {"image": image})
             taken[bits].append(time.process_time() - begun)
