@@ -296,3 +296,18 @@ def test_names_and_widths_of_the_built_in_networks():
     model = build_network({"network": "resnet38"}, network_settings(8, width_mult=0.25), Precision((32,)))
     with pytest.raises(UserError, match="no bit-width below 32"):
         both(model.eval())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bits_of": {"wide": 4}}, "wide: runs at 4 bit while the network is at 8"),
+        ({"quantize_residual": True}, "its quantized additions have no exported form"),
+    ],
+)
+def test_widths_that_an_export_does_not_have_are_named(options, said):
+    example = pictures(2, shape=(3, 8, 9))
+    model = instantnet.switchable(Residual(), [8, 32], quantizer="symmetric", example=example, **options)
+    model(example, num_bits=8)
+    with pytest.raises(UserError, match=said):
+        both(model.eval(), (3, 8, 9))

@@ -39,7 +39,7 @@ class Subject:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     class_names: list[str] = field(default_factory=list)
-    accuracy: Mapping[int, float] = field(default_factory=dict)
+    accuracy: Mapping[int | str, float] = field(default_factory=dict)
     map_report: Path | None = None
 
 

@@ -88,6 +88,10 @@ def graph_of(model: nn.Module, shape: tuple[int, ...]) -> Graph:
     Raises UserError, naming the layer, where an operation has no integer form.
     """
     model = model.eval()
+    if hasattr(model, "residual_additions"):
+        raise UserError(
+            f"{type(model).__name__}: its quantized additions have no exported form; convert without quantize_residual"
+        )
     try:
         traced = fx.GraphModule(model, _Tracer().trace(model))
         example = torch.zeros(2, *shape, dtype=next(model.parameters()).dtype)

@@ -225,6 +225,13 @@ class Numbers:
     def __init__(self, lowering: Lowering, bits: int):
         self.lowering, self.graph, self.steps, self.bits = lowering, lowering.graph, lowering.steps, bits
         nodes = [node for node in self.graph.nodes.values() if node.quantized]
+        for node in nodes:
+            for operand in (node.layer.weight_quantizer, node.layer.input_quantizer):
+                if operand.precision.bits != bits:
+                    raise UserError(
+                        f"{node.name}: runs at {operand.precision.bits} bit while the network is at {bits}; an export "
+                        "has one bit-width for all quantized layers: build the network without bits_of"
+                    )
         self.grids = {node.name: grid_of(node) for node in nodes}
         self.weights = {node.name: weights_of(node) for node in nodes}
         self.bounds: dict[int, np.ndarray] = {}
