@@ -94,7 +94,8 @@ def test_the_test_vectors_of_the_pretrained_network(compiler, tmp_path):
     assert result.returncode and "4 bit, image 0" in result.stdout
 
 
-def test_switching_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize("switches", [20_000, pytest.param(1_000_000, marks=pytest.mark.full)])
+def test_switching_leaves_nothing_behind(switches, tmp_path):
     """After any of many random switches the logits are those of a fresh start."""
     _, program = both(network("derived", "nested"))
     library = Library(program, tmp_path, flags=("-O2",))
@@ -102,11 +103,11 @@ def test_switching_leaves_nothing_behind(tmp_path):
     fresh = {bits: oracle.run(program, images, bits) for bits in program.bit_widths}
     assert np.array_equal(library(images[0]), fresh[program.bit_widths[-1]][0])
     rng, last = np.random.default_rng(0), program.bit_widths[-1]
-    for turn, bits in enumerate(rng.choice([*program.bit_widths, 5], 20_000).tolist()):
+    for turn, bits in enumerate(rng.choice([*program.bit_widths, 5], switches).tolist()):
         switched = library.set_bits(bits)
         assert switched == (-1 if bits == 5 else 0)
         last = last if bits == 5 else bits
-        if turn % 100 == 0:
+        if turn % (switches // 200) == 0:
             image = int(rng.integers(3))
             assert np.array_equal(library(images[image]), fresh[last][image])
 

@@ -42,8 +42,10 @@ def test_a_model_computes_what_torch_does(name):
         assert np.abs(logits(to_onnx.onnx_model(graph, bits), x) - wanted).max() < (1e-5 if bits == 32 else 0.05)
 
 
-@pytest.mark.parametrize("kind", ["resnet38", "mobilenet_v2"])
-@pytest.mark.parametrize("name", ["symmetric", pytest.param("lsq", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("resnet38", "symmetric"), ("mobilenet_v2", "symmetric"), pytest.param("resnet38", "lsq", marks=pytest.mark.full)],
+)
 def test_sums_of_8_bit_stay_near_torch(kind, name):
     """Agreement on every image whose two largest logits are further apart than the largest difference allows."""
     model = network(kind, name)
