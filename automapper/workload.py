@@ -66,6 +66,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """The layers of a search space. fixed: of stem, header and classifier; layers: for every searched layer, operation
+    -> the layers that it runs."""
+
+    fixed: tuple[NetworkLayer, ...]
+    layers: tuple[dict[str, tuple[NetworkLayer, ...]], ...]
+
+    @property
+    def network(self) -> Network:
+        """All of them as one network."""
+        every = [self.fixed, *(layers for row in self.layers for layers in row.values())]
+        return Network("search space", tuple(item for layers in every for item in layers), ())
+
+
+@dataclass(frozen=True)
 class Problem:
     """The unit of the search: a shape at a bit-width. The layer has no name."""
 

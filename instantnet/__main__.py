@@ -4,6 +4,7 @@
   train     stage 2, CDT: its weights, at every bit-width          reads config_train.py  -> ckpt/finetune/weights.pt
   map       stage 3, AutoMapper: mappings, energy, latency, EDP    reads config_map.py    -> ckpt/map/report.json
   cost      what one layer costs on a device with a given mapping  reads a case, a JSON file
+  table     energy and latency of every candidate of a search      reads config_search.py -> the file of --save
 
 A stage reads the config module of the current folder, or else the packaged one.
 """
@@ -25,6 +26,7 @@ COMMANDS = {
     "train": "instantnet.train",
     "map": "automapper.__main__",
     "cost": "hw_model.__main__",
+    "table": "instantnet.table",
 }
 """Command -> module with main(argv). Loaded on demand, because torch takes seconds."""
 

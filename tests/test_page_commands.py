@@ -24,7 +24,7 @@ from automapper.budget import parse_budget
 from automapper.engines import check_engine
 from automapper.objective import parse_objective
 from hw_model import load_device
-from instantnet import train, train_search
+from instantnet import table, train, train_search
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import Stage, from_command_line
 from instantnet.settings.stages import MapSettings, SearchSettings, TrainSettings
@@ -133,6 +133,8 @@ def check(words: list[str]) -> None:
             settings(TrainSettings, rest)
         case ["python", "-m", "automapper", *rest] | ["instantnet", "map", *rest]:
             check_mapping([] if rest == ["--help"] else rest)
+        case ["instantnet", "table", *rest]:
+            table.settings(rest)
         case ["python", "-m", "hw_model", *files] | ["instantnet", "cost", *files]:
             assert all(Path(file).is_file() for file in files[:1])
         case ["python", "-m", "experiments", *rest]:
