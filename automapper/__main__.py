@@ -150,10 +150,13 @@ def with_network_setting(argv: Sequence[str]) -> list[str]:
     """The words of the command line, with `CHECKPOINT` as `--checkpoint CHECKPOINT` and `LAYERS.yaml` as `--network
     LAYERS.yaml`."""
     words = list(argv)
+    switches = {f"--{name}" for name, setting in MapSettings.legal_settings().items() if setting.type is bool}
     position = 0
     free = []
     while position < len(words):
-        if words[position].startswith("--"):
+        if words[position] in switches:  # which need no value
+            position += 2 if words[position + 1 : position + 2] in (["true"], ["false"]) else 1
+        elif words[position].startswith("--"):
             position += 1 if "=" in words[position] or words[position] == "--help" else 2
         elif words[position] == "-h":
             position += 1

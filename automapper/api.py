@@ -25,6 +25,7 @@ from automapper.folder import result_folder, write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import network_of, read_layers
 from automapper.objective import Objective, parse_objective
+from automapper.pareto import Limits, NetworkFront, layer_fronts, network_front
 from automapper.pipelines import Pipelines
 from automapper.published import add_published
 from automapper.report import build_report
@@ -234,12 +235,13 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     bit_widths = chosen_bits(settings["bits"], network)
     problems = distinct_problems(network, bit_widths)
     baselines = _baselines(network, device, settings, bit_widths)
+    limits = Limits(settings["max_latency"], settings["max_energy"])
     progress = progress or Progress()
 
     with interrupt_held_back() as early:
         pipelines = Pipelines(
-            network, bit_widths, device, objective, settings["stages"], seed, *parallel, engine == "random",
-            baselines.own,
+            network, bit_widths, device, objective, 1 if limits else settings["stages"], seed, *parallel,
+            engine == "random", baselines.own,
         )  # fmt: skip
         pipelines.limit_local_search(budget.local_s)
         load_kernels(device)
@@ -261,10 +263,20 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     with interrupt_held_back() as came:
         trade_layers(network, bit_widths, outcome, device, objective, seed, *parallel, engine != "random")
     outcome.interrupted |= bool(came)
+    fronts: dict[Bits, NetworkFront] = {}
+    mappings_for_fronts = 0
+    if settings["pareto"] or limits:
+        of_layers, mappings_for_fronts = layer_fronts(
+            network, bit_widths, outcome, device, seed, *parallel, engine == "random"
+        )
+        fronts = {bits: network_front(network, bits, of_layers) for bits in bit_widths}
+        if limits:
+            outcome.chosen = {bits: limits.choice(front, objective) for bits, front in fronts.items()}
     statistics = {
         "engine": engine,
         "mappings": watch.mappings,
         "mappings_for_pipelines": pipelines.evaluated,
+        "mappings_for_fronts": mappings_for_fronts,
         "seconds": watch.seconds,
         "mappings_per_second": watch.mappings / watch.seconds,
         "seed": seed,
@@ -273,7 +285,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         "convergence": watch.history,
     }
     with interrupt_held_back():
-        content = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, settings)
+        content = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, settings, fronts)
         return Report(content, device)
 
 

@@ -44,6 +44,16 @@ class Found:
         return max(self.gaps) <= CONVERGED
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The mappings that a network runs, in running order, to stay within a limit; met: whether it does; why: a
+    sentence."""
+
+    found: tuple[Found, ...]
+    met: bool
+    why: str
+
+
 @dataclass
 class Outcome:
     """What a run has found so far.
@@ -51,7 +61,8 @@ class Outcome:
     found: the best of every search; a dataflow that admits no mapping is left out. It depends on the search alone.
     mappings: evaluated in all; per_search: bred by each search; seconds: of searching. interrupted: by Ctrl-C;
     goal_met: ended by `after_round`. optima: of the exhaustive engine. traded: (bit-width of the network, problem) ->
-    another mapping that the network runs for a lower total (see trade).
+    another mapping that the network runs for a lower total (see trade). chosen: by bit-width, what the network runs in
+    place of both to stay within a limit.
     """
 
     baselines: Baselines = field(default_factory=Baselines)
@@ -63,6 +74,7 @@ class Outcome:
     goal_met: bool = False
     optima: dict[Problem, Optimum] = field(default_factory=dict)
     traded: dict[tuple[Bits, Problem], Found] = field(default_factory=dict)
+    chosen: dict[Bits, Choice] = field(default_factory=dict)
 
     def has(self, problem: Problem) -> bool:
         """Whether AutoMapper has a mapping of a layer; of every layer once `run_search` has returned."""

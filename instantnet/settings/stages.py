@@ -526,6 +526,13 @@ class MapSettings(Settings):
     goal: Annotated[
         float | None, "stop when the result of every bit-width has an objective (J*s, J, s) of at most this", POSITIVE
     ] = None
+    pareto: Annotated[bool, "search the Pareto front of energy and latency of the network, too"] = False
+    max_latency: Annotated[float | None, "lowest energy within so many s, multi-cycle; none = no limit", POSITIVE] = (
+        None
+    )
+    max_energy: Annotated[float | None, "lowest latency within so many J, multi-cycle; none = no limit", POSITIVE] = (
+        None
+    )
     engine: Annotated[str, "evolution, random, exhaustive, or an engine of yours"] = "evolution"
     budget: Annotated[
         str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
