@@ -12,6 +12,7 @@ C = MapSettings()
 C.checkpoint = "ckpt/finetune"  # weights.pt of stage 2
 C.network = None
 C.device = "eyeriss"  # the paper's kind of device; hw_model/devices has more
+C.sweep = None
 C.bits = []  # all of the checkpoint
 C.batch = 1  # latency of a single image
 C.save = "ckpt/map"  # report.json, report.html, mappings/

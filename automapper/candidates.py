@@ -168,18 +168,13 @@ def table(
         with suppress(UserError):
             return dataclasses.replace(read_table(place), device=name)
     problems = distinct_problems(candidates.network, widths)
+
+    def after_round(outcome: Outcome, share: float) -> bool:
+        progress(share)
+        return False
+
     try:
-        outcome = run_search(
-            problems,
-            built,
-            goal,
-            limit,
-            seed,
-            asked.engine,
-            workers,
-            backend,
-            lambda _, share: progress(share) or False,
-        )
+        outcome = run_search(problems, built, goal, limit, seed, asked.engine, workers, backend, after_round)
     except NoMapping as error:
         raise UserError(
             f"layer {candidates.network.name_of(error.problem)} at {in_words(error.problem.bits)}: no valid mapping on "

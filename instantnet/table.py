@@ -30,7 +30,7 @@ MAPPER = ("device", "bits", "objective", "budget", "seed", "workers", "backend")
 class TableSettings(DataSettings, LoadingSettings, ShapeSettings, PrecisionSettings, MapSettings):
     """`instantnet table`: the sizes of a search's network, and how its layers are mapped."""
 
-    save: Annotated[str | None, "file of the table; none = standard output"] = None
+    save: Annotated[str, "file of the table; empty = standard output"] = ""
 
     @classmethod
     def legal_settings(cls) -> dict[str, Setting]:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sizes, C.device, C.bits, objective=C.objective, budget=C.budget, seed=C.seed, workers=C.workers,
             backend=C.backend, progress=show,
         )  # fmt: skip
-    if C.save is None:
+    if not C.save:
         json.dump(made.to_dict(), sys.stdout, indent=1)
         print()
         return

@@ -21,6 +21,7 @@ import hw_model.__main__ as cost
 from automapper import api
 from automapper.baselines import chosen_baselines
 from automapper.budget import parse_budget
+from automapper.device_grid import read_grid
 from automapper.engines import check_engine
 from automapper.objective import parse_objective
 from hw_model import load_device
@@ -107,6 +108,8 @@ def settings(kind: type[Stage], words: list[str]) -> Stage:
 
 def check_mapping(words: list[str]) -> None:
     C = settings(MapSettings, mapper.with_network_setting(words))
+    if C.sweep is not None:
+        assert read_grid(C.sweep)
     check_engine(C.engine), parse_objective(C.objective, C.delay), parse_budget(C.budget), load_device(C.device)
     chosen_baselines(C.baselines, C.dataflow, C.within, C.fixed_at, C.bits or [4, 8])
 
@@ -183,7 +186,8 @@ def test_a_case_is_costed(page, line, folder, capsys):
 def test_a_list_of_layers_is_mapped(page, line, folder, capsys):
     here = folder(page)
     assert run_here(mapper, *words_of(line)[3:], *QUICK) == 0
-    assert "EDP" in capsys.readouterr().out and (here / "ckpt/map/report.json").is_file()
+    written = "sweep.json" if "--sweep" in line else "report.json"
+    assert "EDP" in capsys.readouterr().out and (here / "ckpt/map" / written).is_file()
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=named)

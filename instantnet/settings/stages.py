@@ -498,6 +498,9 @@ class MapSettings(Settings):
     ] = None
     save: Annotated[str, "folder of the report"] = "ckpt/map"
     device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"] = "eyeriss"
+    sweep: Annotated[
+        str | None, "instead of a device: a device file with lists in place of numbers, every combination"
+    ] = None
     bits: Annotated[
         list[int | str], "bit-widths to map, 8 or w4a8; empty = the checkpoint's, or 4,8,12,16,32", BitWidths()
     ] = []
@@ -542,3 +545,19 @@ class MapSettings(Settings):
     backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"] = (
         "threading"
     )
+
+    def check(self) -> None:
+        super().check()
+        if self.sweep is None:
+            return
+        if "device" in self.named:
+            raise UserError(f"settings device = {self.device} and sweep = {self.sweep}: give one of them")
+        unused = {"pareto": self.pareto, "max_latency": self.max_latency, "max_energy": self.max_energy}
+        unused |= {"within": self.within, "dataflow": self.dataflow, "goal": self.goal}
+        for name, value in unused.items():
+            if value:
+                raise UserError(
+                    f"setting {name}: not with sweep = {self.sweep}, which maps without baselines or limits"
+                )
+        if self.engine != "evolution":
+            raise UserError(f"setting engine = {self.engine}: a sweep has the engine evolution only")

@@ -1,0 +1,243 @@
+"""A network on every device of a grid: energy, latency and on-chip bytes, and which devices no other one beats.
+
+found = automapper.sweep("mobilenet_v2", "grid.yaml", bits=[4, 8])
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from automapper.budget import parse_budget
+from automapper.device_grid import GridDevice, read_grid
+from automapper.evolve import EXPLORE, Evolution
+from automapper.objective import Objective, parse_objective
+from automapper.parallel import run_parallel
+from automapper.plot import Series, plot
+from automapper.report import versions
+from automapper.search import load_kernels
+from automapper.space import Search
+from automapper.terminal import table
+from automapper.workload import Network, distinct_problems, problem_of
+from hw_model import InvalidMapping, evaluate
+from hw_model.widths import Bits, in_words
+from instantnet.engine.errors import UserError
+from instantnet.engine.files import replacing
+from instantnet.settings.stages import MapSettings
+
+FORMAT = 1
+BUDGET = "500"  # mappings per layer and bit-width, where the run names none
+QUANTITIES = ("energy_j", "latency_s", "on_chip_bytes")
+SHOWN = 20  # devices in the table on the terminal
+
+
+def sweep_devices(
+    network: Network,
+    grid: Sequence[GridDevice],
+    bit_widths: Sequence[Bits],
+    settings: Mapping[str, Any],
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> dict[str, Any]:
+    """The content of sweep.json: the network on every device, without baselines, multi-cycle.
+
+    settings: those of MapSettings by name; they become part of the result. progress: called with the devices done, and
+    all. Ctrl-C ends the sweep: the devices done so far are the result.
+
+    Raises UserError where the budget is in seconds, or no device can run the network.
+    """
+    objective, budget = parse_objective(settings["objective"], settings["delay"]), parse_budget(settings["budget"])
+    if budget.mappings is None:
+        raise UserError(f"setting budget = {settings['budget']!r}: of a sweep, a number of mappings")
+    begin, interrupted = time.perf_counter(), False
+    devices: list[dict[str, Any]] = []
+    load_kernels(grid[0].device)
+    workers = settings["workers"] or os.cpu_count() or 1
+    try:
+        for first in range(0, len(grid), 2 * workers):
+            part = grid[first : first + 2 * workers]
+            work = [(one, network, bit_widths, objective, budget.mappings, settings["seed"]) for one in part]
+            devices += run_parallel(_on_device, work, settings["workers"], settings["backend"])
+            progress(len(devices), len(grid))
+    except KeyboardInterrupt:
+        interrupted = True
+    mapped = [one for one in devices if one["error"] is None]
+    if not mapped and not interrupted:
+        raise UserError(f"setting sweep: no device of {len(grid)} runs {network.name}; {devices[0]['error']}")
+    for bits in bit_widths:
+        rows = [one["bit_widths"][str(bits)] | {"on_chip_bytes": one["on_chip_bytes"]} for one in mapped]
+        front = pareto_front(np.array([[row[name] for name in QUANTITIES] for row in rows]).reshape(-1, 3))
+        for one, on_front in zip(mapped, front.tolist(), strict=True):
+            one["bit_widths"][str(bits)]["on_front"] = on_front
+    return {
+        "format": FORMAT,
+        "network": network.name,
+        "bits": list(bit_widths),
+        "objective": objective.name,
+        "devices": devices,
+        "of": len(grid),
+        "interrupted": interrupted,
+        "seconds": time.perf_counter() - begin,
+        "settings": dict(settings),
+        "versions": versions(),
+    }
+
+
+def pareto_front(values: np.ndarray) -> np.ndarray:
+    """[n] bool: which of the points [n, quantities] no other one beats: as good in all, better in one."""
+    beaten = [bool(((values <= one).all(1) & (values < one).any(1)).any()) for one in values]
+    return ~np.array(beaten, bool)
+
+
+def _on_device(
+    one: GridDevice, network: Network, bit_widths: Sequence[Bits], objective: Objective, mappings: int, seed: int
+) -> dict[str, Any]:
+    """An entry of `devices`: energy and latency at every bit-width, or in `error` why there is none."""
+    entry: dict[str, Any] = {
+        "name": one.device.name,
+        "values": one.values,
+        "on_chip_bytes": one.on_chip_bytes,
+        "error": None,
+        "bit_widths": {},
+    }
+    by_shape: dict[Any, list[Search]] = {}
+    for problem in distinct_problems(network, bit_widths):
+        by_shape.setdefault(problem.layer, []).append(Search(problem))
+    costs = {}
+    for searches in by_shape.values():
+        evolution = Evolution(searches, one.device, objective, seed)
+        evolution.advance(max(1, int(EXPLORE * mappings)), EXPLORE).advance(mappings, 1.0)
+        for index, search in enumerate(searches):
+            problem = search.problem
+            try:
+                costs[problem] = evaluate(problem.layer, evolution.best(index), one.device, problem.bits)
+            except InvalidMapping as error:
+                reason = f"layer {network.name_of(problem)} at {in_words(problem.bits)}: {'; '.join(error.reasons)}"
+                return entry | {"error": reason}
+    for bits in bit_widths:
+        of_layers = [costs[problem_of(item, bits)] for item in network.layers]
+        energy_j, latency_s = sum(cost.energy_pj for cost in of_layers) * 1e-12, sum(c.latency_s for c in of_layers)
+        value = objective.value(energy_j, latency_s)
+        entry["bit_widths"][str(bits)] = {
+            "energy_j": energy_j,
+            "latency_s": latency_s,
+            "edp_js": energy_j * latency_s,
+            "objective_value": value,
+        }
+    return entry
+
+
+def summary(sweep: Mapping[str, Any]) -> str:
+    """The table that the command prints: the devices that no other one beats, the lowest objective first."""
+    parts = []
+    for bits in sweep["bits"]:
+        front = _front(sweep, bits)
+        rows = [
+            [
+                one["name"], _values(one), f"{row['energy_j']:.3e}", f"{row['latency_s']:.3e}", f"{row['edp_js']:.3e}",
+                f"{one['on_chip_bytes']:,.0f}",
+            ]
+            for one, row in front[:SHOWN]
+        ]  # fmt: skip
+        more = f"\n{len(front) - SHOWN} more are in sweep.json" if len(front) > SHOWN else ""
+        header = ["device", "values", "energy (J)", "latency (s)", "EDP (J*s)", "on-chip bytes"]
+        count = f"{len(front)} of {len(_mapped(sweep))} devices are beaten by none in energy, latency and on-chip bytes"
+        parts.append(f"{in_words(bits)}: {count}\n{table(header, rows)}{more}")
+    failed = [one for one in sweep["devices"] if one["error"] is not None]
+    if failed:
+        parts.append(f"{len(failed)} devices do not run the network; {failed[0]['name']}: {failed[0]['error']}")
+    return "\n\n".join(parts)
+
+
+def html(sweep: Mapping[str, Any]) -> str:
+    """A page without other files: for every bit-width the devices' energy against latency, and EDP against bytes."""
+    parts = []
+    for bits in sweep["bits"]:
+        every = [(one, one["bit_widths"][str(bits)]) for one in _mapped(sweep)]
+        if not every:
+            continue
+        groups = [("beaten in energy, latency and bytes", False), ("beaten by none", True)]
+        figures = []
+        for x, y, x_label, y_label in (
+            ("latency_s", "energy_j", "latency, s", "energy, J"),
+            ("on_chip_bytes", "edp_js", "on-chip bytes", "EDP, J*s"),
+        ):
+            series = []
+            for label, on_front in groups:
+                chosen = [(one | row, one) for one, row in every if row["on_front"] is on_front]
+                notes = [f"{one['name']}: {_values(one)}" for _, one in chosen]
+                if chosen:
+                    series.append(Series(label, [(row[x], row[y]) for row, _ in chosen], notes, line=False))
+            figures.append(f"<figure>{plot(series, x_label, y_label, log_x=True, log_y=True)}</figure>")
+        parts.append(f"<h2>{escape(in_words(bits))}</h2>{''.join(figures)}")
+    title = escape(f"{sweep['network']} on {len(sweep['devices'])} devices")
+    table_of_front = f"<pre>{escape(summary(sweep))}</pre>"
+    style = "body{font:16px system-ui,sans-serif;max-width:60rem;margin:1rem auto;padding:0 1rem}pre{overflow-x:auto}"
+    style += "figure{max-width:40rem;margin:0}svg .grid{stroke:#d8dee4}"
+    return (
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{style}</style></head>"
+        f"<body><h1>{title}</h1>{''.join(parts)}{table_of_front}</body></html>\n"
+    )
+
+
+def write_sweep(folder: Path, sweep: Mapping[str, Any]) -> None:
+    """Write sweep.json and sweep.html into a folder. Raises UserError where that is not possible."""
+    for name, text in (
+        ("sweep.json", json.dumps(sweep, indent=1, allow_nan=False) + "\n"),
+        ("sweep.html", html(sweep)),
+    ):
+        with replacing(folder / name) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def sweep(
+    network: Any,
+    device: str | os.PathLike | Mapping[str, Any],
+    bits: Bits | Sequence[Bits] | None = None,
+    *,
+    example: Any = None,
+    batch: int = MapSettings.batch,
+    budget: int | str = BUDGET,
+    **settings: Any,
+) -> dict[str, Any]:
+    """`sweep_devices` from Python: the content of sweep.json.
+
+    Args:
+        network, bits, example, batch: as `map_network` takes them.
+        device: a device file with lists in place of numbers, or its content.
+        budget: mappings per layer and bit-width.
+        settings: objective, seed, workers, backend.
+
+    Raises:
+        UserError: as `map_network`, or no device runs the network.
+        hw_model.InputError: the device file is none, or has no list.
+    """
+    from automapper.api import chosen_bits, read_network
+
+    widths = [bits] if isinstance(bits, int | str) else list(bits or ())
+    C = MapSettings().replaced(bits=widths, batch=batch, budget=str(budget), **settings)
+    read = read_network(network, C.batch, example)
+    named = device if isinstance(device, str) else None if isinstance(device, Mapping) else os.fspath(device)
+    return sweep_devices(read, read_grid(device), chosen_bits(C.bits, read), C.to_dict() | {"sweep": named})
+
+
+def _mapped(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [one for one in sweep["devices"] if one["error"] is None]
+
+
+def _front(sweep: Mapping[str, Any], bits: Bits) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """(device, its row) of the front at a bit-width, the lowest objective first."""
+    pairs = [(one, one["bit_widths"][str(bits)]) for one in _mapped(sweep)]
+    return sorted((pair for pair in pairs if pair[1]["on_front"]), key=lambda pair: pair[1]["objective_value"])
+
+
+def _values(one: Mapping[str, Any]) -> str:
+    """`array.x 8, levels.glb.size_bits 819200`."""
+    return ", ".join(f"{name} {'unlimited' if value is None else value}" for name, value in one["values"].items())
