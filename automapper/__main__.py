@@ -102,7 +102,7 @@ def sweep_and_write(C: MapSettings, grid: Sequence[device_grid.GridDevice]) -> N
         )
         with tqdm(total=len(grid), disable=None, leave=False, unit="device") as bar:
             found = device_sweep.sweep_devices(
-                network, grid, bit_widths, C.to_dict() | {"budget": budget}, lambda done, of: bar.update(done - bar.n)
+                network, grid, bit_widths, C.to_dict() | {"budget": budget}, lambda done: bar.update(done - bar.n)
             )
         with interrupt_held_back():
             device_sweep.write_sweep(folder, found)

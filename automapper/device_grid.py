@@ -55,8 +55,10 @@ def read_grid(source: str | os.PathLike | Mapping[str, Any]) -> list[GridDevice]
     Raises InputError: what `load_device` says of one of them, no list at all, more than MOST_DEVICES, or a field in
     `together` that is no list or has another length.
     """
+    name, folder, seen = "device", "", tuple[str, ...]()
+    data: Any
     if isinstance(source, Mapping):
-        name, data, folder, seen = "device", copy.deepcopy(dict(source)), "", ()
+        data = copy.deepcopy(dict(source))
     else:
         name = os.fspath(source)
         data, _ = read_yaml(read_text(name), name)
@@ -72,7 +74,7 @@ def read_grid(source: str | os.PathLike | Mapping[str, Any]) -> list[GridDevice]
     groups = _groups(names, lists, together, name)
     if (count := math.prod(len(lists[group[0]]) for group in groups)) > MOST_DEVICES:
         raise InputError(f"{name}: its lists make {count:,} devices, at most {MOST_DEVICES:,}")
-    found = []
+    found: list[GridDevice] = []
     for places in itertools.product(*(range(len(lists[group[0]])) for group in groups)):
         one, values = copy.deepcopy(data), {}
         for group, i in zip(groups, places, strict=True):

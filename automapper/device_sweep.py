@@ -43,12 +43,12 @@ def sweep_devices(
     grid: Sequence[GridDevice],
     bit_widths: Sequence[Bits],
     settings: Mapping[str, Any],
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    progress: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, Any]:
     """The content of sweep.json: the network on every device, without baselines, multi-cycle.
 
-    settings: those of MapSettings by name; they become part of the result. progress: called with the devices done, and
-    all. Ctrl-C ends the sweep: the devices done so far are the result.
+    settings: those of MapSettings by name; they become part of the result. progress: called with the number of devices
+    done. Ctrl-C ends the sweep: the devices done so far are the result.
 
     Raises UserError where the budget is in seconds, or no device can run the network.
     """
@@ -64,7 +64,7 @@ def sweep_devices(
             part = grid[first : first + 2 * workers]
             work = [(one, network, bit_widths, objective, budget.mappings, settings["seed"]) for one in part]
             devices += run_parallel(_on_device, work, settings["workers"], settings["backend"])
-            progress(len(devices), len(grid))
+            progress(len(devices))
     except KeyboardInterrupt:
         interrupted = True
     mapped = [one for one in devices if one["error"] is None]
