@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from automapper.baselines import Baselines, check_fit, chosen_baselines
 from automapper.budget import parse_budget
-from automapper.engines import check_engine
+from automapper.engines import Engine, check_engine
 from automapper.fixed import add_fixed, fixed_problems
 from automapper.folder import result_folder, write_outputs
 from automapper.interrupt import interrupt_held_back
@@ -33,6 +33,7 @@ from automapper.result import best_of, network_cost, value_of
 from automapper.search import NoMapping, Outcome, load_kernels, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
+from automapper.warm_start import begin_with, read_mappings
 from automapper.workload import Network, distinct_problems
 from hw_model import Device, Layer, load_device
 from hw_model.widths import Bits, in_words, width_order, widths_of
@@ -235,6 +236,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     bit_widths = chosen_bits(settings["bits"], network)
     problems = distinct_problems(network, bit_widths)
     baselines = _baselines(network, device, settings, bit_widths)
+    known = read_mappings(settings["warm_start"]) if settings["warm_start"] else {}
     limits = Limits(settings["max_latency"], settings["max_energy"])
     progress = progress or Progress()
 
@@ -245,11 +247,16 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         )  # fmt: skip
         pipelines.limit_local_search(budget.local_s)
         load_kernels(device)
+    begun: list[int] = []
+
+    def prepare(units: Sequence[Engine]) -> None:
+        begun.append(begin_with(units, known))
+
     watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
     try:
         outcome = run_search(
             problems, device, objective, budget, seed, engine, *parallel, watch.after_round, progress.proved,
-            bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at),
+            bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at), prepare,
         )  # fmt: skip
     except NoMapping as error:
         raise UserError(
@@ -275,6 +282,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     statistics = {
         "engine": engine,
         "mappings": watch.mappings,
+        "warm_starts": sum(begun),
         "mappings_for_pipelines": pipelines.evaluated,
         "mappings_for_fronts": mappings_for_fronts,
         "seconds": watch.seconds,

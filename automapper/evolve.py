@@ -140,6 +140,17 @@ class Evolution:
         """Add a known mapping to search `index`; it joins the pool when the bests are merged."""
         self.kept[index].append((-np.inf, row))
 
+    def know(self, index: int, rows: Sequence[Row]) -> bool:
+        """Begin search `index` with known mappings: the best is its result so far, and all join the pool when the bests
+        are merged. Returns whether one is valid."""
+        for row in rows:
+            f, o, b = (part[None] for part in row)
+            score = float(self._score(f, o, b, np.array([index]))[0])
+            if score < min(self.score[index], INVALID):
+                self._note(index, score, row)
+            self.remember(index, row)
+        return bool(self.score[index] < INVALID)
+
     def step(self, which: np.ndarray | None = None, most: np.ndarray | None = None) -> None:
         """One generation of some searches (default: all), or as much of it as a total of `most` mappings allows. Where
         it is cut does not change the result."""
@@ -359,11 +370,11 @@ class Evolution:
             self.stale[t], self.start_score[t], self.fresh[t] = 0, np.inf, 2
 
 
-def known_row(space: Space, mapping: Mapping, device: Device) -> Row | None:
-    """A known mapping as a row of search 0, where it is inside the constraints of that."""
+def known_row(space: Space, mapping: Mapping, device: Device, index: int = 0) -> Row | None:
+    """A known mapping as a row of search `index`, where it is inside the constraints of that."""
     factors, orders, bypass = encode(mapping, device)
     row = factors, orders[: len(device.levels)], bypass  # searches leave the loops of an axis in one order
-    return row if inside(space, 0, row) else None
+    return row if inside(space, index, row) else None
 
 
 def _writable(array: np.ndarray) -> np.ndarray:

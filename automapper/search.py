@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from automapper.baselines import Baselines
 from automapper.budget import Budget
@@ -118,6 +119,7 @@ def run_search(
     interrupted: bool = False,
     baselines: Baselines | None = None,
     fixed: Sequence[Problem] = (),
+    prepare: Callable[[Sequence[Engine]], Any] = lambda units: None,
 ) -> Outcome:
     """The best mapping of every problem, and inside each dataflow: the built-in ones always, and those of `baselines`.
 
@@ -131,6 +133,7 @@ def run_search(
         after_proof: called with the number of problems that the exhaustive engine has done, and of all.
         interrupted: by Ctrl-C before the start; the first pools are then the outcome.
         fixed: further problems, at another bit-width, that are searched inside the dataflows of the NAME_fixed.
+        prepare: called with the searches of every layer before they begin.
 
     Ctrl-C ends the search too; the outcome is then the best so far.
 
@@ -144,6 +147,7 @@ def run_search(
     with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
         units = [ENGINES[engine](searches, device, objective, seed) for searches in by_shape.values()]
         load_kernels(device)
+        prepare(units)
     for unit in units:
         unit.local_s = seconds_each(budget.local_s, len(units), workers)
     outcome = Outcome(baselines, interrupted=bool(came) or interrupted)

@@ -90,9 +90,14 @@ class Problem:
 
 def problem_of(item: NetworkLayer, bits: Bits) -> Problem:
     """The problem of a layer while the network runs at `bits`."""
-    sizes = item.layer.to_dict()
+    return Problem(nameless(item.layer), item.bits_at(bits))
+
+
+def nameless(layer: Layer) -> Layer:
+    """Its shape."""
+    sizes = layer.to_dict()
     sizes.pop("name", None)
-    return Problem(Layer(**sizes), item.bits_at(bits))
+    return Layer(**sizes)
 
 
 def distinct_problems(network: Network, bit_widths: Sequence[Bits]) -> list[Problem]:

@@ -590,6 +590,9 @@ class MapSettings(Settings):
     max_energy: Annotated[float | None, "lowest latency within so many J, multi-cycle; none = no limit", POSITIVE] = (
         None
     )
+    warm_start: Annotated[
+        str | None, "report.json of another run, or its folder: searches begin with its mappings; none = from scratch"
+    ] = None
     engine: Annotated[str, "evolution, random, exhaustive, or an engine of yours"] = "evolution"
     budget: Annotated[
         str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
@@ -602,12 +605,16 @@ class MapSettings(Settings):
 
     def check(self) -> None:
         super().check()
+        if self.warm_start and self.engine == "random":
+            raise UserError(
+                f"settings warm_start = {self.warm_start} and engine = random: random mappings are the floor"
+            )
         if self.sweep is None:
             return
         if "device" in self.named:
             raise UserError(f"settings device = {self.device} and sweep = {self.sweep}: give one of them")
         unused: dict[str, Any] = {"pareto": self.pareto, "max_latency": self.max_latency, "max_energy": self.max_energy}
-        unused |= {"within": self.within, "dataflow": self.dataflow, "goal": self.goal}
+        unused |= {"warm_start": self.warm_start, "within": self.within, "dataflow": self.dataflow, "goal": self.goal}
         for name, value in unused.items():
             if value:
                 raise UserError(
