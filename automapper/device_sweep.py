@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Mapping as Dictionary
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from automapper.report import versions
 from automapper.search import load_kernels
 from automapper.space import Search
 from automapper.terminal import table
-from automapper.workload import Network, distinct_problems, problem_of
-from hw_model import InvalidMapping, evaluate
+from automapper.warm_start import Known, begin_with
+from automapper.workload import Network, Problem, distinct_problems, problem_of
+from hw_model import Device, InvalidMapping, Layer, Mapping, evaluate
 from hw_model.widths import Bits, in_words
 from instantnet.engine.errors import UserError
 from instantnet.engine.files import replacing
@@ -34,6 +36,7 @@ from instantnet.settings.stages import MapSettings
 
 FORMAT = 1
 BUDGET = "500"  # mappings per layer and bit-width, where the run names none
+CHAIN = 10  # devices; the result does not depend on the number of workers
 QUANTITIES = ("energy_j", "latency_s", "on_chip_bytes")
 SHOWN = 20  # devices in the table on the terminal
 
@@ -42,10 +45,12 @@ def sweep_devices(
     network: Network,
     grid: Sequence[GridDevice],
     bit_widths: Sequence[Bits],
-    settings: Mapping[str, Any],
+    settings: Dictionary[str, Any],
     progress: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, Any]:
     """The content of sweep.json: the network on every device, without baselines, multi-cycle.
+
+    Devices are searched in chains of neighbours: each begins with the mappings found for those before it in its chain.
 
     settings: those of MapSettings by name; they become part of the result. progress: called with the number of devices
     done. Ctrl-C ends the sweep: the devices done so far are the result.
@@ -59,11 +64,13 @@ def sweep_devices(
     devices: list[dict[str, Any]] = []
     load_kernels(grid[0].device)
     workers = settings["workers"] or os.cpu_count() or 1
+    chains = [grid[first : first + CHAIN] for first in range(0, len(grid), CHAIN)]
     try:
-        for first in range(0, len(grid), 2 * workers):
-            part = grid[first : first + 2 * workers]
-            work = [(one, network, bit_widths, objective, budget.mappings, settings["seed"]) for one in part]
-            devices += run_parallel(_on_device, work, settings["workers"], settings["backend"])
+        for first in range(0, len(chains), workers):
+            part = chains[first : first + workers]
+            work = [(chain, network, bit_widths, objective, budget.mappings, settings["seed"]) for chain in part]
+            for done in run_parallel(_on_devices, work, settings["workers"], settings["backend"]):
+                devices += done
             progress(len(devices))
     except KeyboardInterrupt:
         interrupted = True
@@ -95,8 +102,24 @@ def pareto_front(values: np.ndarray) -> np.ndarray:
     return ~np.array(beaten, bool)
 
 
-def _on_device(
-    one: GridDevice, network: Network, bit_widths: Sequence[Bits], objective: Objective, mappings: int, seed: int
+def _on_devices(
+    chain: Sequence[GridDevice], network: Network, bit_widths: Sequence[Bits], objective: Objective, mappings: int,
+    seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The entries of `devices` of a chain."""
+    known: dict[Layer, list[Mapping]] = {}
+    entries = []
+    for one in chain:
+        found = _searched(one.device, distinct_problems(network, bit_widths), objective, mappings, seed, known)
+        for problem, mapping in found.items():
+            if mapping not in (of_layer := known.setdefault(problem.layer, [])):
+                of_layer.append(mapping)
+        entries.append(_entry(one, network, bit_widths, objective, found))
+    return entries
+
+
+def _entry(
+    one: GridDevice, network: Network, bit_widths: Sequence[Bits], objective: Objective, found: dict[Problem, Mapping]
 ) -> dict[str, Any]:
     """An entry of `devices`: energy and latency at every bit-width, or in `error` why there is none."""
     entry: dict[str, Any] = {
@@ -106,20 +129,13 @@ def _on_device(
         "error": None,
         "bit_widths": {},
     }
-    by_shape: dict[Any, list[Search]] = {}
-    for problem in distinct_problems(network, bit_widths):
-        by_shape.setdefault(problem.layer, []).append(Search(problem))
     costs = {}
-    for searches in by_shape.values():
-        evolution = Evolution(searches, one.device, objective, seed)
-        evolution.advance(max(1, int(EXPLORE * mappings)), EXPLORE).advance(mappings, 1.0)
-        for index, search in enumerate(searches):
-            problem = search.problem
-            try:
-                costs[problem] = evaluate(problem.layer, evolution.best(index), one.device, problem.bits)
-            except InvalidMapping as error:
-                reason = f"layer {network.name_of(problem)} at {in_words(problem.bits)}: {'; '.join(error.reasons)}"
-                return entry | {"error": reason}
+    for problem, mapping in found.items():
+        try:
+            costs[problem] = evaluate(problem.layer, mapping, one.device, problem.bits)
+        except InvalidMapping as error:
+            reason = f"layer {network.name_of(problem)} at {in_words(problem.bits)}: {'; '.join(error.reasons)}"
+            return entry | {"error": reason}
     for bits in bit_widths:
         of_layers = [costs[problem_of(item, bits)] for item in network.layers]
         energy_j, latency_s = sum(cost.energy_pj for cost in of_layers) * 1e-12, sum(c.latency_s for c in of_layers)
@@ -133,7 +149,23 @@ def _on_device(
     return entry
 
 
-def summary(sweep: Mapping[str, Any]) -> str:
+def _searched(
+    device: Device, problems: Sequence[Problem], objective: Objective, mappings: int, seed: int, known: Known
+) -> dict[Problem, Mapping]:
+    """The best mapping of every problem, valid or not, from searches that begin with those known."""
+    by_shape: dict[Layer, list[Search]] = {}
+    for problem in problems:
+        by_shape.setdefault(problem.layer, []).append(Search(problem))
+    found = {}
+    for searches in by_shape.values():
+        evolution = Evolution(searches, device, objective, seed)
+        begin_with([evolution], known)
+        evolution.advance(max(1, int(EXPLORE * mappings)), EXPLORE).advance(mappings, 1.0)
+        found |= {search.problem: evolution.best(index) for index, search in enumerate(searches)}
+    return found
+
+
+def summary(sweep: Dictionary[str, Any]) -> str:
     """The table that the command prints: the devices that no other one beats, the lowest objective first."""
     parts = []
     for bits in sweep["bits"]:
@@ -155,7 +187,7 @@ def summary(sweep: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def html(sweep: Mapping[str, Any]) -> str:
+def html(sweep: Dictionary[str, Any]) -> str:
     """A page without other files: for every bit-width the devices' energy against latency, and EDP against bytes."""
     parts = []
     for bits in sweep["bits"]:
@@ -187,7 +219,7 @@ def html(sweep: Mapping[str, Any]) -> str:
     )
 
 
-def write_sweep(folder: Path, sweep: Mapping[str, Any]) -> None:
+def write_sweep(folder: Path, sweep: Dictionary[str, Any]) -> None:
     """Write sweep.json and sweep.html into a folder. Raises UserError where that is not possible."""
     for name, text in (
         ("sweep.json", json.dumps(sweep, indent=1, allow_nan=False) + "\n"),
@@ -199,7 +231,7 @@ def write_sweep(folder: Path, sweep: Mapping[str, Any]) -> None:
 
 def sweep(
     network: Any,
-    device: str | os.PathLike | Mapping[str, Any],
+    device: str | os.PathLike | Dictionary[str, Any],
     bits: Bits | Sequence[Bits] | None = None,
     *,
     example: Any = None,
@@ -224,20 +256,20 @@ def sweep(
     widths = [bits] if isinstance(bits, int | str) else list(bits or ())
     C = MapSettings().replaced(bits=widths, batch=batch, budget=str(budget), **settings)
     read = read_network(network, C.batch, example)
-    named = device if isinstance(device, str) else None if isinstance(device, Mapping) else os.fspath(device)
+    named = device if isinstance(device, str) else None if isinstance(device, Dictionary) else os.fspath(device)
     return sweep_devices(read, read_grid(device), chosen_bits(C.bits, read), C.to_dict() | {"sweep": named})
 
 
-def _mapped(sweep: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _mapped(sweep: Dictionary[str, Any]) -> list[dict[str, Any]]:
     return [one for one in sweep["devices"] if one["error"] is None]
 
 
-def _front(sweep: Mapping[str, Any], bits: Bits) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _front(sweep: Dictionary[str, Any], bits: Bits) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """(device, its row) of the front at a bit-width, the lowest objective first."""
     pairs = [(one, one["bit_widths"][str(bits)]) for one in _mapped(sweep)]
     return sorted((pair for pair in pairs if pair[1]["on_front"]), key=lambda pair: pair[1]["objective_value"])
 
 
-def _values(one: Mapping[str, Any]) -> str:
+def _values(one: Dictionary[str, Any]) -> str:
     """`array.x 8, levels.glb.size_bits 819200`."""
     return ", ".join(f"{name} {'unlimited' if value is None else value}" for name, value in one["values"].items())

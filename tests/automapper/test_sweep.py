@@ -11,6 +11,7 @@ import hw_model
 from automapper.__main__ import main
 from automapper.device_grid import MOST_DEVICES, read_grid
 from automapper.device_sweep import pareto_front
+from automapper.warm_start import begin_with
 from hw_model import InputError, Layer, load_device
 from instantnet.engine.errors import UserError, exit_status
 
@@ -125,8 +126,23 @@ def test_interrupted_it_has_the_devices_done(monkeypatch):
         return [function(*arguments) for arguments in work]
 
     monkeypatch.setattr("automapper.device_sweep.run_parallel", parallel)
+    monkeypatch.setattr("automapper.device_sweep.CHAIN", 2)
     found = automapper.sweep(LAYERS, GRID, 8, budget=10, workers=1)
-    assert found["interrupted"] and len(found["devices"]) == done[0] == 2 and found["of"] == 8
+    assert found["interrupted"] and done == [1] and len(found["devices"]) == 2 and found["of"] == 8
+
+
+def test_a_device_begins_with_the_mappings_of_those_before_it(monkeypatch):
+    seen = []
+
+    def begin(units, known):
+        (unit,) = units
+        before = known.get(unit.searches[0].problem.layer, ())
+        seen.append((unit.device.name, len(before), begin_with(units, known)))
+
+    monkeypatch.setattr("automapper.device_sweep.begin_with", begin)
+    monkeypatch.setattr("automapper.device_sweep.CHAIN", 3)
+    automapper.sweep(LAYERS[:1], {"extends": "eyeriss", "clock_mhz": [100, 200, 300, 400]}, 8, budget=30, workers=1)
+    assert [(known > 0, begun) for _, known, begun in seen] == [(False, 0), (True, 1), (True, 1), (False, 0)]
 
 
 def with_changes(**fields):
