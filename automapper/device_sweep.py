@@ -156,7 +156,7 @@ def _searched(
     by_shape: dict[Layer, list[Search]] = {}
     for problem in problems:
         by_shape.setdefault(problem.layer, []).append(Search(problem))
-    found = {}
+    found: dict[Problem, Mapping] = {}
     for searches in by_shape.values():
         evolution = Evolution(searches, device, objective, seed)
         begin_with([evolution], known)
