@@ -20,9 +20,9 @@ class Architect:
     """Updates alpha by Adam.
 
     model: callable as model(images, num_bits=b), differentiable in alpha. bits: the bit-width that alpha is updated at.
-    expected_flops: L_eff, a scalar differentiable in alpha. flops_weight: lambda, per FLOP. alpha_step: "joint" = one
-    Adam step on the sum; "separate" (released code) = one on the cross-entropy, then one on the FLOPs term. mean: of
-    a tensor over the processes that share a batch.
+    efficiency: L_eff, a scalar differentiable in alpha. flops_weight: lambda, per FLOP where L_eff counts these.
+    alpha_step: "joint" = one Adam step on the sum; "separate" (released code) = one on the cross-entropy, then one on
+    the efficiency term. mean: of a tensor over the processes that share a batch.
 
     loss: (images, labels) -> their cross-entropy; another function of that signature may take its place from outside.
     """
@@ -32,7 +32,7 @@ class Architect:
         model: Callable[..., Tensor],
         alpha: nn.Parameter,
         bits: Bits,
-        expected_flops: Callable[[], Tensor],
+        efficiency: Callable[[], Tensor],
         learning_rate: float,
         betas: Sequence[float],
         flops_weight: float,
@@ -42,7 +42,7 @@ class Architect:
         self.model = model
         self.alpha = alpha
         self.bits = bits
-        self.expected_flops = expected_flops
+        self.efficiency = efficiency
         self.flops_weight = flops_weight
         self.alpha_step = alpha_step
         self.mean = mean
@@ -65,12 +65,12 @@ class Architect:
             cross_entropy = self.loss(images, labels)
         shared = weight * cross_entropy
         if self.alpha_step == "joint":
-            loss = shared + self.flops_weight * self.expected_flops() if self.flops_weight else shared
+            loss = shared + self.flops_weight * self.efficiency() if self.flops_weight else shared
             self._descend(loss)
         else:
             self._descend(shared)
             if self.flops_weight:
-                self._descend(self.flops_weight * self.expected_flops())
+                self._descend(self.flops_weight * self.efficiency())
         return cross_entropy.detach()
 
     def cross_entropy(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -86,7 +86,8 @@ class Architect:
 
 
 def next_flops_weight(flops_weight: float, flops: float, flops_min: float, flops_max: float) -> float:
-    """lambda for the next epoch: halved where the derived network is below flops_min, doubled above flops_max."""
+    """lambda for the next epoch: halved where the derived network is below flops_min, doubled above flops_max; or where
+    its energy, latency or EDP leaves the window of that."""
     if flops < flops_min:
         return flops_weight / 2
     return flops_weight * 2 if flops > flops_max else flops_weight

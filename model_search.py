@@ -102,8 +102,12 @@ class Supernet(Backbone):
 
         Where only some candidates run, all are counted still, by the weights they would have: that costs nothing.
         """
+        return self.ends_flops() + (self.counted_weights() * self.flops_table).sum()
+
+    def counted_weights(self) -> Tensor:
+        """[layers, operations]: by which L_eff counts the candidates, differentiable in alpha."""
         op_weights, probabilities = self._weights_of_pass()
-        return self.ends_flops() + ((op_weights if probabilities is None else probabilities) * self.flops_table).sum()
+        return op_weights if probabilities is None else probabilities
 
     def derived_ops(self) -> list[str]:
         """The most probable operation of every layer."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from instantnet.architect import Architect, next_flops_weight
 from instantnet.dataloader import Batches, DataSet, endless, split_indices
 from instantnet.distill import Cascade
+from instantnet.efficiency import counted_value, efficiency_of, in_words, numbers
 from instantnet.engine.checkpoint import load_weights
 from instantnet.engine.commands import resume_command
 from instantnet.engine.distributed import Processes, joined
@@ -34,7 +35,7 @@ from instantnet.formats import ARCHITECTURE, SEARCH_RUN, header, read_supernet
 from instantnet.kernels import with_kernels
 from instantnet.model_search import Supernet
 from instantnet.quantizers import learned_by_quantizers
-from instantnet.searching import bit_widths_named, build_supernet, new_architect, unreachable_window, validate
+from instantnet.searching import bit_widths_named, build_supernet, new_architect, validate
 from instantnet.selection import Best, report
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
@@ -73,7 +74,9 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
     precision, weights = supernet.precision, supernet.weight_parameters()
     in_training = autocasted(compiled(supernet, C.compile), C.mixed_precision, processes.device)
     optimizer = make_optimizer(weights, C, learned_by_quantizers(supernet))
-    architect = new_architect(C, supernet, in_training, processes.mean)
+    efficiency = efficiency_of(C, supernet, processes.from_main)
+    reachable = efficiency.lines(C)
+    architect = new_architect(C, supernet, in_training, processes.mean, efficiency.loss)
     bit_widths = bit_widths_named(C.weight_bits, precision)
     last_backward = processes.gradient_exchange(weights)
     cascade = Cascade(bit_widths, **C.cascade_arguments(), mean=processes.mean, last_backward=last_backward)
@@ -96,7 +99,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
         best.save_again(run)
         halves = f"{len(weight_batches.indices)} images for weights, {len(alpha_batches.indices)} for alpha"
         announce(log, C, run, "config_search.py", f"search on {data.name}: {halves} ({processes})", data)
-        for line in unreachable_window(supernet, C):
+        for line in reachable:
             log.line(line)
         for epoch in run.epochs():
             supernet.temperature = C.temp_init * C.temp_decay**epoch
@@ -123,11 +126,11 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 run.note(loss, processes.mean_losses(losses, weight))
                 run.note(alpha_loss, processes.mean_losses({architect.bits: cross_entropy}, share))
 
-            flops, flops_weight = supernet.derived_flops(), architect.flops_weight
+            derived, flops_weight = efficiency.derived(), architect.flops_weight
             metrics = {
                 "loss": loss.value(),
                 "alpha_loss": alpha_loss.value(),
-                "flops": flops,
+                **numbers(derived),
                 "flops_weight": flops_weight,
                 "temperature": supernet.temperature,
                 "lr": optimizer.param_groups[0]["lr"],
@@ -137,10 +140,10 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 processes.average_statistics(supernet)
                 unseen = run.unless_stopped(held_out)
                 metrics["accuracy"] = validate(supernet, unseen, bit_widths, C, epoch, processes.total)
-                best.consider(supernet, flops, metrics["accuracy"], epoch, run)
+                best.consider(supernet, derived, metrics["accuracy"], epoch, run)
             if epoch >= C.flops_from:
-                architect.flops_weight = next_flops_weight(flops_weight, flops, C.flops_min, C.flops_max)
-            log.epoch(epoch, metrics, C.nepochs, f"{flops / 1e6:.2f} MFLOPs, lambda {flops_weight:.1e}")
+                architect.flops_weight = next_flops_weight(flops_weight, counted_value(derived), *C.window())
+            log.epoch(epoch, metrics, C.nepochs, f"{in_words(derived)}, lambda {flops_weight:.1e}")
             loss.clear()
             alpha_loss.clear()
         report(best.found, C, log)

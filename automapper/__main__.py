@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from automapper import api
+from automapper import api, device_grid, device_sweep
 from automapper.budget import parse_budget
 from automapper.engines import check_engine
 from automapper.folder import result_folder, write_outputs
@@ -45,6 +45,8 @@ def run(argv: Sequence[str]) -> None:
     C = from_command_line(*configuration(MapSettings), argv, __doc__)
     check_engine(C.engine)  # mistakes first, because networks take seconds to load
     parse_objective(C.objective, C.delay), parse_budget(C.budget)
+    if C.sweep is not None:
+        return sweep_and_write(C, device_grid.read_grid(C.sweep))
     device = load_device(C.device)
     network = read_network(C)
     bit_widths = api.chosen_bits(C.bits, network)
@@ -83,6 +85,30 @@ def search_and_write(
         f"{search['mappings']:,} mappings tried in {search['seconds']:.1f} s ({ended})\n\n{report}\n\n"
         f"wrote {folder}/report.json, report.html (open it in a browser) and mappings/"
     )
+
+
+def sweep_and_write(C: MapSettings, grid: Sequence[device_grid.GridDevice]) -> None:
+    """Map on every device of a grid, say which no other one beats, and write sweep.json and sweep.html."""
+    network = read_network(C)
+    bit_widths = api.chosen_bits(C.bits, network)
+    budget = C.budget if "budget" in C.given else device_sweep.BUDGET
+    with result_folder(C.save, f"setting save = {C.save!r}") as folder, sigterm_interrupts():
+        print(
+            f"{version_line()}\n"
+            f"map {network.name} onto {len(grid)} devices of {C.sweep}\n"
+            f"{len(network.layers)} layers at {list(bit_widths)} bit: on each device "
+            f"{len(distinct_problems(network, bit_widths))} searches of {budget} mappings",
+            flush=True,
+        )
+        with tqdm(total=len(grid), disable=None, leave=False, unit="device") as bar:
+            found = device_sweep.sweep_devices(
+                network, grid, bit_widths, C.to_dict() | {"budget": budget}, lambda done: bar.update(done - bar.n)
+            )
+        with interrupt_held_back():
+            device_sweep.write_sweep(folder, found)
+        ended = f" (interrupted, {len(found['devices'])} of {found['of']} devices)" if found["interrupted"] else ""
+        print(f"{found['seconds']:.1f} s{ended}\n\n{device_sweep.summary(found)}")
+        print(f"\nwrote {folder}/sweep.json and sweep.html (open it in a browser)")
 
 
 class Bar(api.Progress):
@@ -150,10 +176,13 @@ def with_network_setting(argv: Sequence[str]) -> list[str]:
     """The words of the command line, with `CHECKPOINT` as `--checkpoint CHECKPOINT` and `LAYERS.yaml` as `--network
     LAYERS.yaml`."""
     words = list(argv)
+    switches = {f"--{name}" for name, setting in MapSettings.legal_settings().items() if setting.type is bool}
     position = 0
     free = []
     while position < len(words):
-        if words[position].startswith("--"):
+        if words[position] in switches:  # which need no value
+            position += 2 if words[position + 1 : position + 2] in (["true"], ["false"]) else 1
+        elif words[position].startswith("--"):
             position += 1 if "=" in words[position] or words[position] == "--help" else 2
         elif words[position] == "-h":
             position += 1

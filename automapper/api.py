@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from automapper.baselines import Baselines, check_fit, chosen_baselines
 from automapper.budget import parse_budget
-from automapper.engines import check_engine
+from automapper.engines import Engine, check_engine
 from automapper.fixed import add_fixed, fixed_problems
 from automapper.folder import result_folder, write_outputs
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import network_of, read_layers
 from automapper.objective import Objective, parse_objective
+from automapper.pareto import Limits, NetworkFront, layer_fronts, network_front
 from automapper.pipelines import Pipelines
 from automapper.published import add_published
 from automapper.report import build_report
@@ -32,6 +33,7 @@ from automapper.result import best_of, network_cost, value_of
 from automapper.search import NoMapping, Outcome, load_kernels, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
+from automapper.warm_start import begin_with, read_mappings
 from automapper.workload import Network, distinct_problems
 from hw_model import Device, Layer, load_device
 from hw_model.widths import Bits, in_words, width_order, widths_of
@@ -234,20 +236,27 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     bit_widths = chosen_bits(settings["bits"], network)
     problems = distinct_problems(network, bit_widths)
     baselines = _baselines(network, device, settings, bit_widths)
+    known = read_mappings(settings["warm_start"]) if settings["warm_start"] else {}
+    limits = Limits(settings["max_latency"], settings["max_energy"])
     progress = progress or Progress()
 
     with interrupt_held_back() as early:
         pipelines = Pipelines(
-            network, bit_widths, device, objective, settings["stages"], seed, *parallel, engine == "random",
-            baselines.own,
+            network, bit_widths, device, objective, 1 if limits else settings["stages"], seed, *parallel,
+            engine == "random", baselines.own,
         )  # fmt: skip
         pipelines.limit_local_search(budget.local_s)
         load_kernels(device)
+    begun: list[int] = []
+
+    def prepare(units: Sequence[Engine]) -> None:
+        begun.append(begin_with(units, known))
+
     watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
     try:
         outcome = run_search(
             problems, device, objective, budget, seed, engine, *parallel, watch.after_round, progress.proved,
-            bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at),
+            bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at), prepare,
         )  # fmt: skip
     except NoMapping as error:
         raise UserError(
@@ -261,10 +270,21 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     with interrupt_held_back() as came:
         trade_layers(network, bit_widths, outcome, device, objective, seed, *parallel, engine != "random")
     outcome.interrupted |= bool(came)
+    fronts: dict[Bits, NetworkFront] = {}
+    mappings_for_fronts = 0
+    if settings["pareto"] or limits:
+        of_layers, mappings_for_fronts = layer_fronts(
+            network, bit_widths, outcome, device, seed, *parallel, engine == "random"
+        )
+        fronts = {bits: network_front(network, bits, of_layers) for bits in bit_widths}
+        if limits:
+            outcome.chosen = {bits: limits.choice(front, objective) for bits, front in fronts.items()}
     statistics = {
         "engine": engine,
         "mappings": watch.mappings,
+        "warm_starts": sum(begun),
         "mappings_for_pipelines": pipelines.evaluated,
+        "mappings_for_fronts": mappings_for_fronts,
         "seconds": watch.seconds,
         "mappings_per_second": watch.mappings / watch.seconds,
         "seed": seed,
@@ -273,7 +293,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         "convergence": watch.history,
     }
     with interrupt_held_back():
-        content = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, settings)
+        content = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, settings, fronts)
         return Report(content, device)
 
 

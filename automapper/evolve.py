@@ -22,10 +22,11 @@ from dataclasses import astuple, replace
 import numpy as np
 
 from automapper import breed
+from automapper.legal import Space
 from automapper.local import Row, double_steps, single_steps
 from automapper.objective import Scoring
 from automapper.space import Search, build_space, inside, on_single_axes
-from hw_model import Device, Mapping, decode, evaluate_batch
+from hw_model import BatchCost, Device, Mapping, decode, encode, evaluate_batch
 
 PARENTS, CHILDREN = 48, 80  # of a pool of 128, the worst 80 are dropped each generation
 PATIENCE = 8  # generations without improvement before a pool restarts: many short starts beat few long ones
@@ -138,6 +139,17 @@ class Evolution:
     def remember(self, index: int, row: Row) -> None:
         """Add a known mapping to search `index`; it joins the pool when the bests are merged."""
         self.kept[index].append((-np.inf, row))
+
+    def know(self, index: int, rows: Sequence[Row]) -> bool:
+        """Begin search `index` with known mappings: the best is its result so far, and all join the pool when the bests
+        are merged. Returns whether one is valid."""
+        for row in rows:
+            f, o, b = (part[None] for part in row)
+            score = float(self._score(f, o, b, np.array([index]))[0])
+            if score < min(self.score[index], INVALID):
+                self._note(index, score, row)
+            self.remember(index, row)
+        return bool(self.score[index] < INVALID)
 
     def step(self, which: np.ndarray | None = None, most: np.ndarray | None = None) -> None:
         """One generation of some searches (default: all), or as much of it as a total of `most` mappings allows. Where
@@ -291,8 +303,12 @@ class Evolution:
         self.evaluated += len(which)
         problem = np.asarray(which, np.int32)
         cost = evaluate_batch(layers, f, o, self.device, bits, bypass=b, problem=problem, threads=1)
+        self.see(cost, (f, o, b))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(cost.valid, self.objective.score(cost.energy_pj, cost.cycles), INVALID + cost.violation)
+
+    def see(self, cost: BatchCost, rows: Row) -> None:
+        """Called with every mapping that is costed, for subclasses."""
 
     def _rank(self, which: np.ndarray) -> None:
         """Stable sort by score. Duplicates of a cost after the first move to the end; the newest counts as the first,
@@ -352,6 +368,13 @@ class Evolution:
             self.kept[t] = sorted([*self.kept[t], (score[i], self._row(t, first[i]))], key=lambda pair: pair[0])[:KEPT]
             self.starts[t].append(float(score[i]))
             self.stale[t], self.start_score[t], self.fresh[t] = 0, np.inf, 2
+
+
+def known_row(space: Space, mapping: Mapping, device: Device, index: int = 0) -> Row | None:
+    """A known mapping as a row of search `index`, where it is inside the constraints of that."""
+    factors, orders, bypass = encode(mapping, device)
+    row = factors, orders[: len(device.levels)], bypass  # searches leave the loops of an axis in one order
+    return row if inside(space, index, row) else None
 
 
 def _writable(array: np.ndarray) -> np.ndarray:

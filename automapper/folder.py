@@ -17,7 +17,7 @@ from hw_model import Device, InputError, Layer, evaluate, partition
 from hw_model import Mapping as LoopMapping
 from hw_model.loop_nest import loop_nest
 from hw_model.timeloop import export_timeloop, write_timeloop
-from hw_model.widths import in_words
+from hw_model.widths import Bits, in_words
 from instantnet.engine.errors import UserError
 from instantnet.engine.files import refuse_link
 from instantnet.engine.folders import owned
@@ -125,8 +125,9 @@ def _folder_name(row: Mapping[str, Any]) -> str:
 
 
 def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> None:
-    """mappings/<bits>bit/<layer>.txt: loop nest and cost; .json: the case for `python -m hw_model`; and in a folder
-    <layer>.timeloop Timeloop's inputs, where its format can say the mapping; pipeline/ the stages, where one won."""
+    """mappings/<bits>bit/<layer>.txt: loop nest and cost; .in_network.txt: those of another mapping that the network
+    runs; .json: the case for `python -m hw_model`; and in a folder <layer>.timeloop Timeloop's inputs, where its format
+    can say the mapping; pipeline/ the stages, where one won."""
     for row in report["bit_widths"]:
         place = folder / _folder_name(row)
         place.mkdir(parents=True)
@@ -135,10 +136,14 @@ def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> 
         for index, layer in enumerate(row["layers"]):
             shape, mapping = Layer(name=layer["name"], **layer["dims"]), LoopMapping.from_dict(layer["mapping"])
             name = f"{index:03}.{_file_name(layer['name'])}"
-            cost = evaluate(shape, mapping, device, layer["bits"])
-            nest = loop_nest(shape, mapping, device, layer["bits"])
             head = f"{layer['name']} on {device.name}, {in_words(layer['bits'])}"
-            (place / f"{name}.txt").write_text(f"{head}\n\n{nest}\n\n{cost}\n", "utf-8", "backslashreplace")
+            texts = {f"{name}.txt": _text(head, shape, mapping, device, layer["bits"])}
+            if "in_network" in layer:
+                runs = LoopMapping.from_dict(layer["in_network"]["mapping"])
+                head += ", as the network runs it"
+                texts[f"{name}.in_network.txt"] = _text(head, shape, runs, device, layer["bits"])
+            for file, text in texts.items():
+                (place / file).write_text(text, "utf-8", "backslashreplace")
             case = {"layer": shape.to_dict(), "device": report["settings"]["device"], "bits": layer["bits"]}
             (place / f"{name}.json").write_text(
                 json.dumps({**case, "mapping": layer["mapping"]}) + "\n", encoding="utf-8"
@@ -158,10 +163,15 @@ def _write_stages(place: Path, row: Mapping[str, Any], device: Device) -> None:
         for index, layer in enumerate(stage["layers"]):
             shape, mapping, bits = next(shapes), LoopMapping.from_dict(layer["mapping"]), layer["bits"]
             head = f"{shape.name} in stage {number} on {part.name}, {in_words(bits)}"
-            text = f"{head}\n\n{loop_nest(shape, mapping, part, bits)}\n\n{evaluate(shape, mapping, part, bits)}\n"
+            text = _text(head, shape, mapping, part, bits)
             (place / f"stage{number}.{index:03}.{_file_name(shape.name)}.txt").write_text(
                 text, "utf-8", "backslashreplace"
             )
+
+
+def _text(head: str, layer: Layer, mapping: LoopMapping, device: Device, bits: Bits) -> str:
+    """Loop nest and cost under a heading."""
+    return f"{head}\n\n{loop_nest(layer, mapping, device, bits)}\n\n{evaluate(layer, mapping, device, bits)}\n"
 
 
 def _file_name(name: str) -> str:

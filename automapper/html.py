@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from automapper.plot import COLOURS, Series, plot
-from automapper.terminal import modes, notes
+from automapper.terminal import fronts, modes, notes
 from automapper.workload import unmapped_lines
 from hw_model import DIMS, TENSORS, Device, Layer
 from hw_model import Mapping as LoopMapping
@@ -31,8 +31,9 @@ def render(report: Mapping[str, Any], device: Device) -> str:
         macs=sum(math.prod(layer["dims"][d] for d in DIMS) for layer in report["bit_widths"][0]["layers"]),
         accuracy_plot=accuracy_plot(report),
         convergence_plot=convergence_plot(report),
+        pareto_plot=pareto_plot(report),
         dataflows=_baselines(report),
-        notes=[*notes(report), *modes(report), *unmapped_lines(report["unmapped"])],
+        notes=[*notes(report), *modes(report), *fronts(report), *unmapped_lines(report["unmapped"])],
     )
 
 
@@ -78,6 +79,19 @@ def accuracy_plot(report: Mapping[str, Any]) -> str:
     if known:
         return plot(series, quantity, "accuracy, %", log_x=True, y_most=100)
     return plot(series, "bit-width", quantity, log_y=True)
+
+
+def pareto_plot(report: Mapping[str, Any]) -> str:
+    """Energy against latency: the Pareto front of every bit-width; nothing where none was searched."""
+    series = []
+    for row in report["bit_widths"]:
+        if "pareto" not in row:
+            continue
+        points = row["pareto"]["points"]
+        notes = [f"{one['latency_s']:.3e} s, {one['energy_j']:.3e} J, EDP {one['edp_js']:.3e} J*s" for one in points]
+        notes[row["pareto"]["lowest_edp"]] += ", the lowest"
+        series.append(Series(in_words(row["bits"]), [(one["latency_s"], one["energy_j"]) for one in points], notes))
+    return plot(series, "latency, s", "energy, J", log_x=True, log_y=True) if series else ""
 
 
 def _axis_label(report: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ recorded, whether a module or a function called it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,14 +21,15 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from automapper.shapes import NoLayer, convolution, linear, product, renamed, transposed_convolution
 from automapper.torch_operations import ATTENTION, CREATES, HANDLED, KINDS, MOVES, PRODUCTS, REFUSED
-from automapper.workload import Network, NetworkLayer, Unmapped
+from automapper.workload import Candidates, Network, NetworkLayer, Unmapped
 from hw_model import InputError, Layer
 from hw_model.widths import Bits
 from instantnet.engine.checkpoint import load_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.formats import read_architecture, read_weights
 from instantnet.networks.named import float_network, torchvision_model, without_memory
-from instantnet.quantize import FLOAT_BITS, SwitchableLayer
+from instantnet.operations import OPERATIONS, Backbone, Geometry
+from instantnet.quantize import FLOAT_BITS, Precision, SwitchableLayer
 
 IMAGE_SIZE = {"inception_v3": (299, 299)}  # of torchvision's models; all others 224 x 224
 EXPECTED = "weights.pt of train.py or arch.pt of train_search.py"
@@ -117,6 +119,24 @@ def load_named(name: str, batch: int) -> Network:
             shape = [batch, 3, *size]
             raise UserError(f"setting network = {name!r}: it does not run on images {shape} ({reason})") from error
     return Network(name, layers, (), {}, unmapped)
+
+
+def load_candidates(settings: Mapping[str, Any]) -> Candidates:
+    """The layers of every candidate operation in a search space, for one image.
+
+    settings: the sizes of its networks, by the names of `Geometry`.
+    """
+    geometry = Geometry.from_settings(settings)
+    candidates = Candidates((), tuple({} for _ in range(geometry.num_layers)))
+    for op, build in OPERATIONS.items():
+        precision = Precision([FLOAT_BITS])  # nothing is quantized, so there is less to record
+        with torch.device("meta"):
+            network = Backbone(geometry, precision, [build(*shape, precision) for shape in geometry.layers()])
+            layers, _ = capture(network, torch.zeros(1, 3, geometry.image_height, geometry.image_width))
+        candidates = replace(candidates, fixed=tuple(one for one in layers if not one.layer.name.startswith("cells.")))
+        for index, row in enumerate(candidates.layers):
+            row[op] = tuple(one for one in layers if one.layer.name.startswith(f"cells.{index}."))
+    return candidates
 
 
 def load_torchvision(name: str, batch: int) -> Network:

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
+
 import instantnet
 from automapper import published
 from automapper.dataflows import Dataflow, built_in, why_none
 from automapper.evolve import CONVERGED
 from automapper.exhaustive import Optimum
 from automapper.objective import Objective
+from automapper.pareto import NetworkFront
 from automapper.pipelines import Pipeline, Pipelines
 from automapper.result import Result, baseline_of, best_of, result_at, value_of
 from automapper.search import Found, Outcome
@@ -23,6 +26,7 @@ from instantnet.engine.version import commit
 
 FORMAT = 1
 TIE = 1e-9  # EDPs that differ by less are the same
+POINTS = 100  # of a Pareto front that a report shows, at most, besides the one with the lowest EDP
 
 
 def build_report(
@@ -34,6 +38,7 @@ def build_report(
     pipelines: Pipelines,
     search: Mapping[str, Any],
     settings: Mapping[str, Any],
+    fronts: Mapping[Bits, NetworkFront] | None = None,
 ) -> dict[str, Any]:
     """The content of report.json. search: mappings, seconds, mappings_per_second, seed, ... ; settings: those of the
     run, of which `device` is the name or path that hw_model loads.
@@ -55,7 +60,11 @@ def build_report(
         "objective": objective.name,
         "minimised": objective.quantity,
         "within": outcome.baselines.own_name,
-        "bit_widths": [_bit_width(network, bits, outcome, pipelines, objective, device) for bits in bit_widths],
+        "bit_widths": [
+            _bit_width(network, bits, outcome, pipelines, objective, device)
+            | (_pareto(fronts[bits], objective) if fronts else {})
+            for bits in bit_widths
+        ],
         "unmapped": network.unmapped_report(),
         "search": dict(search),
         "settings": dict(settings),
@@ -75,6 +84,8 @@ def _bit_width(
         entry, note = _baseline(network, bits, outcome, name, result, objective, device)
         baselines |= {name: entry} if entry else {}
         notes |= {name: note} if note else {}
+    chosen = outcome.chosen.get(bits)
+    runs = best_of(network, bits, outcome)
     return {
         "bits": bits,
         "accuracy": network.accuracy.get(bits),
@@ -82,12 +93,36 @@ def _bit_width(
         "interval_s": result.chosen.interval_s,
         "mode": result.mode,
         "why": result.why,
+        **({"within_limits": chosen.met} if chosen else {}),
         "utilisation": result.chosen.total.utilisation,
         "baselines": baselines,
         "baseline_notes": notes,
         "multi_cycle": {**_totals(result.multi_cycle, objective), "interval_s": result.multi_cycle.interval_s},
         "pipeline": _pipeline(pipeline, network, objective, device) if pipeline else None,
-        "layers": [_layer(item, bits, outcome, objective) for item in network.layers],
+        "layers": [_layer(item, bits, outcome, objective, one) for item, one in zip(network.layers, runs, strict=True)],
+    }
+
+
+def _pareto(front: NetworkFront, objective: Objective) -> dict[str, Any]:
+    energy_j, latency_s = front.energy_pj * 1e-12, front.latency_s()
+    best = front.best(lambda energy, latency: energy * latency)
+    even = np.linspace(0, len(front) - 1, min(len(front), POINTS)).round().astype(int)
+    points = sorted({*even.tolist(), best})
+    return {
+        "pareto": {
+            "size": len(front),
+            "lowest_edp": points.index(best),
+            "points": [
+                {
+                    "energy_j": float(energy_j[point]),
+                    "latency_s": float(latency_s[point]),
+                    "edp_js": float(energy_j[point] * latency_s[point]),
+                    "choices": front.choices(point),
+                }
+                for point in points
+            ],
+            "layers": [[_mapped(found, objective) for found in options] for options in front.options],
+        }
     }
 
 
@@ -159,7 +194,8 @@ def _pipeline(pipeline: Pipeline, network: Network, objective: Objective, device
     return {**_totals(pipeline.cost, objective), "interval_s": pipeline.cost.interval_s, "stages": stages}
 
 
-def _layer(item: NetworkLayer, bits: Bits, outcome: Outcome, objective: Objective) -> dict[str, Any]:
+def _layer(item: NetworkLayer, bits: Bits, outcome: Outcome, objective: Objective, runs: Found) -> dict[str, Any]:
+    """runs: what the network runs at this layer."""
     problem = problem_of(item, bits)
     best = outcome.own(problem)
     baselines = {}
@@ -175,7 +211,7 @@ def _layer(item: NetworkLayer, bits: Bits, outcome: Outcome, objective: Objectiv
                 **(improvements(best.cost, found.cost, objective) if converged else {}),
                 "mapping": found.mapping.to_dict(),
             }
-    traded = outcome.traded.get((bits, problem))
+    traded = runs.mapping != best.mapping
     return {
         "name": item.layer.name,
         "bits": problem.bits,
@@ -184,8 +220,8 @@ def _layer(item: NetworkLayer, bits: Bits, outcome: Outcome, objective: Objectiv
         **(_proof(outcome.optima[problem], best, objective) if problem in outcome.optima else {}),
         "converged": best.converged,
         "winner": _winner(best, baselines, objective),
-        "traded": traded is not None,
-        **({"in_network": _mapped(traded, objective)} if traded else {}),
+        "traded": traded,
+        **({"in_network": _mapped(runs, objective)} if traded else {}),
         "baselines": baselines,
         "cost": best.cost.to_dict(),
     }

@@ -28,6 +28,8 @@ class Result:
 
 def best_of(network: Network, bits: Bits, outcome: Outcome) -> list[Found]:
     """The mapping of every layer as the network runs it, in running order. KeyError while a layer has none."""
+    if bits in outcome.chosen:
+        return list(outcome.chosen[bits].found)
     return [outcome.best(problem_of(item, bits), bits) for item in network.layers]
 
 
@@ -58,6 +60,8 @@ def result_at(
     """The result at a bit-width, of an outcome that has a mapping for every layer. why_not: there is no pipeline."""
     total = multi_cycle([found.cost for found in best_of(network, bits, outcome)])
     alone = value_of(objective, total)
+    if bits in outcome.chosen:
+        return Result("multi-cycle", total, alone, total, None, outcome.chosen[bits].why)
     if pipeline is None:
         return Result("multi-cycle", total, alone, total, None, f"no pipeline: {why_not}")
     cost = pipeline.cost

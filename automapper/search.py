@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from automapper.baselines import Baselines
 from automapper.budget import Budget
@@ -44,6 +45,16 @@ class Found:
         return max(self.gaps) <= CONVERGED
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The mappings that a network runs, in running order, to stay within a limit; met: whether it does; why: a
+    sentence."""
+
+    found: tuple[Found, ...]
+    met: bool
+    why: str
+
+
 @dataclass
 class Outcome:
     """What a run has found so far.
@@ -51,7 +62,8 @@ class Outcome:
     found: the best of every search; a dataflow that admits no mapping is left out. It depends on the search alone.
     mappings: evaluated in all; per_search: bred by each search; seconds: of searching. interrupted: by Ctrl-C;
     goal_met: ended by `after_round`. optima: of the exhaustive engine. traded: (bit-width of the network, problem) ->
-    another mapping that the network runs for a lower total (see trade).
+    another mapping that the network runs for a lower total (see trade). chosen: by bit-width, what the network runs in
+    place of both to stay within a limit.
     """
 
     baselines: Baselines = field(default_factory=Baselines)
@@ -63,6 +75,7 @@ class Outcome:
     goal_met: bool = False
     optima: dict[Problem, Optimum] = field(default_factory=dict)
     traded: dict[tuple[Bits, Problem], Found] = field(default_factory=dict)
+    chosen: dict[Bits, Choice] = field(default_factory=dict)
 
     def has(self, problem: Problem) -> bool:
         """Whether AutoMapper has a mapping of a layer; of every layer once `run_search` has returned."""
@@ -106,6 +119,7 @@ def run_search(
     interrupted: bool = False,
     baselines: Baselines | None = None,
     fixed: Sequence[Problem] = (),
+    prepare: Callable[[Sequence[Engine]], Any] = lambda units: None,
 ) -> Outcome:
     """The best mapping of every problem, and inside each dataflow: the built-in ones always, and those of `baselines`.
 
@@ -119,6 +133,7 @@ def run_search(
         after_proof: called with the number of problems that the exhaustive engine has done, and of all.
         interrupted: by Ctrl-C before the start; the first pools are then the outcome.
         fixed: further problems, at another bit-width, that are searched inside the dataflows of the NAME_fixed.
+        prepare: called with the searches of every layer before they begin.
 
     Ctrl-C ends the search too; the outcome is then the best so far.
 
@@ -132,6 +147,7 @@ def run_search(
     with interrupt_held_back() as came:  # the first pools hold what an interrupted search reports
         units = [ENGINES[engine](searches, device, objective, seed) for searches in by_shape.values()]
         load_kernels(device)
+        prepare(units)
     for unit in units:
         unit.local_s = seconds_each(budget.local_s, len(units), workers)
     outcome = Outcome(baselines, interrupted=bool(came) or interrupted)

@@ -33,6 +33,7 @@ def summary(report: Mapping[str, Any]) -> str:
         *([f"AutoMapper itself stays within {report['within']}"] if report["within"] else []),
         *notes(report),
         *modes(report),
+        *fronts(report),
         *unmapped_lines(report["unmapped"]),
     ]
     return "\n".join(lines)
@@ -40,13 +41,27 @@ def summary(report: Mapping[str, Any]) -> str:
 
 def modes(report: Mapping[str, Any]) -> list[str]:
     """Which mode won at which bit-widths, and why, with the numbers of the lowest of them."""
-    lines = []
+    lines = [f"{in_words(row['bits'])}: {row['why']}" for row in report["bit_widths"] if "within_limits" in row]
     for mode in ("multi-cycle", "pipeline"):
-        chosen = [row for row in report["bit_widths"] if row["mode"] == mode]
+        chosen = [row for row in report["bit_widths"] if row["mode"] == mode and "within_limits" not in row]
         if chosen:
             bits = _widths([row["bits"] for row in chosen])
             of = f" ({in_words(chosen[0]['bits'])})" if len(chosen) > 1 and chosen[0]["pipeline"] else ""
             lines.append(f"{mode} at {bits}: {chosen[0]['why']}{of}")
+    return lines
+
+
+def fronts(report: Mapping[str, Any]) -> list[str]:
+    """The Pareto front of every bit-width: its ends, and its point with the lowest EDP."""
+    lines = []
+    for row in report["bit_widths"]:
+        if "pareto" in row:
+            points = row["pareto"]["points"]
+            places = [f"{one['latency_s']:.3e} s, {one['energy_j']:.3e} J" for one in (points[0], points[-1])]
+            ends = f"{places[0]} to {places[1]}" if len(points) > 1 else places[0]
+            edp = points[row["pareto"]["lowest_edp"]]["edp_js"]
+            size = f"{row['pareto']['size']:,} point{'s'[: row['pareto']['size'] > 1]}"
+            lines.append(f"Pareto front at {in_words(row['bits'])}: {size}, {ends}; lowest EDP {edp:.3e} J*s")
     return lines
 
 

@@ -23,13 +23,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automapper.evolve import EXPLORE, Evolution
+from automapper.evolve import EXPLORE, Evolution, known_row
 from automapper.objective import LEAST, Objective
 from automapper.parallel import run_parallel
 from automapper.search import Found, Outcome
-from automapper.space import Search, inside
+from automapper.space import Search
 from automapper.workload import Network, Problem, problem_of
-from hw_model import Device, InvalidMapping, Mapping, encode, evaluate
+from hw_model import Device, InvalidMapping, Mapping, evaluate
 from hw_model.widths import Bits, is_wider, width_order
 from instantnet.settings.stages import MapSettings
 
@@ -287,9 +287,7 @@ def _search_again(
 ) -> Found | None:
     evolution = Evolution([search], device, contribution, seed)
     for mapping in known:
-        factors, orders, bypass = encode(mapping, device)
-        row = factors, orders[: len(device.levels)], bypass  # searches leave the loops of an axis in one order
-        if inside(evolution.space, 0, row):
+        if (row := known_row(evolution.space, mapping, device)) is not None:
             evolution.remember(0, row)
     evolution.advance(int(EXPLORE * mappings), EXPLORE).advance(mappings, 1.0)
     mapping = evolution.best(0)

@@ -66,6 +66,21 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """The layers of a search space. fixed: of stem, header and classifier; layers: for every searched layer, operation
+    -> the layers that it runs."""
+
+    fixed: tuple[NetworkLayer, ...]
+    layers: tuple[dict[str, tuple[NetworkLayer, ...]], ...]
+
+    @property
+    def network(self) -> Network:
+        """All of them as one network."""
+        every = [self.fixed, *(layers for row in self.layers for layers in row.values())]
+        return Network("search space", tuple(item for layers in every for item in layers), ())
+
+
+@dataclass(frozen=True)
 class Problem:
     """The unit of the search: a shape at a bit-width. The layer has no name."""
 
@@ -75,9 +90,14 @@ class Problem:
 
 def problem_of(item: NetworkLayer, bits: Bits) -> Problem:
     """The problem of a layer while the network runs at `bits`."""
-    sizes = item.layer.to_dict()
+    return Problem(nameless(item.layer), item.bits_at(bits))
+
+
+def nameless(layer: Layer) -> Layer:
+    """Its shape."""
+    sizes = layer.to_dict()
     sizes.pop("name", None)
-    return Problem(Layer(**sizes), item.bits_at(bits))
+    return Layer(**sizes)
 
 
 def distinct_problems(network: Network, bit_widths: Sequence[Bits]) -> list[Problem]:

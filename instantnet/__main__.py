@@ -5,6 +5,7 @@
   map       stage 3, AutoMapper: mappings, energy, latency, EDP    reads config_map.py    -> ckpt/map/report.json
   deploy    a trained network as integers, ONNX and C             reads weights.pt       -> ckpt/deploy/
   cost      what one layer costs on a device with a given mapping  reads a case, a JSON file
+  table     energy and latency of every candidate of a search      reads config_search.py -> the file of --save
 
 A stage reads the config module of the current folder, or else the packaged one.
 """
@@ -27,6 +28,7 @@ COMMANDS = {
     "map": "automapper.__main__",
     "deploy": "instantnet.deploy.__main__",
     "cost": "hw_model.__main__",
+    "table": "instantnet.table",
 }
 """Command -> module with main(argv). Loaded on demand, because torch takes seconds."""
 

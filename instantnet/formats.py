@@ -11,7 +11,8 @@ Format 2. Of every file:
     data        {"name", "class_names", "mean", "std", "height", "width"}: what an image and a logit of it mean
     version, commit    of the code that wrote it
 
-* arch.pt beside these: ops, alpha, flops, accuracy (the supernet's), epoch, config (the settings of the search).
+* arch.pt beside these: ops, alpha, flops, accuracy (the supernet's), epoch, config (the settings of the search), and
+  efficiency where a device's was counted: metric, device, value, bits {4: {energy_j, latency_s, edp_js}}.
 * weights.pt: model (the state_dict), arch (ops or network, and flops), accuracy, config (bits_of: single layers).
   Where the network is code, path/to/file.py:function, the file names it: it is run only where a reader is told to.
 * checkpoint.pt: a state_dict of every part of the run, epoch, step, config, log_sizes, launch.

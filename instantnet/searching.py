@@ -26,16 +26,18 @@ def new_architect(
     supernet: Supernet,
     in_training: Callable[..., Tensor],
     mean: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+    efficiency: Callable[[], Tensor] | None = None,
 ) -> Architect:
-    """The optimiser of alpha for this supernet. mean: of a tensor over the processes."""
+    """The optimiser of alpha for this supernet. mean: of a tensor over the processes; efficiency: L_eff, None = the
+    expected FLOPs."""
     architect = Architect(
         model=in_training,
         alpha=supernet.alpha,
         bits=bit_widths_named(C.alpha_bits, supernet.precision)[0],
-        expected_flops=supernet.expected_flops,
+        efficiency=efficiency or supernet.expected_flops,
         learning_rate=C.arch_learning_rate,
         betas=C.betas,
-        flops_weight=C.flops_weight,
+        flops_weight=C.flops_weight if C.efficiency_metric == "flops" else C.efficiency_weight,
         alpha_step=C.alpha_step,
         mean=mean,
     )
@@ -60,17 +62,6 @@ def bit_widths_named(name: str, precision: Precision) -> tuple[Bits, ...]:
     """`all`, `highest` or `lowest` of the network's bit-widths."""
     widths = precision.bit_widths
     return {"all": widths, "highest": widths[-1:], "lowest": widths[:1]}[name]
-
-
-def unreachable_window(supernet: Supernet, C: SearchSettings) -> list[str]:
-    """A line where the FLOPs window holds no network of the search space, however alpha ends."""
-    low, high = supernet.flops_range()
-    if C.flops_min <= high and C.flops_max >= low:
-        return []
-    return [
-        f"note: no candidate reaches the window flops_min = {C.flops_min / 1e6:g} to flops_max = "
-        f"{C.flops_max / 1e6:g} MFLOPs; the smallest has {low / 1e6:.4g}, the largest {high / 1e6:.4g}"
-    ]
 
 
 def validate(

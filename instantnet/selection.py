@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from instantnet.efficiency import counted_value, in_words, window_in_words
 from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.engine.log import RunLog, SilentLog, per_bits
@@ -17,18 +18,21 @@ from instantnet.widths import Bits, width_order
 
 
 class Best:
-    """The architecture that is kept: the most accurate one inside the FLOPs window, or the last one."""
+    """The architecture that is kept: the most accurate one inside the window, or the last one."""
 
     def __init__(self, C: SearchSettings, header: Callable[[Sequence[str]], dict[str, Any]] = lambda ops: {}):
         self.C, self.header = C, header  # header: what an arch.pt of these operations begins with
         self.found: dict | None = None  # what arch.pt holds
 
-    def consider(self, supernet: Supernet, flops: int, accuracies: dict[Bits, float], epoch: int, run: Run) -> None:
-        """Compare the architecture of a validated epoch with the best so far; write arch.pt if it is better."""
+    def consider(self, supernet: Supernet, derived: dict, accuracies: dict[Bits, float], epoch: int, run: Run) -> None:
+        """Compare the architecture of a validated epoch with the best so far; write arch.pt if it is better.
+
+        derived: its `flops`, and where a device counts `efficiency`.
+        """
         candidate = {
             "ops": supernet.derived_ops(),
             "alpha": supernet.alpha.detach().cpu().clone(),
-            "flops": flops,
+            **derived,
             "accuracy": accuracies,
             "epoch": epoch,
             "config": run.config,
@@ -72,22 +76,36 @@ def _check_found(state: Any, C: SearchSettings) -> None:
         raise ValueError("flops, epoch or accuracies are not numbers")
     if not isinstance(state["config"], dict):
         raise TypeError("its config is no dictionary")
+    if ("efficiency" in state) != (C.efficiency_metric != "flops"):
+        raise ValueError(f"it was not searched by {C.efficiency_metric}")
+    if "efficiency" in state:
+        _check_efficiency(state["efficiency"], C)
+
+
+def _check_efficiency(record: Any, C: SearchSettings) -> None:
+    """ValueError or KeyError where a record is not what `OnDevice.derived` gives."""
+    values = [record["value"], *(value for costs in record["bits"].values() for value in costs.values())]
+    if record["metric"] != C.efficiency_metric or not isinstance(record["device"], str):
+        raise ValueError(f"it was not searched by {C.efficiency_metric}")
+    if not all(type(value) in (int, float) and value >= 0 for value in values):
+        raise ValueError("energy, latency or EDP are not numbers")
 
 
 def rank(candidate: dict, C: SearchSettings) -> tuple[float, float]:
-    """Larger is better: inside the FLOPs window, or nearest to it; then the accuracy at alpha's bit-width."""
-    flops, accuracies = candidate["flops"], candidate["accuracy"]
+    """Larger is better: inside the window, or nearest to it; then the accuracy at alpha's bit-width."""
+    value, accuracies = counted_value(candidate), candidate["accuracy"]
+    least, most = C.window()
     bits = (min if C.alpha_bits == "lowest" else max)(accuracies, key=width_order)
-    return -max(C.flops_min - flops, flops - C.flops_max, 0), accuracies[bits]
+    return -max(least - value, value - most, 0), accuracies[bits]
 
 
 def report(best: dict | None, C: SearchSettings, log: RunLog | SilentLog) -> None:
     """Log the architecture that was found."""
     assert best is not None  # the last epoch is always validated
     accuracies = per_bits(best["accuracy"], ".2f")
-    log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {best['flops'] / 1e6:.2f} MFLOPs, supernet {accuracies} %")
+    log.line(f"\narchitecture of epoch {best['epoch'] + 1}: {in_words(best)}, supernet {accuracies} %")
     if rank(best, C)[0] < 0:
-        window = f"{C.flops_min / 1e6:g} to {C.flops_max / 1e6:g} MFLOPs"
+        window = window_in_words(C)
         log.line(f"no epoch's architecture was inside {window}; this one is the nearest")
     ops = iter(best["ops"])
     for stage, (layers, channels) in enumerate(zip(C.num_layer_list, C.num_channel_list, strict=True)):

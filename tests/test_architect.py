@@ -128,7 +128,7 @@ def test_cross_entropy_and_flops_see_the_same_sample(geometry, batch):
     supernet, architect = make(geometry)
     supernet.sample()
     used = []
-    architect.expected_flops = lambda: used.append(supernet._weights_of_pass()) or supernet.expected_flops()
+    architect.efficiency = lambda: used.append(supernet._weights_of_pass()) or supernet.expected_flops()
     forward = supernet.forward
     supernet.forward = lambda x: used.append(supernet._weights_of_pass()) or forward(x)
     architect.step(*batch, supernet.precision.frozen_statistics)

@@ -4,6 +4,7 @@ Commands are checked against the real parsers, and run where that takes a second
 with a smaller network or budget. A block that needs what a test has not is marked: <!-- needs: conda -->.
 """
 
+import itertools
 import re
 import shlex
 from functools import partial
@@ -21,10 +22,11 @@ import hw_model.__main__ as cost
 from automapper import api
 from automapper.baselines import chosen_baselines
 from automapper.budget import parse_budget
+from automapper.device_grid import read_grid
 from automapper.engines import check_engine
 from automapper.objective import parse_objective
 from hw_model import load_device
-from instantnet import train, train_search
+from instantnet import table, train, train_search
 from instantnet.deploy import __main__ as deploy
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import Stage, from_command_line
@@ -109,6 +111,8 @@ def settings(kind: type[Stage], words: list[str]) -> Stage:
 
 def check_mapping(words: list[str]) -> None:
     C = settings(MapSettings, mapper.with_network_setting(words))
+    if C.sweep is not None:
+        assert read_grid(C.sweep)
     check_engine(C.engine), parse_objective(C.objective, C.delay), parse_budget(C.budget), load_device(C.device)
     chosen_baselines(C.baselines, C.dataflow, C.within, C.fixed_at, C.bits or [4, 8])
 
@@ -135,6 +139,8 @@ def check(words: list[str]) -> None:
             settings(TrainSettings, rest)
         case ["python", "-m", "automapper", *rest] | ["instantnet", "map", *rest]:
             check_mapping([] if rest == ["--help"] else rest)
+        case ["instantnet", "table", *rest]:
+            table.settings(rest)
         case ["python", "-m", "hw_model", *files] | ["instantnet", "cost", *files]:
             assert all(Path(file).is_file() for file in files[:1])
         case ["python", "-m", "experiments", *rest]:
@@ -188,9 +194,13 @@ def test_a_case_is_costed(page, line, folder, capsys):
 
 @pytest.mark.parametrize(("page", "line"), [row for row in COMMANDS if " layers.yaml" in row[1]], ids=named)
 def test_a_list_of_layers_is_mapped(page, line, folder, capsys):
-    here = folder(page)
-    assert run_here(mapper, *words_of(line)[3:], *QUICK) == 0
-    assert "EDP" in capsys.readouterr().out and (here / "ckpt/map/report.json").is_file()
+    here, words = folder(page), words_of(line)[3:]
+    option = dict(itertools.pairwise(words))
+    if "--warm_start" in option:  # it begins with another command's result
+        assert run_here(mapper, "layers.yaml", "--save", option["--warm_start"], *QUICK) == 0
+    assert run_here(mapper, *words, *QUICK) == 0
+    written = "sweep.json" if "--sweep" in option else "report.json"
+    assert "EDP" in capsys.readouterr().out and (here / option.get("--save", "ckpt/map") / written).is_file()
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=named)

@@ -171,10 +171,14 @@ def test_every_setting_can_be_given_on_the_command_line(config):
     words = [w for name, value in defaults.items() for w in (f"--{name}", text_of(value))]
     assert resolve(config, *words).to_dict() == defaults
     for name, setting in config.C.legal_settings().items():
-        if name == "efficiency_metric":  # one legal value
-            continue
         value = other_value(setting, defaults[name])
         context = []
+        if name in ("efficiency_metric", "efficiency_weight"):
+            context += ["--hw_device", "eyeriss"]
+        if name in ("hw_device", "efficiency_weight"):
+            context += ["--efficiency_metric", "edp"]
+        if name.endswith(("_min", "_max")) and (metric := name[:-4]) in ("energy", "latency", "edp"):
+            context += ["--hw_device", "eyeriss", "--efficiency_metric", metric]
         context += ["--alpha_bits", "highest"] if name == "weight_bits" else []
         context += ["--network", "resnet38"] if name == "width_mult" else []
         context += ["--num_layer_list", "1"] if name in ("num_channel_list", "stride_list") else []
@@ -200,7 +204,8 @@ def other_value(setting, default):
         "milestones": [3, 4], "num_classes": 7,
         "pretrain": "somewhere", "flops_min": 1.0, "flops_max": 1e12, "stem_channel": 8, "stem_stride": 2,
         "train_portion": 0.25, "range_momentum": 0.5, "momentum": 0.5, "dataset": "digits", "lr_schedule": "multistep",
-        "lr_decay": 0.5, "temp_decay": 0.5, "image_cache": "somewhere",
+        "lr_decay": 0.5, "temp_decay": 0.5, "image_cache": "somewhere", "hw_device": "eyeriss",
+        **{f"{metric}_{end}": 1.0 for metric in ("energy", "latency", "edp") for end in ("min", "max")},
     }  # fmt: skip
     if setting.name in special:
         return special[setting.name]
@@ -344,7 +349,7 @@ def test_a_mistake_names_the_setting_the_value_and_what_is_legal(config, argv, p
         ("--train_portion 0", ["train_portion"]),
         ("--alpha_bits 4", ["alpha_bits", "lowest, highest"]),
         ("--temp_init 0", ["temp_init"]),
-        ("--efficiency_metric edp", ["efficiency_metric", "flops"]),
+        ("--efficiency_metric edb", ["efficiency_metric", "edp"]),
         ("--nepochs 0", ["nepochs"]),
         ("--load_path x", ["load_path"]),
     ],

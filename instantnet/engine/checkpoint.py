@@ -18,7 +18,7 @@ FORMAT = 2
 READABLE = (1, 2)
 TYPES = {  # of the entries that a reader may ask for
     **dict.fromkeys(["model", "optimizer", "arch_optimizer", "arch", "config", "accuracy"], dict),
-    **dict.fromkeys(["loss", "alpha_loss", "log_sizes", "data", "average"], dict),
+    **dict.fromkeys(["loss", "alpha_loss", "log_sizes", "data", "average", "efficiency"], dict),
     **dict.fromkeys(["ops", "bits"], list),
     **dict.fromkeys(["epoch", "step"], int),
     **dict.fromkeys(["kind", "quantizer", "version", "commit"], str),

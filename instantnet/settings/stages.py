@@ -26,6 +26,7 @@ ANY_STEPS = AtLeast(0, MOST_STEPS)
 AT_ONCE = AtLeast(0, MOST_AT_ONCE)
 PIXELS = AtLeast(1, MOST_PIXELS)
 CHANNELS = AtLeast(2, MOST_CHANNELS)
+METRIC_UNITS = {"flops": "FLOPs", "energy": "J", "latency": "s", "edp": "J*s"}
 DATASETS = Literal["cifar100", "cifar10", "imagenet", "image_folder", "digits", "random"]
 
 
@@ -409,11 +410,32 @@ class SearchSettings(NetworkSettings):
         Literal["frozen", "recorded"], "whether the step on alpha updates BN statistics and activation ranges"
     ] = "frozen"
     alpha_step: Annotated[Literal["joint", "separate"], "one Adam step on CE + FLOPs, or one on each"] = "joint"
-    efficiency_metric: Annotated[Literal["flops"], "L_eff"] = "flops"
+    efficiency_metric: Annotated[
+        Literal["flops", "energy", "latency", "edp"],
+        "L_eff: expected FLOPs, or the logarithm of another",
+    ] = "flops"
+    hw_device: Annotated[
+        str | None, "of energy, latency, edp: a device's name, its YAML file, or a .json table of `instantnet table`"
+    ] = None
+    efficiency_bits: Annotated[
+        Literal["lowest", "highest", "all"], "bit-width that energy, latency, edp count; all: the geometric mean"
+    ] = "lowest"
+    efficiency_budget: Annotated[str, "of the mapper for the table of a device: mappings per layer, or seconds"] = (
+        "4000"
+    )
+    efficiency_weight: Annotated[
+        float, "lambda at the start, of energy, latency, edp; without unit; 0 = no such term", AtLeast(0)
+    ] = 0.01
     flops_weight: Annotated[float, "lambda at the start, per FLOP; 0 = no FLOPs term", AtLeast(0)] = 1e-10
     flops_min: Annotated[float, "lambda is halved below", AtLeast(0)] = 120e6
     flops_max: Annotated[float, "lambda is doubled above", AtLeast(0)] = 130e6
     flops_from: Annotated[int, "epochs before lambda is first halved or doubled", ANY_STEPS] = 0
+    energy_min: Annotated[float | None, "J: lambda is halved below; none = never", AtLeast(0)] = None
+    energy_max: Annotated[float | None, "J: lambda is doubled above; none = never", AtLeast(0)] = None
+    latency_min: Annotated[float | None, "s: lambda is halved below; none = never", AtLeast(0)] = None
+    latency_max: Annotated[float | None, "s: lambda is doubled above; none = never", AtLeast(0)] = None
+    edp_min: Annotated[float | None, "J*s: lambda is halved below; none = never", AtLeast(0)] = None
+    edp_max: Annotated[float | None, "J*s: lambda is doubled above; none = never", AtLeast(0)] = None
     validation: Annotated[
         Literal["noise_free", "released"], "released: fresh noise, test set, accuracies run together"
     ] = "noise_free"
@@ -422,8 +444,7 @@ class SearchSettings(NetworkSettings):
 
     def check(self) -> None:
         super().check()
-        if self.flops_min > self.flops_max:
-            raise UserError(f"setting flops_min = {self.flops_min:g}: above flops_max = {self.flops_max:g}")
+        self._check_efficiency()
         if self.weight_bits != "all" and self.weight_bits != self.alpha_bits and len(self.num_bits_list) > 1:
             raise UserError(
                 f"settings weight_bits = {self.weight_bits}, alpha_bits = {self.alpha_bits}: alpha would be updated at "
@@ -434,6 +455,39 @@ class SearchSettings(NetworkSettings):
             raise UserError(f"settings cuda_graph and {name}: a graph repeats the passes it recorded")
         if self.nepochs < 1:
             raise UserError(f"setting nepochs = {self.nepochs}: a search needs at least one epoch")
+
+    def window(self) -> tuple[float, float]:
+        """Between which values of the metric lambda stays as it is."""
+        least, most = getattr(self, f"{self.efficiency_metric}_min"), getattr(self, f"{self.efficiency_metric}_max")
+        return 0.0 if least is None else least, float("inf") if most is None else most
+
+    def _check_efficiency(self) -> None:
+        metric = self.efficiency_metric
+        if metric != "flops" and not self.hw_device:
+            raise UserError(
+                f"settings efficiency_metric = {metric}, hw_device = none: name a device, or the .json file of a table"
+            )
+        if metric == "flops" and self.hw_device:
+            raise UserError(
+                f"settings efficiency_metric = flops, hw_device = {self.hw_device}: FLOPs are of no device; name the "
+                "metric energy, latency or edp"
+            )
+        for other, unit in METRIC_UNITS.items():
+            for name in (f"{other}_min", f"{other}_max"):
+                value = getattr(self, name)
+                given = name in self.named if other == "flops" else value is not None
+                if other != metric and given:
+                    raise UserError(
+                        f"setting {name} = {value:g}: a window in {unit}, but efficiency_metric = {metric} is in "
+                        f"{METRIC_UNITS[metric]}: {metric}_min, {metric}_max"
+                    )
+        least, most = self.window()
+        if least > most:
+            raise UserError(f"setting {metric}_min = {least:g}: above {metric}_max = {most:g}")
+        wrong = "efficiency_weight" if metric == "flops" else "flops_weight"
+        if wrong in self.named and getattr(self, wrong) != getattr(type(self), wrong):
+            right = "flops_weight" if metric == "flops" else "efficiency_weight"
+            raise UserError(f"setting {wrong}: with efficiency_metric = {metric} lambda is {right}")
 
 
 class TrainSettings(NetworkSettings):
@@ -498,6 +552,9 @@ class MapSettings(Settings):
     ] = None
     save: Annotated[str, "folder of the report"] = "ckpt/map"
     device: Annotated[str, "name of a device in hw_model/devices, or the path of a YAML file"] = "eyeriss"
+    sweep: Annotated[
+        str | None, "instead of a device: a device file with lists in place of numbers, every combination"
+    ] = None
     bits: Annotated[
         list[int | str], "bit-widths to map, 8 or w4a8; empty = the checkpoint's, or 4,8,12,16,32", BitWidths()
     ] = []
@@ -526,6 +583,16 @@ class MapSettings(Settings):
     goal: Annotated[
         float | None, "stop when the result of every bit-width has an objective (J*s, J, s) of at most this", POSITIVE
     ] = None
+    pareto: Annotated[bool, "search the Pareto front of energy and latency of the network, too"] = False
+    max_latency: Annotated[float | None, "lowest energy within so many s, multi-cycle; none = no limit", POSITIVE] = (
+        None
+    )
+    max_energy: Annotated[float | None, "lowest latency within so many J, multi-cycle; none = no limit", POSITIVE] = (
+        None
+    )
+    warm_start: Annotated[
+        str | None, "report.json of another run, or its folder: searches begin with its mappings; none = from scratch"
+    ] = None
     engine: Annotated[str, "evolution, random, exhaustive, or an engine of yours"] = "evolution"
     budget: Annotated[
         str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
@@ -535,3 +602,23 @@ class MapSettings(Settings):
     backend: Annotated[Literal["threading", "loky", "dask", "ray"], "joblib's way of spreading layers over workers"] = (
         "threading"
     )
+
+    def check(self) -> None:
+        super().check()
+        if self.warm_start and self.engine == "random":
+            raise UserError(
+                f"settings warm_start = {self.warm_start} and engine = random: random mappings are the floor"
+            )
+        if self.sweep is None:
+            return
+        if "device" in self.named:
+            raise UserError(f"settings device = {self.device} and sweep = {self.sweep}: give one of them")
+        unused: dict[str, Any] = {"pareto": self.pareto, "max_latency": self.max_latency, "max_energy": self.max_energy}
+        unused |= {"warm_start": self.warm_start, "within": self.within, "dataflow": self.dataflow, "goal": self.goal}
+        for name, value in unused.items():
+            if value:
+                raise UserError(
+                    f"setting {name}: not with sweep = {self.sweep}, which maps without baselines or limits"
+                )
+        if self.engine != "evolution":
+            raise UserError(f"setting engine = {self.engine}: a sweep has the engine evolution only")

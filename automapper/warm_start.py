@@ -1,0 +1,73 @@
+"""A warm start: the mappings of an earlier report, with which the searches of another run begin.
+
+They are taken wherever a layer has the same shape, at any bit-width, and where they are legal on the device of the run:
+another device, other bit-widths, another list of layers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from automapper.engines import Engine
+from automapper.evolve import Evolution, known_row
+from automapper.workload import nameless
+from hw_model import InputError, Layer
+from hw_model import Mapping as LoopMapping
+from instantnet.engine.errors import UserError
+
+LARGEST_FILE = 2**30  # bytes of a report
+EXPECTED = "a report.json of the mapper, or the folder that holds one"
+Known = Mapping[Layer, Sequence[LoopMapping]]
+
+
+def read_mappings(path: Path | str) -> Known:
+    """Shape -> the mappings in a report, each once. Raises UserError, one line, where it is none."""
+    file = Path(path) / "report.json" if os.path.isdir(path) else Path(path)
+    try:
+        if file.stat().st_size > LARGEST_FILE:
+            raise UserError(f"setting warm_start: {file} is larger than {LARGEST_FILE >> 20} MiB; expected {EXPECTED}")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"setting warm_start: {file}: {error.strerror}; expected {EXPECTED}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"setting warm_start: {file} is not JSON; expected {EXPECTED}") from error
+    try:
+        known: dict[Layer, dict[LoopMapping, None]] = {}
+        for shape, mapping in _mappings(content):
+            known.setdefault(shape, {})[mapping] = None
+    except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"setting warm_start: {file}: {said}; expected {EXPECTED}") from error
+    return {shape: list(mappings) for shape, mappings in known.items()}
+
+
+def _mappings(report: Any) -> Iterator[tuple[Layer, LoopMapping]]:
+    """Every layer's own mapping, and what its network runs."""
+    for row in report["bit_widths"]:
+        for layer in row["layers"]:
+            shape = Layer.from_dict(layer["dims"])
+            for entry in (layer, layer.get("in_network")):
+                if entry is not None:
+                    yield nameless(shape), LoopMapping.from_dict(entry["mapping"])
+
+
+def begin_with(units: Sequence[Engine], known: Known) -> int:
+    """Give the searches the mappings of their shape that are legal there; returns how many searches have one."""
+    begun = 0
+    for unit in units:
+        if not isinstance(unit, Evolution):
+            continue
+        for index, search in enumerate(unit.searches):
+            rows = []
+            for mapping in known.get(search.problem.layer, ()):
+                try:
+                    row = known_row(unit.space, mapping, unit.device, index)
+                except InputError:  # a level that this device does not have
+                    continue
+                rows += [row] if row is not None else []
+            begun += unit.know(index, rows)
+    return begun
