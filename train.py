@@ -7,7 +7,7 @@ paper's comparison, of torchvision or timm, or your own. Settings: config_train.
 import random
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,8 +37,9 @@ from instantnet.formats import TRAINING_RUN, WEIGHTS, architecture, header
 from instantnet.kernels import with_kernels
 from instantnet.networks.build import build, described, sizes_of
 from instantnet.pretrained import Pretrained, begin, read_pretrained
-from instantnet.quantize import Precision, SwitchableNetwork, recalibrate
+from instantnet.quantize import Precision, SwitchableNetwork
 from instantnet.quantizers import learned_by_quantizers
+from instantnet.recalibration import recalibrated
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
 from instantnet.strategies import autocasted, compiled, placed, recorded
@@ -193,32 +194,6 @@ def new_network(
     model = placed(new_model(C), processes.device, C.channels_last)
     model = synchronised(with_kernels(model, **C.kernel_arguments()), processes, C.sync_bn)
     return model, pretrained.load_into(model) if pretrained else []
-
-
-def recalibrated(
-    model: SwitchableNetwork,
-    batches: Callable[[], Iterable],
-    images_in: Callable[[int], int],
-    measured: Callable[[Sequence[Bits]], dict[Bits, float]],
-    C: TrainSettings,
-) -> dict[Bits, float] | None:
-    """Recalibrate every bit-width of `model` on `batches()`, its own statistics only; returns None. images_in: step ->
-    images of its batch.
-
-    As released (`C.recalibration` = all), each bit-width's recalibration undoes the others'. The model then stays as
-    trained, and the result holds `measured([bits])` of each bit-width after its own recalibration.
-    """
-    if C.recalibration == "own":
-        for bits in model.precision.bit_widths:
-            recalibrate(model, bits, batches(), "own", images_in)
-        return None
-    as_trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    result: dict[Bits, float] = {}
-    for bits in model.precision.bit_widths:
-        recalibrate(model, bits, batches(), "all", images_in)
-        result |= measured([bits])
-    model.load_state_dict(as_trained)
-    return result
 
 
 if __name__ == "__main__":

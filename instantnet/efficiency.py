@@ -22,6 +22,7 @@ from instantnet.engine.errors import UserError
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.settings.stages import METRIC_UNITS, SearchSettings
+from instantnet.widths import Bits
 
 if TYPE_CHECKING:
     from automapper import Table
@@ -61,7 +62,7 @@ class OnDevice:
     bits: those that count; of several the geometric mean does. Methods as those of `Flops`.
     """
 
-    def __init__(self, supernet: Supernet, table: Table, metric: str, bits: Sequence[int]):
+    def __init__(self, supernet: Supernet, table: Table, metric: str, bits: Sequence[Bits]):
         self.supernet, self.table, self.metric, self.bits = supernet, table, metric, tuple(bits)
         device = supernet.alpha.device
         rows = [table.rows[width] for width in self.bits]

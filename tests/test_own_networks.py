@@ -18,7 +18,7 @@ import automapper
 import automapper.__main__ as mapper
 import instantnet
 from automapper.layers import load_network
-from instantnet import pretrained, train
+from instantnet import pretrained, recalibration, train
 from instantnet.engine.errors import UserError
 from instantnet.formats import read_weights
 from instantnet.networks.build import build_network, own_architecture, sizes_of
@@ -181,7 +181,7 @@ def test_evaluation_repeats_the_stated_accuracy(trained, capsys):
 
 def test_an_interrupted_run_resumes_to_the_same_weights(trained, tmp_path, monkeypatch):
     calls = []
-    recalibrate = train.recalibrate
+    recalibrate = recalibration.recalibrate
 
     def interrupted(*given):
         calls.append(given)
@@ -189,7 +189,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(trained, tmp_path, monke
             raise KeyboardInterrupt
         recalibrate(*given)
 
-    monkeypatch.setattr(train, "recalibrate", interrupted)
+    monkeypatch.setattr(recalibration, "recalibrate", interrupted)
     assert run(*trained.words, "--save", tmp_path) == 130
     assert run(*trained.words, "--save", tmp_path, "--resume") == 0
     assert same_tensors(load(tmp_path / "weights.pt"), load(trained.folder / "weights.pt"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_runs import TINY_NETWORK, contents, load, run_here, run_script, same_tensors
 
-from instantnet import train, train_search, training
+from instantnet import recalibration, train, train_search, training
 from instantnet.engine import run as run_module
 from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.loop import accuracy
@@ -133,7 +133,7 @@ def test_two_runs_with_one_seed_agree_bit_for_bit(train_run, same_run, tmp_path)
 def test_resume_equals_the_undisturbed_run(train_run, same_run, tmp_path, monkeypatch, name, call, epochs_done):
     """Interrupted within an epoch, at its validation, and while recalibrating after the last."""
     calls = []
-    module = run_module if name == "finite_losses" else train
+    module = {"finite_losses": run_module, "recalibrate": recalibration}.get(name, train)
     function = getattr(module, name)
 
     def interrupted(*arguments, **options):
@@ -186,7 +186,7 @@ def test_eval_only_of_some_bit_widths(train_run, capsys):
 
 def spy_on_recalibration(monkeypatch):
     calls = []
-    function = train.recalibrate
+    function = recalibration.recalibrate
 
     def watched(model, bits, batches, reset, images_in):
         batches = list(batches)
@@ -194,7 +194,7 @@ def spy_on_recalibration(monkeypatch):
         assert [images_in(step) for step in range(len(batches))] == [len(images) for images, _ in batches]
         function(model, bits, batches, reset, images_in)
 
-    monkeypatch.setattr(train, "recalibrate", watched)
+    monkeypatch.setattr(recalibration, "recalibrate", watched)
     return calls
 
 
@@ -494,7 +494,7 @@ def test_a_recalibration_that_overflows_writes_no_weights(arch, tmp_path, monkey
     def overflow(model, bits, batches, reset, images_in):
         next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)).running_mean[0] = float("inf")
 
-    monkeypatch.setattr(train, "recalibrate", overflow)
+    monkeypatch.setattr(recalibration, "recalibrate", overflow)
     assert run(*QUICK, "--load_path", arch, "--save", tmp_path / "out") == 2
     err = capsys.readouterr().err
     assert "NaN or infinite" in err and err.count("\n") == 1
