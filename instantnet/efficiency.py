@@ -23,6 +23,7 @@ from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.settings.stages import METRIC_UNITS, SearchSettings
 from instantnet.widths import Bits
+from instantnet.widths import in_words as bits_in_words
 
 if TYPE_CHECKING:
     from automapper import Table
@@ -96,7 +97,7 @@ class OnDevice:
         """What is reachable. Raises UserError where the window is not."""
         low, high = self.range()
         unit, name = METRIC_UNITS[self.metric], METRIC_NAMES[self.metric]
-        at = f"{self.table.device} at {', '.join(map(str, self.bits))} bit"
+        at = f"{self.table.device} at {', '.join(map(bits_in_words, self.bits))}"
         least, most = C.window()
         if least > high or most < low:
             raise UserError(
@@ -127,7 +128,7 @@ class OnDevice:
         return float(self._logarithm(fixed + picked.sum(1)).min())
 
 
-def table_of(C: SearchSettings, geometry: Geometry, bits: Sequence[int]) -> Table | None:
+def table_of(C: SearchSettings, geometry: Geometry, bits: Sequence[Bits]) -> Table | None:
     """The table that a search counts by: that of a file, or made for the device; None where it counts FLOPs.
 
     Raises UserError where it belongs to another network, or lacks a bit-width or an operation.
@@ -142,7 +143,7 @@ def table_of(C: SearchSettings, geometry: Geometry, bits: Sequence[int]) -> Tabl
         table.check_geometry(asdict(geometry), C.hw_device)
         table.check_bits(bits, C.hw_device)
     else:
-        print(f"table of {C.hw_device} at {', '.join(map(str, bits))} bit: searched, unless cached", flush=True)
+        print(f"table of {C.hw_device} at {', '.join(map(bits_in_words, bits))}: searched, unless cached", flush=True)
         table = automapper.table(
             geometry, C.hw_device, bits, objective=C.efficiency_metric, budget=C.efficiency_budget,
             workers=C.num_threads,
