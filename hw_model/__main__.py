@@ -32,6 +32,15 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a terminal that is not of UTF-8
             stream.reconfigure(errors="backslashreplace")
     try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Read the cases and print what they cost; returns the exit status."""
+    try:
         cases = read_cases(options.case)
         if options.timeloop:
             _export(cases, options.timeloop)

@@ -143,7 +143,7 @@ def test_an_architecture_comes_back_out_of_its_result(folders, tmp_path):
     assert 0 <= result["result"]["accuracy"]["8"] <= 100
 
 
-@pytest.mark.parametrize("network", ["derived", "mobilenet_v2"])
+@pytest.mark.parametrize("network", ["derived", pytest.param("mobilenet_v2", marks=pytest.mark.full)])
 def test_a_network_is_mapped_without_its_weights(network, folders, tmp_path, monkeypatch):
     """A mapping depends on no weight: a training whose weights are gone is not repeated for it."""
     with_weights = Store("smoke", *folders)

@@ -121,7 +121,7 @@ def test_cost_and_mistakes(installed, user_folder):
     command = installed / "instantnet"
     mistake = run([command, "serch"], user_folder)
     assert mistake.status == 2 and mistake.err == "error: unknown command 'serch': did you mean 'search'? " + (
-        "(of search, train, map, deploy, cost)\n"
+        "(of search, train, map, deploy, cost, table)\n"
     )
     missing = run([command, "cost", "nowhere.json"], user_folder)
     assert missing.status == 2 and len(missing.err.splitlines()) == 1

@@ -20,7 +20,7 @@ import pytest
 import torch
 from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, run_here, same_tensors
 
-from instantnet import train, train_search
+from instantnet import recalibration, searching, train, train_search
 from instantnet.engine import log as log_file
 from instantnet.engine import run as run_module
 from instantnet.engine.distributed import Processes
@@ -83,8 +83,8 @@ def assert_as_undisturbed(stage, folder):
 
 
 def at_call(monkeypatch, module, name, count, do):
-    """Let the `count`-th call of module.name run do() before it; `finite_losses` is called for both stages."""
-    module = run_module if name == "finite_losses" else module
+    """Let the `count`-th call of module.name run do() before it, wherever the stage has `name` from."""
+    module = next(each for each in (run_module, module, searching, recalibration) if hasattr(each, name))
     function, calls = getattr(module, name), []
 
     def call(*arguments, **options):

@@ -114,7 +114,7 @@ def brute_force(layer, device, bits):
 @pytest.mark.parametrize(
     ("layer", "device", "bits"),
     [
-        (Layer(K=4, C=3), "eyeriss168", 16),
+        pytest.param(Layer(K=4, C=3), "eyeriss168", 16, marks=pytest.mark.full),
         (Layer(K=2, P=5, R=3), "simple256", 8),
         (Layer(P=4, R=3, S=2, stride=2), "eyeriss", 4),
         (Layer(G=3, C=2, Q=3), "simple256", 4),
