@@ -30,10 +30,9 @@ class Results:
         self.diverged: dict[str, str] = {}
 
     def of(self, run: Run) -> dict | None:
-        """What `run` arrived at, None where it, or what it stands on, is not finished, or where it diverged."""
+        """What `run` arrived at, None where it is not finished or diverged."""
         content = self.store.result(run)
-        outdated = any(self.store.result(need) is None for need in run.needs)  # it stands on what was done otherwise
-        if content is None or outdated:
+        if content is None:
             self.missing.add(run.name)
             return None
         self.used[run.name] = content
