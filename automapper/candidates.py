@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import automapper
 import hw_model
 from automapper.budget import parse_budget
+from automapper.json_file import read_as
 from automapper.objective import parse_objective
 from automapper.search import NoMapping, Outcome, run_search
 from automapper.workload import Candidates, NetworkLayer, distinct_problems, problem_of
@@ -191,19 +192,7 @@ def table(
 
 def read_table(path: Path | str) -> Table:
     """The table in a file. Raises UserError, one line, where it is none."""
-    try:
-        if os.path.getsize(path) > LARGEST_FILE:
-            raise UserError(f"{path}: larger than {LARGEST_FILE >> 20} MiB; expected {EXPECTED}")
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; expected {EXPECTED}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON; expected {EXPECTED}") from error
-    try:
-        return _table_of(content)
-    except (UserError, InputError, ValueError, TypeError, KeyError, AttributeError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path}: {said}; expected {EXPECTED}") from error
+    return read_as(path, _table_of, EXPECTED, LARGEST_FILE)
 
 
 def _table_of(content: Any) -> Table:

@@ -6,7 +6,6 @@ another device, other bit-widths, another list of layers.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 
 from automapper.engines import Engine
 from automapper.evolve import Evolution, known_row
+from automapper.json_file import read_as
 from automapper.workload import nameless
 from hw_model import InputError, Layer
 from hw_model import Mapping as LoopMapping
-from instantnet.engine.errors import UserError
 
 LARGEST_FILE = 2**30  # bytes of a report
 EXPECTED = "a report.json of the mapper, or the folder that holds one"
@@ -27,21 +26,13 @@ Known = Mapping[Layer, Sequence[LoopMapping]]
 def read_mappings(path: Path | str) -> Known:
     """Shape -> the mappings in a report, each once. Raises UserError, one line, where it is none."""
     file = Path(path) / "report.json" if os.path.isdir(path) else Path(path)
-    try:
-        if file.stat().st_size > LARGEST_FILE:
-            raise UserError(f"setting warm_start: {file} is larger than {LARGEST_FILE >> 20} MiB; expected {EXPECTED}")
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"setting warm_start: {file}: {error.strerror}; expected {EXPECTED}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"setting warm_start: {file} is not JSON; expected {EXPECTED}") from error
-    try:
-        known: dict[Layer, dict[LoopMapping, None]] = {}
-        for shape, mapping in _mappings(content):
-            known.setdefault(shape, {})[mapping] = None
-    except (InputError, ValueError, TypeError, KeyError, AttributeError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"setting warm_start: {file}: {said}; expected {EXPECTED}") from error
+    return read_as(file, _by_shape, EXPECTED, LARGEST_FILE, "setting warm_start: ")
+
+
+def _by_shape(report: Any) -> Known:
+    known: dict[Layer, dict[LoopMapping, None]] = {}
+    for shape, mapping in _mappings(report):
+        known.setdefault(shape, {})[mapping] = None
     return {shape: list(mappings) for shape, mappings in known.items()}
 
 

@@ -95,21 +95,25 @@ def read_json(text: str, source: str) -> Any:
 def read_text(path: Any) -> str:
     """The text of a regular file. Raises InputError when it cannot be read, is too large, or is not UTF-8."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
-        with os.fdopen(descriptor, encoding="utf-8") as file:
-            state = os.fstat(descriptor)
-            if not stat.S_ISREG(state.st_mode):
-                raise InputError(f"{shown(str(path))}: not a regular file")
-            if state.st_size > LARGEST_TEXT:
-                raise InputError(f"{shown(str(path))}: {state.st_size:,} bytes, and at most {LARGEST_TEXT:,} are read")
-            return file.read()
-    except InputError:
-        raise
+        return bounded_text(path, LARGEST_TEXT)
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file (UTF-8)") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{shown(str(path))}: {reason}") from None
+
+
+def bounded_text(path: Any, largest: int) -> str:
+    """The text of a regular file of at most `largest` bytes. Raises OSError, UnicodeDecodeError, or a ValueError that
+    says why it is not read."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
+    with os.fdopen(descriptor, encoding="utf-8") as file:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise ValueError("not a regular file")
+        if state.st_size > largest:
+            raise ValueError(f"{state.st_size:,} bytes, and at most {largest:,} are read")
+        return file.read()
 
 
 def place(source: str, path: Path, lines: Mapping[Path, int]) -> str:

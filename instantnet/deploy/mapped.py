@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from hw_model import DIMS, TENSORS, Device, InputError, Layer, Mapping, load_device
+from hw_model.yaml_lines import bounded_text
 from instantnet.deploy.program import Step
 from instantnet.engine.errors import UserError
 
+LARGEST_REPORT = 1 << 30  # bytes
 SPATIAL = ("spatial_y", "spatial_x", "lanes")
 COUNTERS = ("reads", "fills", "updates", "drains")
 RELEVANT = {"W": "GKCRS", "O": "NGKPQ"}
@@ -67,7 +69,7 @@ def read_mappings(path: Path, bit_widths: Sequence[int], sizes: dict[str, Layer]
     Raises UserError where it is none, of another network, or lacks a bit-width.
     """
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(bounded_text(path, LARGEST_REPORT))
         device = load_device(report["device"])
         rows = {row["bits"]: row for row in report["bit_widths"]}
         missing = [bits for bits in bit_widths if bits not in rows]

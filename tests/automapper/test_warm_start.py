@@ -1,6 +1,7 @@
 """A search that begins with the mappings of an earlier report: on another device, at other bit-widths, other layers."""
 
 import json
+import os
 
 import pytest
 
@@ -110,3 +111,16 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys):
     assert "none: No such file or directory; expected a report.json" in capsys.readouterr().err
     assert exit_status(lambda: main([*words, "--engine", "random"])) == 2
     assert "engine = random: random mappings are the floor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("read", [automapper.read_table, read_mappings])
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(read, tmp_path):
+    os.mkfifo(tmp_path / "fifo.json")
+    for path in (tmp_path / "fifo.json", "/dev/zero"):
+        with pytest.raises(UserError, match="not a regular file; expected a"):
+            read(path)
+    large = tmp_path / "large.json"
+    large.touch()
+    os.truncate(large, 2**31)  # holes, which take no room
+    with pytest.raises(UserError, match=r"2,147,483,648 bytes, and at most .* are read"):
+        read(large)
