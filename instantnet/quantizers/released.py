@@ -10,19 +10,19 @@ With `range_scope` = shared, `range_momentum` = 0.9 the running range is the rel
 import torch
 from torch import Tensor
 
-from instantnet.quantizers.base import BitWidths, Codes, refuse_float
-from instantnet.quantizers.minmax import MinMaxInputs, MinMaxWeights, codes_of, min_max, rounded
-
-
-def emptied(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """The range, moved to 0 where it holds one value."""
-    wide, zero = high > low, torch.zeros_like(low)
-    return torch.where(wide, low, zero), torch.where(wide, high, zero)
+from instantnet.quantizers.base import BitWidths, Codes
+from instantnet.quantizers.minmax import MinMaxInputs, MinMaxWeights, rounded
 
 
 def rounded_or_zero(x: Tensor, low: Tensor, high: Tensor, bits: int, axis: int | None) -> Tensor:
     """`minmax.rounded`, and 0 where the range holds one value."""
-    return rounded(x, *emptied(low, high), bits, axis)
+    wide, zero = high > low, torch.zeros_like(low)
+    return rounded(x, torch.where(wide, low, zero), torch.where(wide, high, zero), bits, axis)
+
+
+def or_zero(codes: Codes) -> Codes:
+    """Min-max's codes, with the value 0 where the range holds one value: its scale is 0."""
+    return codes._replace(offset=torch.where(codes.scale > 0, codes.offset, torch.zeros_like(codes.offset)))
 
 
 class ReleasedWeights(MinMaxWeights):
@@ -33,9 +33,7 @@ class ReleasedWeights(MinMaxWeights):
         self.rounding = rounded_or_zero
 
     def codes(self, x: Tensor) -> Codes:
-        refuse_float(self.precision)
-        low, high = emptied(*min_max(x.detach(), self.axis))
-        return codes_of(x.detach(), self.per_channel(low, x), self.per_channel(high, x), self.precision.bits)
+        return or_zero(super().codes(x))
 
 
 class ReleasedInputs(MinMaxInputs):
@@ -46,13 +44,10 @@ class ReleasedInputs(MinMaxInputs):
         self.rounding = rounded_or_zero
 
     def codes(self, x: Tensor) -> Codes:
-        refuse_float(self.precision)
-        x = x.detach().to(self.low.dtype)
-        low, high = emptied(*self.range_of(x))
-        return codes_of(x, self.per_channel(low, x), self.per_channel(high, x), self.precision.bits)
+        return or_zero(super().codes(x))
 
     def reset(self) -> None:
-        """Nothing: a running range goes on."""
+        """Nothing is forgotten: a recalibration averages on."""
 
     def _record(self, row: int, low: Tensor, high: Tensor) -> None:
         self.low[row].lerp_(low, self.precision.range_momentum)
