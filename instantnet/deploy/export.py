@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import instantnet
 from instantnet.deploy import mapped, parity, stored, to_c
 from instantnet.deploy.graph import Graph, graph_of
@@ -196,11 +194,6 @@ def write(files: Mapping[str, bytes], folder: Path) -> None:
         raise UserError(f"cannot write {folder}: {error.strerror}; the export before, if any, is intact") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def random_subject(model: torch.nn.Module, shape: tuple[int, ...], name: str = "") -> Subject:
-    """A module of one's own for `lowered` and `exported`: of images of pixels 0..1 that are not normalised."""
-    return Subject(name or type(model).__name__, model, shape)
 
 
 def _json(content: Any) -> bytes:

@@ -117,7 +117,7 @@ class Lowering:
         self.steps: list[Step] = []
         self.step_of: dict[tuple[str, str], int] = {}  # (value, kind) -> step
         self.integer = self._integer_values()
-        self.targets = {name: self._target(node) for name, node in graph.nodes.items() if node.quantized}
+        self.targets = {node.name: self._target(node) for node in graph.quantized()}
 
     def program(self) -> Program:
         precision = self.graph.precision
@@ -224,7 +224,7 @@ class Numbers:
 
     def __init__(self, lowering: Lowering, bits: int):
         self.lowering, self.graph, self.steps, self.bits = lowering, lowering.graph, lowering.steps, bits
-        nodes = [node for node in self.graph.nodes.values() if node.quantized]
+        nodes = self.graph.quantized()
         for node in nodes:
             for operand in (node.layer.weight_quantizer, node.layer.input_quantizer):
                 if operand.precision.bits != bits:
