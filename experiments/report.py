@@ -1,8 +1,10 @@
 """From what is stored: the sections of docs/results.md and the list in README.md, each between two markers; figures."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments.claims import CLAIMS, seeds_of
 from experiments.origin import ROOT
@@ -44,15 +46,16 @@ def write(
         raise UserError(f"--out {results}: no such folder, so there is nothing to write {page.name} from")
     for scale in SCALES:
         Store(scale, results).file.tidy()
-    figures: list[Path] = []
-    between_markers(page, sections(results, folder, figures))
+    report = Report(results, folder)
+    between_markers(page, report.sections())
     of_claims = page.parent / DETAILS
     of_claims.mkdir(exist_ok=True)
-    for name, text in details(results).items():
-        (of_claims / f"{name}.md").write_text(text + "\n")
+    pages = {of_claims / f"{name}.md": text for name, text in report.details().items()}
+    for path, text in pages.items():
+        path.write_text(text + "\n")
     if readme:
-        between_markers(readme, claims_list(results))
-    return [page, *(of_claims / f"{name}.md" for name in details(results)), *([readme] if readme else []), *figures]
+        between_markers(readme, report.claims_list())
+    return [page, *pages, *([readme] if readme else []), *report.figures]
 
 
 def between_markers(page: Path, body: str) -> None:
@@ -63,15 +66,99 @@ def between_markers(page: Path, body: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{rest.split(END)[1]}")
 
 
-def claims_list(results: Path) -> str:
-    """A line per claim: its title, linked to its section, and the verdicts at each scale."""
-    lines = []
-    for number, claim in enumerate(CLAIMS.values(), start=1):
-        if not hasattr(claim, "verdicts"):
-            continue  # evidence for another claim
-        link = f"[{claim.TITLE}](docs/results.md#{anchor(heading(number, claim))})"
-        lines.append(f"* {link}: {answer(claim, results) or 'not measured yet'}")
-    return "\n".join(lines)
+class Part(NamedTuple):
+    """A claim on one scale. text: of its page; figure: the file name of its first figure, "" = none."""
+
+    text: str
+    figure: str
+
+
+class Report:
+    """What the pages say of the results in a folder; each part of it is worked out once.
+
+    folder: where figures are drawn, None = those of docs/figures are named. figures: all that were drawn.
+    """
+
+    def __init__(self, results: Path, folder: Path | None = None):
+        self.results, self.folder = results, folder
+        self.figures: list[Path] = []
+
+    @cached_property
+    def parts(self) -> dict[str, dict[str, Part]]:
+        """Claim -> scale -> its part, of all that have results."""
+        found: dict[str, dict[str, Part]] = {}
+        for name, claim in CLAIMS.items():
+            parts = {scale.name: self._part(claim, scale) for scale in claim.LEGAL if scale.name != "smoke"}
+            found[name] = {scale: part for scale, part in parts.items() if part}
+        return found
+
+    def _part(self, claim, scale: Scale) -> Part | None:
+        stored = Results(Store(scale.name, self.results))
+        text = claim.section(scale, seeds_of(claim, scale), stored)
+        if not text:
+            return None
+        parts, figures = [f"{sentence(getattr(claim, 'CAPTION', scale.caption))}.", text], self._drawn(claim, scale)
+        for name in figures:
+            parts += [f"![{claim.TITLE}](../figures/{name})", f"<sub>{claim.BARS}</sub>"]
+        parts += [remark for remark in [getattr(claim, "REMARKS", {}).get(scale.name)] if remark]
+        return Part("\n\n".join([*parts, stored.provenance()]), next(iter(figures), ""))
+
+    def _drawn(self, claim, scale: Scale) -> list[str]:
+        """The names of a claim's figures on one scale, as pages show them: each is drawn as .svg and .png."""
+        if not hasattr(claim, "figures"):
+            return []
+        if self.folder is None:
+            files = sorted(FIGURES.glob(f"{claim.__name__.split('.')[-1]}_{scale.name}.svg"))
+        else:
+            files = claim.figures(scale, seeds_of(claim, scale), Results(Store(scale.name, self.results)), self.folder)
+            self.figures += files
+        return [path.name for path in files if path.suffix == ".svg"]
+
+    @cached_property
+    def answers(self) -> dict[str, str]:
+        """Claim -> its verdicts, scale by scale; empty where it has none."""
+        return {name: answer(claim, self.results) for name, claim in CLAIMS.items()}
+
+    def claims_list(self) -> str:
+        """A line per claim: its title, linked to its section, and the verdicts at each scale."""
+        lines = []
+        for number, (name, claim) in enumerate(CLAIMS.items(), start=1):
+            if not hasattr(claim, "verdicts"):
+                continue  # evidence for another claim
+            link = f"[{claim.TITLE}](docs/results.md#{anchor(heading(number, claim))})"
+            lines.append(f"* {link}: {self.answers[name] or 'not measured yet'}")
+        return "\n".join(lines)
+
+    def sections(self) -> str:
+        """Every claim: what is claimed, the answer, one figure and one table, and where the rest is."""
+        parts = [INTRODUCTION]
+        for number, (name, claim) in enumerate(CLAIMS.items(), start=1):
+            parts.append(f"### {heading(number, claim)}\n\n{claim.CLAIM}.")
+            found = self.parts[name]
+            if not found:
+                parts.append("Not measured yet.")
+                continue
+            if self.answers[name]:
+                parts.append(f"Answer: {self.answers[name]}.")
+            shown = claim.SHOWN if getattr(claim, "SHOWN", None) in found else list(found)[-1]
+            if found[shown].figure:
+                parts.append(f"![{claim.TITLE}, scale {shown}](figures/{found[shown].figure})")
+            parts.append(f"Scale `{shown}`, its first table:\n\n{first_table(found[shown].text)}")
+            parts.append(f"[All tables]({DETAILS}/{name}.md): {listed(f'`{scale}`' for scale in found)}.")
+        return "\n\n".join(parts)
+
+    def details(self) -> dict[str, str]:
+        """Claim -> its page: the tables of every scale that has results, with remarks, seeds, device, time and
+        commit."""
+        pages = {}
+        for number, (name, claim) in enumerate(CLAIMS.items(), start=1):
+            of_scales = [
+                text for scale, part in self.parts[name].items() for text in (f"## Scale `{scale}`", part.text)
+            ]
+            if of_scales:
+                head = f"# {heading(number, claim)}\n\n{WRITTEN}\n\n{claim.CLAIM}. `python -m experiments {name}`"
+                pages[name] = "\n\n".join([head, HOW, *of_scales])
+        return pages
 
 
 def in_brief(found: Mapping[str, Verdict]) -> str:
@@ -97,56 +184,6 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-def sections(results: Path, folder: Path | None = None, figures: list[Path] | None = None) -> str:
-    """Every claim: what is claimed, the answer, one figure and one table, and where the rest is. folder: where figures
-    go, None = none are drawn."""
-    parts = [INTRODUCTION]
-    for number, (name, claim) in enumerate(CLAIMS.items(), start=1):
-        parts.append(f"### {heading(number, claim)}\n\n{claim.CLAIM}.")
-        texts = {s.name: text for s in claim.LEGAL if s.name != "smoke" and (text := of_scale(claim, s, results))}
-        if not texts:
-            parts.append("Not measured yet.")
-            continue
-        answers = answer(claim, results)
-        if answers:
-            parts.append(f"Answer: {answers}.")
-        shown = claim.SHOWN if getattr(claim, "SHOWN", None) in texts else list(texts)[-1]
-        figure = first_figure(claim, texts, shown, results, folder, figures)
-        if figure:
-            parts.append(f"![{claim.TITLE}, scale {shown}](figures/{figure})")
-        parts.append(f"Scale `{shown}`, its first table:\n\n{first_table(texts[shown])}")
-        parts.append(f"[All tables]({DETAILS}/{name}.md): {listed(f'`{scale}`' for scale in texts)}.")
-    return "\n\n".join(parts)
-
-
-def details(results: Path) -> dict[str, str]:
-    """Claim -> its page: the tables of every scale that has results, with remarks, seeds, device, time and commit."""
-    pages = {}
-    for number, (name, claim) in enumerate(CLAIMS.items(), start=1):
-        found = []
-        for scale in claim.LEGAL:
-            text = of_scale(claim, scale, results) if scale.name != "smoke" else ""
-            if text:
-                found += [f"## Scale `{scale.name}`", text]
-        if found:
-            head = f"# {heading(number, claim)}\n\n{WRITTEN}\n\n{claim.CLAIM}. `python -m experiments {name}`\n\n{HOW}"
-            pages[name] = "\n\n".join([head, *found])
-    return pages
-
-
-def of_scale(claim, scale: Scale, results: Path) -> str:
-    """A claim's part of its page on one scale; empty where nothing is stored."""
-    stored = Results(Store(scale.name, results))
-    text = claim.section(scale, seeds_of(claim, scale), stored)
-    if not text:
-        return ""
-    parts = [f"{sentence(getattr(claim, 'CAPTION', scale.caption))}.", text]
-    for path in sorted(FIGURES.glob(f"{module_name(claim)}_{scale.name}.svg")) if hasattr(claim, "figures") else []:
-        parts += [f"![{claim.TITLE}](../figures/{path.name})", f"<sub>{claim.BARS}</sub>"]
-    parts += [remark for remark in [getattr(claim, "REMARKS", {}).get(scale.name)] if remark]
-    return "\n\n".join([*parts, stored.provenance()])
-
-
 def answer(claim, results: Path) -> str:
     """The verdicts of a claim, scale by scale; empty where it has none."""
     found: dict[str, list[str]] = {}
@@ -166,32 +203,6 @@ def first_table(text: str) -> str:
     return "\n".join(lines[begin:end])
 
 
-def first_figure(
-    claim, scales: Collection[str], shown: str, results: Path, folder: Path | None, figures: list[Path] | None
-) -> str:
-    """The name of the figure of the scale that is shown, "" = none; those of all scales are drawn into `folder`."""
-    names = {}
-    for scale in claim.LEGAL if hasattr(claim, "figures") else []:
-        if scale.name in scales:
-            drawn = figure_files(claim, scale, Results(Store(scale.name, results)), folder, figures)
-            names[scale.name] = [path.name for path in drawn if path.suffix == ".svg"]
-    return next(iter(names.get(shown, [])), "")
-
-
-def module_name(claim) -> str:
-    return claim.__name__.split(".")[-1]
-
-
 def sentence(text: str) -> str:
     """`text` with a capital first letter."""
     return text[:1].upper() + text[1:]
-
-
-def figure_files(claim, scale, stored: Results, folder: Path | None, figures: list[Path] | None) -> list[Path]:
-    """The claim's figures: drawn into `folder` and added to `figures`, or, without one, those of docs/figures."""
-    if folder is None:
-        return sorted(FIGURES.glob(f"{module_name(claim)}_{scale.name}.svg"))
-    drawn = claim.figures(scale, seeds_of(claim, scale), stored, folder)
-    if figures is not None:
-        figures += drawn
-    return drawn

@@ -646,7 +646,7 @@ def test_the_report_puts_claims_between_the_markers_and_tables_on_their_pages(st
 
 def test_missing_runs_are_counted(stored):
     without(Store("cifar_cpu", stored), "train/derived/4-8-12-16-32/none/seed2")
-    pages = report.details(stored)
+    pages = report.Report(stored).details()
     assert "| none (teachers as in AdaBits) | 2 |" in pages["cdt"]
     for claim in ("cdt", "end_to_end"):
         assert pages[claim].count("1 of the runs planned are not done") == 1
@@ -669,11 +669,11 @@ def test_a_page_without_markers_is_refused(tmp_path):
 
 def test_the_page_is_what_the_stored_results_say():
     """docs/results.md is assembled, never edited: it equals what the command would write now."""
-    text = report.PAGE.read_text()
-    assert text.split(report.BEGIN)[1].split(report.END)[0].strip() == report.sections(report.RESULTS).strip()
+    text, stored = report.PAGE.read_text(), report.Report(report.RESULTS)
+    assert text.split(report.BEGIN)[1].split(report.END)[0].strip() == stored.sections().strip()
     readme = report.README.read_text()
-    assert readme.split(report.BEGIN)[1].split(report.END)[0].strip() == report.claims_list(report.RESULTS).strip()
-    pages = report.details(report.RESULTS)
+    assert readme.split(report.BEGIN)[1].split(report.END)[0].strip() == stored.claims_list().strip()
+    pages = stored.details()
     for name, page in pages.items():
         assert (report.PAGE.parent / report.DETAILS / f"{name}.md").read_text() == page + "\n"
     assert len(list((report.PAGE.parent / report.DETAILS).iterdir())) == len(pages)

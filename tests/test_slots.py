@@ -160,15 +160,15 @@ def test_slots_without_tests_are_described(tmp_path):
 
 
 def test_the_page_shows_what_is_there(tmp_path):
-    assert "cifar_gpu" not in report.sections(tmp_path)
+    assert "cifar_gpu" not in report.Report(tmp_path).sections()
     stored(tmp_path, held("A"))
-    text = report.details(tmp_path)["cdt"]
+    text = report.Report(tmp_path).details()["cdt"]
     assert "## Scale `cifar_gpu`" in text and "36 of the runs planned are not done" in text
     assert "A card of a test; torch 2;" in text
-    figures = []
-    report.sections(tmp_path, tmp_path / "figures", figures)
-    assert {path.name for path in figures} >= {"cdt_cifar_gpu.svg", "cdt_cifar_gpu.png"}
-    assert "**holds at 4 bit** (`cifar_gpu`)" in report.claims_list(tmp_path)
+    drawn = report.Report(tmp_path, tmp_path / "figures")
+    drawn.sections()
+    assert {path.name for path in drawn.figures} >= {"cdt_cifar_gpu.svg", "cdt_cifar_gpu.png"}
+    assert "**holds at 4 bit** (`cifar_gpu`)" in report.Report(tmp_path).claims_list()
 
 
 def test_a_slot_is_of_the_runs_that_bear_its_name():
