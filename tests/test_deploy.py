@@ -1,7 +1,9 @@
 """The integer network: its graph, its NumPy form against fake quantization, and on disk."""
 
 import copy
+import errno
 import json
+import os
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +16,7 @@ from test_quantizer_networks import NETWORKS
 from torch import nn
 
 import instantnet
-from instantnet.deploy import oracle, parity, stored
+from instantnet.deploy import export, oracle, parity, stored
 from instantnet.deploy.export import Subject, lowered
 from instantnet.deploy.graph import graph_of
 from instantnet.deploy.packed import packed, unpacked
@@ -311,3 +313,20 @@ def test_widths_that_an_export_does_not_have_are_named(options, said):
     model(example, num_bits=8)
     with pytest.raises(UserError, match=said):
         both(model.eval(), (3, 8, 9))
+
+
+def test_an_export_that_cannot_be_put_in_place_leaves_the_one_before(tmp_path, monkeypatch):
+    folder = tmp_path / "deploy"
+    export.write({"card.json": json.dumps({"kind": export.KIND}).encode(), "c/old.c": b"old"}, folder)
+    rename = os.rename
+
+    def fails_for_the_new(source, target):
+        if str(source).endswith(".partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_for_the_new)
+    with pytest.raises(UserError, match="the export before, if any, is intact"):
+        export.write({"card.json": b"{}"}, folder)
+    assert (folder / "c" / "old.c").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["deploy"]

@@ -188,7 +188,12 @@ def write(files: Mapping[str, bytes], folder: Path) -> None:
         old = new.with_suffix(".old")
         if folder.exists():
             os.rename(folder, old)
-        os.rename(new, folder)
+        try:
+            os.rename(new, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; the export before, if any, is intact") from error
