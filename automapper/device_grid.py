@@ -113,7 +113,7 @@ def _name(data: Any, path: Path) -> str:
 
 
 def _groups(names: Mapping[str, Path], lists: Mapping[Path, list], together: Any, source: str) -> list[list[Path]]:
-    """The lists that change in step; each other one is a group of its own."""
+    """Groups of lists that change in step. A list that `together` does not name is a group alone."""
     where = f"{source}: together"
     if not isinstance(together, list) or not all(isinstance(group, list) and group for group in together):
         raise InputError(f"{where}: expected a list of lists of fields, got {shown(together)}")

@@ -143,8 +143,8 @@ class Lowering:
         return found
 
     def _target(self, node: Node) -> tuple[Node, np.ndarray] | None:
-        """The one quantized layer that reads what `node` computes, and the channel that each of its own becomes; None
-        where there is none or several. Only moves and a maximum may lie between: rounding commutes with them."""
+        """The quantized layer that reads what `node` computes, and where that layer finds each channel; None where no
+        layer or several read it. Only moves and a maximum may lie between: rounding commutes with them."""
         order = np.arange(node.shape[0])
         name = node.name
         while name != self.graph.output and len(readers := self.graph.readers(name)) == 1:

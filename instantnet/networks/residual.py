@@ -28,7 +28,7 @@ HIDDEN = "additions inside a function of torch's: no operator of Python's makes 
 
 
 class Addition(SwitchableLayer):
-    """(x, y) as they are added: each over a range of its own, by the quantizer of layers' inputs."""
+    """(x, y), quantized for the sum: each over its own range, by the quantizer of layers' inputs."""
 
     def __init__(self, precision: Precision):
         super().__init__()

@@ -1,8 +1,8 @@
 """Min-max as the authors' released code has it (quantize.py there): two points in which it differs from `minmax`.
 
 * A channel, or tensor, whose values are all alike becomes 0, where `minmax` keeps the value.
-* Running ranges start at 0 and average in from the first batch on, where in `minmax` the first batch sets them; a
-  recalibration goes on from where they are.
+* Running ranges start at 0, and the first batch is averaged in; in `minmax` the first batch sets them. A recalibration
+  does not reset them.
 
 With `range_scope` = shared, `range_momentum` = 0.9 the running range is the release's.
 """
