@@ -141,9 +141,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: both where there is a GPU")
     options = parser.parse_args()
     tune_cpu(options.threads, keep_memory=True)
-    devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
+    there = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    devices = [torch.device(name) for name in ([options.device] if options.device else there)]
     result = {
         "versions": versions(),
         "steps": [compare_steps(device, options.batch, options.repeats) for device in devices],

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from three_steps import BATCH, BITS, LR, Search, Training, assert_close, images_and_labels, outcome
+from three_steps import BATCH, BITS, LR, MIXED, Search, Training, assert_close, images_and_labels, outcome
+
+from instantnet.quantizers import QUANTIZERS
 
 pytestmark = pytest.mark.gpu
 
@@ -34,6 +36,9 @@ TRAININGS = {
     "high2low": {"name": "small", "bit_schedule": "high2low", "teachers": "next"},
     "low2high": {"name": "small", "bit_schedule": "low2high", "label_smoothing": 0.1},
     "kl": {"name": "small", "distill_loss": "kl"},
+    "mixed": {"name": "mixed", "bit_widths": MIXED},
+    "converted": {"name": "converted", "bit_widths": (32,)},
+    **{f"quantizer {name}": {"name": name} for name in QUANTIZERS},
 }
 
 

@@ -15,6 +15,7 @@ import torch
 from three_steps import (
     BITS,
     CPU,
+    MIXED,
     STEPS,
     Training,
     assert_close,
@@ -29,6 +30,7 @@ from three_steps import (
 from instantnet.engine.average import averaged_model
 from instantnet.engine.loop import accuracy
 from instantnet.quantize import recalibrate
+from instantnet.quantizers import QUANTIZERS
 
 pytestmark = pytest.mark.gpu
 
@@ -105,6 +107,13 @@ def test_schedules(device, schedule):
 def test_teachers(device, teachers):
     options = {"teachers": teachers, "label_smoothing": 0.1, "loss_reduction": "sum"}
     expected, got = (trained("small", d, torch.float64, **options) for d in (CPU, device))
+    assert_same_steps(expected, got)
+
+
+@pytest.mark.parametrize("name", [*QUANTIZERS, "mixed", "converted"])
+def test_quantizers_and_networks(device, name):
+    options = {"mixed": {"bit_widths": MIXED}, "converted": {"bit_widths": (32,)}}.get(name, {})
+    expected, got = (trained(name, d, torch.float64, **options) for d in (CPU, device))
     assert_same_steps(expected, got)
 
 

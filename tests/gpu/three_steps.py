@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instantnet import switchable
 from instantnet.architect import Architect
 from instantnet.distill import Cascade
 from instantnet.engine.distributed import Processes
@@ -19,11 +20,14 @@ from instantnet.model_search import Supernet
 from instantnet.networks.build import build_network
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision, SwitchableNetwork
+from instantnet.quantizers import QUANTIZERS
 from instantnet.searching import loss_by_graph
 from instantnet.strategies import autocasted, compiled, placed, recorded
+from instantnet.widths import Bits
 
 CPU = torch.device("cpu")
 BITS = (4, 8, 12, 16, 32)
+MIXED = (4, "w4a8", 8, "w8a4", 32)
 BATCH, PIXELS, CLASSES, STEPS = 16, 12, 5, 3
 LR = 2**-7  # exact in float32, in which a CUDA graph keeps it
 ENDS = {"stem_channel": 8, "stem_stride": 1, "header_channel": 16, "num_classes": CLASSES}
@@ -36,18 +40,34 @@ PAPER = {"width_mult": 0.25, "num_classes": CLASSES, "quantize_ends": False, **S
 
 NETWORKS: dict[str, Callable[[], SwitchableNetwork]] = {
     "derived": lambda: DerivedNetwork(EVERY_OPERATION, EVERY, Precision(BITS)),  # both skips: with and without a layer
-    "small": lambda: DerivedNetwork(["k3_e3", "k5_e1_g2", "skip"], SMALL, Precision(BITS)),
+    "small": lambda: small(Precision(BITS)),
+    "mixed": lambda: small(Precision(MIXED)),
+    "converted": lambda: converted(),
     "tiny": lambda: DerivedNetwork(["k3_e1"], TINY, Precision(BITS)),
     "resnet38": lambda: build_network({"network": "resnet38"}, PAPER, Precision(BITS)),
     "mobilenet_v2": lambda: build_network({"network": "mobilenet_v2"}, PAPER, Precision(BITS)),
 }
+for quantizer in QUANTIZERS:
+    NETWORKS[quantizer] = lambda quantizer=quantizer: small(Precision(BITS, quantizer=quantizer))
+
+
+def small(precision: Precision) -> SwitchableNetwork:
+    return DerivedNetwork(["k3_e3", "k5_e1_g2", "skip"], SMALL, precision)
+
+
+def converted() -> SwitchableNetwork:
+    """Not ours: torchvision's residual network, a block a stage."""
+    import torchvision
+
+    block = torchvision.models.resnet.BasicBlock
+    return switchable(torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=CLASSES), bit_widths=BITS)
 
 
 @dataclass
 class Outcome:
     """losses: of every step, bit-width -> number; before and after: the network's state, on the CPU."""
 
-    losses: list[dict[int, float]]
+    losses: list[dict[Bits, float]]
     before: dict[str, Tensor]
     after: dict[str, Tensor]
     model: SwitchableNetwork
@@ -85,7 +105,7 @@ class Training:
         cuda_graph: bool = False,
         kernels: bool = False,
         opt: str = "sgd",
-        bit_widths: tuple[int, ...] = BITS,
+        bit_widths: tuple[Bits, ...] = BITS,
         processes: Processes | None = None,
         sync_bn: bool = False,
         **cascade: Any,
