@@ -18,6 +18,7 @@ from instantnet.networks.paper import Form
 from instantnet.networks.resnet import cifar_resnet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision, SwitchableNetwork
+from instantnet.quantizers import QUANTIZERS
 
 BITS = (4, 8, 32)
 CUDA = torch.device("cuda")
@@ -124,6 +125,20 @@ def test_the_noise_of_a_search_is_drawn_on_the_cpu_and_sent(sample_paths, monkey
     assert copies.non_blocking == [True]
 
 
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_a_pass_of_a_training_sends_nothing(quantizer):
+    """A step is recorded as a CUDA graph, in which nothing can come from the CPU."""
+    geometry = Geometry((1,), (6,), (2,), 4, 1, 8, 5, 8, 8, True)
+    model = measured(DerivedNetwork(["k3_e3"], geometry, Precision(BITS, quantizer=quantizer)))
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        on_cuda(model)
+        images = torch.empty(4, 3, 8, 8, device=CUDA)
+        with Copies() as copies:
+            for bits in BITS:
+                model(images, num_bits=bits)
+    assert copies.non_blocking == []
+
+
 class Copies(TorchDispatchMode):
     """Notes of every copy from the CPU to another device whether the host goes on meanwhile."""
 
@@ -136,6 +151,8 @@ class Copies(TorchDispatchMode):
         to = options.get("device")
         if function is torch.ops.aten._to_copy.default and to is not None and arguments[0].device.type != to.type:
             self.non_blocking.append(bool(options.get("non_blocking")))
+        if function is torch.ops.aten.copy_.default and arguments[0].device.type != arguments[1].device.type:
+            self.non_blocking.append(bool(arguments[2:] and arguments[2]))
         return function(*arguments, **options)
 
 
@@ -172,5 +189,6 @@ def test_a_planted_mistake_is_found(plant, message):
 
 def test_a_copy_that_waits_is_found():
     with FakeTensorMode(), Copies() as copies:
+        torch.zeros(2, device=CUDA)[0] = 1
         torch.ones(1).to(CUDA)
-    assert copies.non_blocking == [False]
+    assert copies.non_blocking == [False, False]

@@ -138,7 +138,7 @@ class BeginsWithABatch(Quantizer):
         return self._known[row]
 
     def set_initialised(self, row: int, value: bool) -> None:
-        self.initialised[row] = value
+        self.initialised[row].fill_(value)
         self._known[row] = value
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
