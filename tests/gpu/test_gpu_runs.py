@@ -20,6 +20,7 @@ from tiny_runs import ROOT, TINY_NETWORK, load, run_here, same_tensors
 import instantnet
 from instantnet import train, train_search
 from instantnet.distill import Cascade
+from instantnet.engine.graph import StepGraph
 from instantnet.formats import read_weights
 
 pytestmark = pytest.mark.gpu
@@ -50,9 +51,9 @@ def words_of(stage, device, arch):
     return words if stage is train_search else [*words, "--load_path", str(arch)]
 
 
-def stop_at(patch, number):
-    """SIGTERM in the `number`-th step of training from now on."""
-    step, calls = Cascade.step, []
+def stop_at(patch, number, owner=Cascade, name="step"):
+    """SIGTERM in the `number`-th step of training from now on. owner, name: the method called in every step."""
+    step, calls = getattr(owner, name), []
 
     def counted(*arguments, **options):
         calls.append(1)
@@ -60,7 +61,7 @@ def stop_at(patch, number):
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments, **options)
 
-    patch.setattr(Cascade, "step", counted)
+    patch.setattr(owner, name, counted)
 
 
 def metrics(folder):
@@ -82,7 +83,8 @@ def test_a_stopped_run_resumes_bit_for_bit(deterministic, device, arch, tmp_path
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run_here(stage, *words, "--save", whole) == 0
     with monkeypatch.context() as patch:
-        stop_at(patch, 5)
+        every_step = (StepGraph, "__call__") if options == "graph" else (Cascade, "step")
+        stop_at(patch, 5, *every_step)
         assert run_here(stage, *words, "--save", stopped) == 128 + signal.SIGTERM
     checkpoint = load(stopped / "checkpoint.pt")
     assert (checkpoint["epoch"], checkpoint["step"]) == LAST
