@@ -45,6 +45,7 @@ C.skip_broken = False  # a set that shrinks should not pass unseen
 C.nepochs = 200
 C.eval_epoch = 1
 C.max_steps = 0  # whole epochs
+C.train_accuracy = False  # it tells a failure to learn from a failure to generalise, for another pass over the images
 
 # data
 C.dataset = "cifar100"
@@ -55,6 +56,7 @@ C.image_width = 32
 C.crop_padding = 4  # CIFAR recipe
 C.flip = True
 C.normalisation = "measured"  # released: deviations of CIFAR that are averages over images
+C.images_per_class = 0  # all; a few, to see what a method does where a network can learn them by heart
 C.val_portion = 0.0  # test images are set apart by whoever took them; 0.2 is usual
 C.batch_size = 128
 C.shuffle = True  # released: the same order every epoch

@@ -152,6 +152,21 @@ class DataSet:
         mean, std = RELEASED_STATISTICS
         return replace(self, mean=mean, std=std)
 
+    def first_of_each_class(self, count: int) -> Tensor:
+        """Indices int64 of the first `count` training images of every class, in their order; 0 = of all images."""
+        labels = self.train.labels.cpu()
+        if not count:
+            return torch.arange(len(self.train))
+        if len(labels) != len(self.train):
+            raise UserError(f"setting images_per_class = {count}: the labels of {self.name} are not known beforehand")
+        of_class = [(labels == label).nonzero().flatten() for label in range(self.num_classes)]
+        for name, indices in zip(self.class_names, of_class, strict=True):
+            if len(indices) < count:
+                raise UserError(
+                    f"setting images_per_class = {count}: class {name} has {len(indices)} images for training in {self.name}"
+                )
+        return torch.cat([indices[:count] for indices in of_class]).sort().values
+
     def batches(
         self,
         subset: str = "train",

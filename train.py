@@ -20,7 +20,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from instantnet.dataloader import Batches, DataSet
+from instantnet.dataloader import Batches
 from instantnet.distill import Cascade
 from instantnet.engine.average import averaged_model
 from instantnet.engine.checkpoint import save_checkpoint
@@ -45,6 +45,7 @@ from instantnet.settings.schema import from_command_line
 from instantnet.strategies import autocasted, compiled, placed, recorded
 from instantnet.training import (
     announce,
+    batches_of,
     learning_rate,
     make_optimizer,
     make_updater,
@@ -72,7 +73,7 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     new_model = partial(built, arch=arch, source=source)
     pretrained = processes.from_main(read_pretrained, C, new_model) if C.pretrain else None
     C, data = prepared(C, processes, TRAINING_RUN, partial(new_parts, arch=arch, source=source))
-    train_batches, test_batches = batches_of(C, data, processes)
+    train_batches, test_batches, as_they_are = batches_of(C, data, processes)
     steps = min(len(train_batches), C.max_steps or len(train_batches))
 
     model, new_head = new_network(C, new_model, processes, pretrained)
@@ -96,12 +97,12 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
     result_of: SwitchableNetwork = average.module if average else model
     run = new_run(C, parts, processes, command, header(TRAINING_RUN, arch, C, data), steps)
 
-    def measured(bit_widths: Sequence[Bits]) -> dict[Bits, float]:
+    def measured(bit_widths: Sequence[Bits], batches: Batches = test_batches) -> dict[Bits, float]:
         processes.average_statistics(result_of)
-        return accuracy(result_of, run.unless_stopped(test_batches), bit_widths, C.max_steps, processes.total)
+        return accuracy(result_of, run.unless_stopped(batches), bit_widths, C.max_steps, processes.total)
 
     with run.recorded(train_batches, steps, C.nepochs) as log:
-        sizes = f"{len(data.train)} images, {len(data.test)} to test"
+        sizes = f"{len(train_batches.indices)} images, {len(data.test)} to test"
         announce(log, C, run, "config_train.py", f"train on {data.name}: {sizes}, on {processes}", data)
         log.line(described(source, arch, flops, size))
         if pretrained:
@@ -145,25 +146,14 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         }
         if processes.is_main:
             save_checkpoint(f"{C.save}/weights.pt", content)
-        log.result({"accuracy": as_released or final, "flops": flops, "parameters": size})
+        on_training = {"train_accuracy": measured(precision.bit_widths, as_they_are)} if C.train_accuracy else {}
+        log.result({"accuracy": as_released or final, **on_training, "flops": flops, "parameters": size})
         log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(final, '.2f')}")
+        for found in on_training.values():
+            log.line(f"on training images, %:  {per_bits(found, '.2f')}")
         following = [*stage_command("map", "-m", "automapper", parallel=False), f"{C.save}/weights.pt"]
         following += ["--network", C.network] if names_a_function(C.network) else []
         log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join([*following, '--device', 'eyeriss'])}")
-
-
-def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches]:
-    """Training and test images, in batches of this process's share."""
-    train_batches = data.batches(
-        "train",
-        batch_size=C.batch_size,
-        shuffle=C.shuffle,
-        drop_last=C.drop_last,
-        augment=True,
-        seed=derived_seed(C.seed, "train"),
-        **processes.shard,
-    )
-    return train_batches, data.batches("test", batch_size=4 * C.batch_size, **processes.shard)
 
 
 def parts_of(C: TrainSettings, model: SwitchableNetwork, optimizer: torch.optim.Optimizer) -> dict[str, Any]:

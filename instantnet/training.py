@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from instantnet.data.cache import image_cache
-from instantnet.dataloader import DataSet, load_data
+from instantnet.dataloader import Batches, DataSet, load_data
 from instantnet.distill import Cascade
 from instantnet.engine.checkpoint import find, restore
 from instantnet.engine.commands import stage_command
@@ -20,7 +20,7 @@ from instantnet.engine.distributed import Processes
 from instantnet.engine.errors import UserError
 from instantnet.engine.log import RunLog, SilentLog
 from instantnet.engine.loop import updater
-from instantnet.engine.machine import tune_cpu, tune_gpu, versions
+from instantnet.engine.machine import derived_seed, tune_cpu, tune_gpu, versions
 from instantnet.engine.resume import load_newest, resumes_after_failure
 from instantnet.engine.run import Run, Stateful
 from instantnet.engine.version import version_line
@@ -57,6 +57,24 @@ def prepared(
     if C.normalisation == "released":
         data = data.as_released()
     return C.replaced(num_classes=data.num_classes), data
+
+
+def batches_of(C: TrainSettings, data: DataSet, processes: Processes) -> tuple[Batches, Batches, Batches]:
+    """Stage 2: images to train on, to test on, and the first as they are, in batches of this process's share."""
+    indices = data.first_of_each_class(C.images_per_class)
+    train_batches = data.batches(
+        "train",
+        indices,
+        batch_size=C.batch_size,
+        shuffle=C.shuffle,
+        drop_last=C.drop_last,
+        augment=True,
+        seed=derived_seed(C.seed, "train"),
+        **processes.shard,
+    )
+    at_once = {"batch_size": 4 * C.batch_size, **processes.shard}
+    as_they_are = data.batches("train", indices, shuffle=False, augment=False, **at_once)
+    return train_batches, data.batches("test", **at_once), as_they_are
 
 
 def check_resumable(C: Either, kind: str, parts_of: Callable[[Either], Mapping[str, Stateful]]) -> None:

@@ -46,6 +46,22 @@ SHORT_SEARCH = {
 }
 
 
+BY_HEART = {"crop_padding": 0, "flip": False}  # images as they are: a network can learn so few of them by heart
+
+
+def _learnt_by_heart(nepochs: int, batch_size: int, lr: float) -> dict[str, Any]:
+    """Until none of the training images is wrong; the accuracy on them is measured."""
+    return {
+        "nepochs": nepochs,
+        "eval_epoch": nepochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "learning_rate_min": 0.0,
+        "train_accuracy": True,
+        **BY_HEART,
+    }
+
+
 def _training(nepochs: int, lr: float) -> dict[str, Any]:
     """Epochs of 100 steps, validated after the last one alone."""
     return {
@@ -92,6 +108,12 @@ RECIPES = {
             "temp_decay": 0.9,
         },
         train=_training(20, 0.025),
+    ),
+    "digits_few": Recipe(  # 200 images
+        on="digits", both={"device": "cpu"}, train={"images_per_class": 20, **_learnt_by_heart(60, 32, 0.03)}
+    ),
+    "cifar_few": Recipe(  # 500 images, which --dataset_path holds
+        on="cifar10", both=SMALL_CIFAR, search=SHORT_SEARCH, train=_learnt_by_heart(50, 64, 0.06)
     ),
     "cifar_gpu": Recipe(
         on="cifar10",

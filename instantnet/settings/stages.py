@@ -521,6 +521,10 @@ class TrainSettings(NetworkSettings):
     recalibration: Annotated[
         Literal["own", "all"], "BN reset by it: its own bit-width's, or (released) every one's"
     ] = "own"
+    images_per_class: Annotated[int, "train on the first so many images of each class; 0 = all", AtLeast(0)] = 0
+    train_accuracy: Annotated[
+        bool, "measure the final accuracy on the training images too, as they are: without crops and flips"
+    ] = False
 
     def check(self) -> None:
         super().check()
