@@ -53,12 +53,15 @@ def train_run(
     extra: Settings = NONE,
     presets: tuple[str, ...] = (),
 ) -> Run:
-    """Training of the derived network (of `architecture`, None = `derived_network`) or of one of the paper's others."""
+    """Training of the derived network (of `architecture`, None = `derived_network`) or of one of the paper's others.
+
+    teachers: "" = those of the presets.
+    """
     settings = {**common_settings(scale, bits, seed), **scale.networks[network], **extra}
-    if len(bits) > 1:
-        settings["teachers"] = teachers
-    else:
+    if len(bits) == 1:
         teachers = "alone"
+    elif teachers:
+        settings["teachers"] = teachers
     of = network
     if network == "derived":
         architecture = architecture or derived_network(scale)
@@ -67,7 +70,7 @@ def train_run(
             of = architecture.name.replace("/", "_").removeprefix("search_")
     else:
         settings["network"] = network
-    parts = ["train", of, join(bits, "-"), teachers, *([name] if name else []), f"seed{seed}"]
+    parts = ["train", of, join(bits, "-"), *filter(None, [teachers, name]), f"seed{seed}"]
     return Run("train", "/".join(parts), (*presets, scale.preset), settings)
 
 

@@ -31,7 +31,7 @@ class Window:
 class Slot:
     """A part of a scale with a name, images and epochs of its own, planned before its first run (docs/experiments.md).
 
-    name: a part of the names of its runs. networks: each is trained in every one of `rows` (keys of `cdt.ROWS`).
+    name: a part of the names of its runs. networks: each is trained in every one of `rows` (keys of `rows.EVERY`).
     images_per_class: of training and test. seeds: how many of the scale's, the first ones. tested: whether its plan has
     tests; else it is described. minutes: per run of a stage beside the others of the slot, as long as none is stored.
     """
@@ -52,12 +52,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class Scale:
-    """caption: what every table of the scale says about itself. preset: of stages 1 and 2 (instantnet/settings), with
-    `settings` beside it. images_per_class: of training and test that a run reads, None = no folder of images is needed.
-    bit_lists: of claim 1, per network. networks: what the training of each sets. minutes: per run of a stage, as long
-    as nothing has been measured. fewer_epochs: a search of half the epochs, down to the same temperature. tried: other
-    ways to train, for `cdt_tried`. by_class: the images lie sorted by class, so that nothing may depend on their own
-    order. slots: parts, instead of what `bit_lists` would make. subset: in a slot, which of the folders of images."""
+    """caption: what every table of the scale says about itself. preset: of stages 1 and 2 (instantnet/settings),
+    with `settings` beside it. images_per_class: of training and test that a run reads, None = no folder of images
+    is needed. bit_lists: of claim 1, per network. networks: what the training of each sets. minutes: per run of a
+    stage, as long as nothing has been measured. fewer_epochs: a search of half the epochs, down to the same
+    temperature. tried: other ways to train, for `cdt_tried`. by_class: the images lie sorted by class, so that
+    nothing may depend on their own order. rows: of claim 1's tables (keys of `rows.EVERY`), in groups of which each
+    is done for all lists and seeds before the next; () = those of `cdt.ROWS`. slots: parts, instead of what
+    `bit_lists` would make. subset: in a slot, which of the folders of images."""
 
     name: str
     caption: str
@@ -73,6 +75,7 @@ class Scale:
     images_per_class: tuple[int, int] | None = None
     tried: Mapping[str, Settings] = field(default_factory=dict)
     by_class: bool = False
+    rows: tuple[tuple[str, ...], ...] = ()
     slots: tuple[Slot, ...] = ()
     subset: str = ""
 
@@ -185,6 +188,41 @@ CIFAR_CPU_SEARCH = replace(
     tried={},
 )
 
+OVERFITTING_ROWS = (
+    ("cascade", "cascade_mean", "cascade_kl", "highest", "next", "none"),
+    ("adabits", "any_precision", "lowest", "lsq"),
+)
+DIGITS_FEW = replace(
+    DIGITS,
+    name="digits_few",
+    caption="overfitting: the first 20 handwritten digits of each class (scikit-learn, 8x8 pixels, 360 to test: one "
+    "image is 0.28 points), as they are, the network of `--preset digits`, 60 epochs at batch 32, learning rate 0.03 "
+    "on a cosine to zero. A pilot with another seed and no teachers knew every training image from 4 bit up",
+    seeds=(1, 2, 3, 4, 5, 6, 7, 8),
+    preset="digits_few",
+    bit_lists={"derived": ((2, 4, 8, 32), PAPER_BITS)},
+    minutes={"search": 1.1, "train": 0.5, "map": 0.5},
+    tried={},
+    rows=OVERFITTING_ROWS,
+)
+
+CIFAR_FEW = replace(
+    CIFAR_CPU,
+    name="cifar_few",
+    caption="overfitting: the first 50 training and 200 test images of each class of CIFAR-10 (JPEG copies, quality "
+    "75) at 16x16 pixels, as they are, ResNet-38 at a quarter of its width, 50 epochs at batch 64, learning rate 0.06 "
+    "on a cosine to zero: about three minutes on one core",
+    seeds=(1, 2, 3, 4, 5, 6, 7, 8),
+    preset="cifar_few",
+    windows=CIFAR_CPU.windows[:1],
+    bit_lists={"resnet38": ((2, 4, 8, 32), PAPER_BITS)},
+    networks={"resnet38": {"width_mult": 0.25}},
+    minutes={"search": 1.5, "train": 3.5, "map": 0.7},
+    images_per_class=(50, 200),
+    tried={},
+    rows=OVERFITTING_ROWS,
+)
+
 FOUR_ROWS = ("none", "next", "cascade", "cascade_kl")
 SLOT_A = Slot(
     name="A",
@@ -243,6 +281,5 @@ FULL = Scale(
     images_per_class=(100, 100),
 )
 
-SCALES = {
-    scale.name: scale for scale in (SMOKE, DIGITS, DEMO, CIFAR_CPU, CIFAR_CPU_LONG, CIFAR_CPU_SEARCH, CIFAR_GPU, FULL)
-}
+EVERY_SCALE = (SMOKE, DIGITS, DEMO, DIGITS_FEW, CIFAR_CPU, CIFAR_CPU_LONG, CIFAR_CPU_SEARCH, CIFAR_FEW, CIFAR_GPU, FULL)
+SCALES = {scale.name: scale for scale in EVERY_SCALE}

@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from experiments.plan import NONE, join, search_run, train_run
+from experiments.plan import join, search_run, train_run
+from experiments.rows import EVERY
 from experiments.runs import Run
-from experiments.scales import Scale, Settings, Slot
+from experiments.scales import Scale, Slot
 from experiments.statistics import CONFIDENCE, Paired, mean, paired, significant
 from experiments.tables import Results, cell, device_of, said, table
 from experiments.verdicts import FAILS, HOLDS, NO_SPREAD, UNDECIDED, Verdict, listed
 
-VARIANTS: dict[str, tuple[str, str, Settings]] = {  # row -> teachers, addition to the run's name, settings
-    "cascade_kl": ("cascade", "/kl", {"distill_loss": "kl"}),
-}
 PRIMARY = ("cascade", "none", "lowest")
 SECONDARY = (
     ("cascade", "none", "mean"),
@@ -37,11 +35,11 @@ def search_of(scale: Scale, slot: Slot, seed: int) -> Run:
 
 
 def row_run(scale: Scale, slot: Slot, network: str, row: str, seed: int) -> Run:
-    teachers, suffix, settings = VARIANTS.get(row, (row, "", NONE))
+    how = EVERY[row]
     architecture = search_of(scale, slot, scale.seeds[0]) if network == "derived" else None
-    extra = {"nepochs": slot.epochs, "eval_epoch": slot.epochs, **settings}
-    name = slot.name + suffix
-    return train_run(scale_of(scale, slot), seed, slot.bits, teachers, network, architecture, name, extra)
+    extra = {"nepochs": slot.epochs, "eval_epoch": slot.epochs, **how.settings}
+    name = f"{slot.name}/{how.name}" if how.name else slot.name
+    return train_run(scale_of(scale, slot), seed, slot.bits, how.teachers, network, architecture, name, extra)
 
 
 def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:

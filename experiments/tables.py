@@ -43,13 +43,16 @@ class Results:
             return None
         return content["result"]
 
-    def accuracies(self, per_seed: Iterable[Sequence[Run]]) -> dict[int, dict[int, float]]:
-        """Bit-width -> seed -> accuracy, of rows whose runs together cover the bit-widths."""
+    def accuracies(self, per_seed: Iterable[Sequence[Run]], of: str = "accuracy") -> dict[int, dict[int, float]]:
+        """Bit-width -> seed -> accuracy, of rows whose runs together cover the bit-widths.
+
+        of: "accuracy" on the test images, or "train_accuracy", which not every run measures.
+        """
         found: dict[int, dict[int, float]] = {}
         for runs in per_seed:
             for run in runs:
                 result = self.of(run)
-                for bits, value in result["accuracy"].items() if result else []:
+                for bits, value in result.get(of, {}).items() if result else []:
                     found.setdefault(int(bits), {})[run.settings["seed"]] = value
         return found
 
