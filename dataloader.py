@@ -162,9 +162,8 @@ class DataSet:
         of_class = [(labels == label).nonzero().flatten() for label in range(self.num_classes)]
         for name, indices in zip(self.class_names, of_class, strict=True):
             if len(indices) < count:
-                raise UserError(
-                    f"setting images_per_class = {count}: class {name} has {len(indices)} images for training in {self.name}"
-                )
+                there = f"class {name} has {len(indices)} images for training in {self.name}"
+                raise UserError(f"setting images_per_class = {count}: {there}")
         return torch.cat([indices[:count] for indices in of_class]).sort().values
 
     def batches(

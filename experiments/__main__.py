@@ -29,7 +29,7 @@ from experiments.store import RESULTS, WORK, Store
 from experiments.tables import Results, duration
 from instantnet.engine.errors import Stopped, UserError, exit_status
 from instantnet.engine.folders import writable_folder
-from instantnet.settings.stages import MOST_AT_ONCE
+from instantnet.settings.ranges import MOST_AT_ONCE
 
 ALONE = ("RANK", "WORLD_SIZE", "SLURM_PROCID")  # unset, a run is of this process, whatever started it beside others
 NOTHING_TO_PUBLISH = (

@@ -21,7 +21,8 @@ from torch import Tensor
 from instantnet.engine.errors import UserError
 from instantnet.model_search import Supernet
 from instantnet.operations import OPERATIONS, Geometry
-from instantnet.settings.stages import METRIC_UNITS, SearchSettings
+from instantnet.settings.ranges import METRIC_UNITS
+from instantnet.settings.stages import SearchSettings
 from instantnet.widths import Bits
 from instantnet.widths import in_words as bits_in_words
 

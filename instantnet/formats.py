@@ -40,17 +40,10 @@ from instantnet.networks.paper import Form
 from instantnet.operations import OPERATIONS, Geometry
 from instantnet.quantize import Precision, SwitchableNetwork
 from instantnet.quantizers import QUANTIZERS
+from instantnet.settings.groups import ShapeSettings
+from instantnet.settings.ranges import MOST_BIT_WIDTHS, MOST_CLASSES, MOST_LAYERS, BitWidths
 from instantnet.settings.schema import as_text
-from instantnet.settings.stages import (
-    MOST_BIT_WIDTHS,
-    MOST_CLASSES,
-    MOST_LAYERS,
-    BitWidths,
-    NetworkSettings,
-    SearchSettings,
-    ShapeSettings,
-    TrainSettings,
-)
+from instantnet.settings.stages import NetworkSettings, SearchSettings, TrainSettings
 from instantnet.widths import Bits, in_order, in_words
 
 ARCHITECTURE, WEIGHTS, SEARCH_RUN, TRAINING_RUN = "architecture", "weights", "search run", "training run"

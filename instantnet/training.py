@@ -26,8 +26,9 @@ from instantnet.engine.run import Run, Stateful
 from instantnet.engine.version import version_line
 from instantnet.formats import WRITTEN_BY, check_same, run_settings
 from instantnet.settings.configuration import configuration
+from instantnet.settings.groups import DataSettings, ShapeSettings
 from instantnet.settings.schema import as_text, from_command_line
-from instantnet.settings.stages import DataSettings, NetworkSettings, SearchSettings, ShapeSettings, TrainSettings
+from instantnet.settings.stages import NetworkSettings, SearchSettings, TrainSettings
 
 Either = TypeVar("Either", bound=NetworkSettings)
 

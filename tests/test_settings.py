@@ -604,7 +604,7 @@ def test_named_are_the_words_of_the_command_line_given_also_those_of_presets():
 
 def test_quantizers_of_the_settings_are_those_of_the_code():
     from instantnet.quantizers import QUANTIZERS
-    from instantnet.settings.stages import LOWEST_BITS
+    from instantnet.settings.ranges import LOWEST_BITS
 
     for config in CONFIGS.values():
         assert config.C.quantizer == "minmax"
