@@ -132,5 +132,6 @@ C.latency_max = None
 C.edp_min = None
 C.edp_max = None
 C.validation = "noise_free"
+C.derivation = "window"  # layer by layer the FLOPs would jump out of the window from epoch to epoch; released: "argmax"
 C.arch_choice = "best"  # highest lowest-bit accuracy inside the window; released: "last"
 C.skip_flops = "exact"

@@ -113,9 +113,10 @@ class Supernet(Backbone):
         """The most probable operation of every layer."""
         return [list(OPERATIONS)[i] for i in self.alpha.argmax(dim=-1).tolist()]
 
-    def derived_flops(self) -> int:
-        """FLOPs for one image of the network of `derived_ops`."""
-        return self.ends_flops() + int(self.flops_table.gather(1, self.alpha.argmax(dim=-1, keepdim=True)).sum())
+    def derived_flops(self, ops: Sequence[str] | None = None) -> int:
+        """FLOPs for one image of the network of these operations, or of `derived_ops`."""
+        chosen = [list(OPERATIONS).index(op) for op in ops or self.derived_ops()]
+        return self.ends_flops() + int(self.flops_table[torch.arange(len(chosen)), chosen].sum())
 
     def flops_range(self) -> tuple[int, int]:
         """FLOPs for one image of the smallest and of the largest network of the search space."""

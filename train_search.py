@@ -36,7 +36,7 @@ from instantnet.kernels import with_kernels
 from instantnet.model_search import Supernet
 from instantnet.quantizers import learned_by_quantizers
 from instantnet.searching import bit_widths_named, build_supernet, new_architect, validate
-from instantnet.selection import Best, report
+from instantnet.selection import Best, architecture, report
 from instantnet.settings.configuration import configuration
 from instantnet.settings.schema import from_command_line
 from instantnet.strategies import autocasted, compiled, placed, recorded
@@ -126,7 +126,10 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 run.note(loss, processes.mean_losses(losses, weight))
                 run.note(alpha_loss, processes.mean_losses({architect.bits: cross_entropy}, share))
 
-            derived, flops_weight = efficiency.derived(), architect.flops_weight
+            ops, flops_weight = architecture(supernet, efficiency, C), architect.flops_weight
+            derived = efficiency.derived(ops)
+            alone = supernet.derived_ops()  # layer by layer, which the window does not bind: lambda goes by it
+            unbound = derived if alone == ops else efficiency.derived(alone)
             metrics = {
                 "loss": loss.value(),
                 "alpha_loss": alpha_loss.value(),
@@ -140,10 +143,11 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 processes.average_statistics(supernet)
                 unseen = run.unless_stopped(held_out)
                 metrics["accuracy"] = validate(supernet, unseen, bit_widths, C, epoch, processes.total)
-                best.consider(supernet, derived, metrics["accuracy"], epoch, run)
+                best.consider(supernet.alpha, ops, derived, metrics["accuracy"], epoch, run)
             if epoch >= C.flops_from:
-                architect.flops_weight = next_flops_weight(flops_weight, counted_value(derived), *C.window())
-            log.epoch(epoch, metrics, C.nepochs, f"{in_words(derived)}, lambda {flops_weight:.1e}")
+                architect.flops_weight = next_flops_weight(flops_weight, counted_value(unbound), *C.window())
+            without = "" if derived == unbound else f" (without the window {in_words(unbound)})"
+            log.epoch(epoch, metrics, C.nepochs, f"{in_words(derived)}{without}, lambda {flops_weight:.1e}")
             loss.clear()
             alpha_loss.clear()
         report(best.found, C, log)

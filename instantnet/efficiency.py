@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,9 +44,18 @@ class Flops:
         """L_eff, a scalar differentiable in alpha, of the weights that the supernet drew last."""
         return self.supernet.expected_flops()
 
-    def derived(self) -> dict[str, Any]:
-        """Of the derived network: what arch.pt records."""
-        return {"flops": self.supernet.derived_flops()}
+    def derived(self, ops: Sequence[str]) -> dict[str, Any]:
+        """Of the network of these operations: what arch.pt records."""
+        return {"flops": self.supernet.derived_flops(ops)}
+
+    def additive(self) -> np.ndarray:
+        """[layers, operations, kinds]: what candidates cost, in kinds that add up over layers."""
+        return self.supernet.flops_table.detach().cpu().double().numpy()[..., None]
+
+    def value(self, chosen: np.ndarray) -> np.ndarray:
+        """What the window is about, of networks [n, layers] of indices of operations: [n]."""
+        costs = self.additive()[..., 0]
+        return self.supernet.ends_flops() + costs[np.arange(len(costs)), chosen].sum(axis=1)
 
     def lines(self, C: SearchSettings) -> list[str]:
         """A line where the window holds no network of the search space, however alpha ends."""
@@ -79,13 +89,23 @@ class OnDevice:
         sums = self.fixed + (weights[None, :, :, None] * self.costs).sum((1, 2))  # [bit-widths, 2]
         return self._logarithm(sums).mean()
 
-    def derived(self) -> dict[str, Any]:
-        ops = self.supernet.derived_ops()
+    def derived(self, ops: Sequence[str]) -> dict[str, Any]:
         costs = {width: self.table.cost(ops, width) for width in self.bits}
         logs = [float(self._logarithm(torch.tensor([cost], dtype=torch.float64))) for cost in costs.values()]
         of_bits = {width: {**cost._asdict(), "edp_js": cost.energy_j * cost.latency_s} for width, cost in costs.items()}
         record = {"metric": self.metric, "device": self.table.device, "value": math.exp(sum(logs) / len(logs))}
-        return {"flops": self.supernet.derived_flops(), "efficiency": {**record, "bits": of_bits}}
+        return {"flops": self.supernet.derived_flops(ops), "efficiency": {**record, "bits": of_bits}}
+
+    def additive(self) -> np.ndarray:
+        """Of several bit-widths the mean, each relative to its own."""
+        costs = self.costs.cpu().numpy()  # [bit-widths, layers, operations, 2]
+        relative = (costs / costs.mean(axis=(1, 2), keepdims=True)).mean(axis=0)
+        return relative[..., {"energy": [0], "latency": [1], "edp": [0, 1]}[self.metric]]
+
+    def value(self, chosen: np.ndarray) -> np.ndarray:
+        layers = torch.arange(chosen.shape[1])
+        picked = self.costs.cpu()[:, layers, torch.from_numpy(chosen)]  # [bit-widths, n, layers, 2]
+        return self._logarithm(self.fixed.cpu()[:, None] + picked.sum(dim=2)).mean(dim=0).exp().numpy()
 
     def range(self) -> tuple[float, float]:
         """What networks of the search space can have. For one bit-width the lower end is exact, and the upper one too

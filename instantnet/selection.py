@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from instantnet.efficiency import counted_value, in_words, window_in_words
+from instantnet.derivation import most_probable
+from instantnet.efficiency import Flops, OnDevice, counted_value, in_words, window_in_words
 from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.engine.log import RunLog, SilentLog, per_bits
@@ -17,6 +19,15 @@ from instantnet.settings.stages import SearchSettings
 from instantnet.widths import Bits, width_order
 
 
+def architecture(supernet: Supernet, efficiency: Flops | OnDevice, C: SearchSettings) -> list[str]:
+    """The operations [layers] that alpha stands for, as the setting `derivation` says."""
+    if C.derivation == "argmax":
+        return supernet.derived_ops()
+    log_p = torch.log_softmax(supernet.alpha.detach().cpu().double(), dim=-1).numpy()
+    chosen = most_probable(log_p, efficiency.additive(), efficiency.value, *C.window())
+    return [list(OPERATIONS)[i] for i in chosen]
+
+
 class Best:
     """The architecture that is kept: the most accurate one inside the window, or the last one."""
 
@@ -24,14 +35,16 @@ class Best:
         self.C, self.header = C, header  # header: what an arch.pt of these operations begins with
         self.found: dict | None = None  # what arch.pt holds
 
-    def consider(self, supernet: Supernet, derived: dict, accuracies: dict[Bits, float], epoch: int, run: Run) -> None:
+    def consider(
+        self, alpha: Tensor, ops: Sequence[str], derived: dict, accuracies: dict[Bits, float], epoch: int, run: Run
+    ) -> None:
         """Compare the architecture of a validated epoch with the best so far; write arch.pt if it is better.
 
         derived: its `flops`, and where a device counts `efficiency`.
         """
         candidate = {
-            "ops": supernet.derived_ops(),
-            "alpha": supernet.alpha.detach().cpu().clone(),
+            "ops": list(ops),
+            "alpha": alpha.detach().cpu().clone(),
             **derived,
             "accuracy": accuracies,
             "epoch": epoch,

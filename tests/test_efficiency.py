@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 from test_train_search import QUICK, lines, search
@@ -14,7 +15,8 @@ from tiny_runs import load, same_tensors
 from automapper import Table
 from automapper.candidates import Entry, Row
 from config_search import C as DEFAULTS
-from instantnet.efficiency import OnDevice
+from instantnet.derivation import most_probable
+from instantnet.efficiency import Flops, OnDevice, counted_value
 from instantnet.engine.errors import UserError
 from instantnet.model_search import Supernet, one_hot
 from instantnet.operations import OPERATIONS, Geometry
@@ -92,7 +94,7 @@ def test_one_hot_weights_and_the_derived_network_are_exact(geometry, random_ops,
         costs = {width: efficiency.table.cost(ops, width) for width in bits}
         expected = math.prod(value_of(metric, cost) for cost in costs.values()) ** (1 / len(bits))
         assert math.exp(efficiency.loss().item()) == pytest.approx(expected, rel=1e-6)
-        found = efficiency.derived()
+        found = efficiency.derived(ops)
         assert found["flops"] == supernet.derived_flops()
         record = found["efficiency"]
         assert (record["metric"], record["device"]) == (metric, "drawn")
@@ -188,7 +190,24 @@ def test_a_search_records_metric_device_and_values(drawn, tmp_path, capsys):
     assert [row["flops_weight"] for row in rows] == [0.01, 0.02, 0.04], "doubled above edp_max"
     assert all(low <= row["edp"] <= high for row in rows)
     assert f"EDP {arch['efficiency']['value']:.3e} J*s" in text
-    assert f"no epoch's architecture was inside 0 to {1.001 * low:g} J*s" in text
+    assert arch["efficiency"]["value"] <= 1.001 * low, "within the window"
+    assert search(*words, "--derivation", "argmax", "--save", tmp_path / "argmax") == 0
+    assert f"no epoch's architecture was inside 0 to {1.001 * low:g} J*s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("bits", [(4,), (4, 8)])
+def test_what_the_window_is_about_is_the_value_of_each_network(geometry, random_ops, metric, bits):
+    supernet, of_device = on_device(geometry, metric, bits)
+    for efficiency in (of_device, Flops(supernet)):
+        every = [random_ops(geometry, seed) for seed in range(20)]
+        chosen = np.array([[list(OPERATIONS).index(op) for op in ops] for ops in every])
+        found = [counted_value(efficiency.derived(ops)) for ops in every]
+        assert efficiency.value(chosen) == pytest.approx(found, rel=1e-9)
+        least, most = np.quantile(found, [0.4, 0.6])
+        costs = efficiency.additive()
+        log_p = np.log(np.random.default_rng(0).dirichlet(np.ones(costs.shape[1]), size=costs.shape[0]))
+        assert least <= efficiency.value(most_probable(log_p, costs, efficiency.value, least, most)[None])[0] <= most
 
 
 def test_lambda_is_halved_below_and_stays_without_a_window(drawn, tmp_path):

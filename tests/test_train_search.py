@@ -220,7 +220,7 @@ def test_weights_and_alpha_learn_from_different_images(tmp_path, monkeypatch):
 def run_with(monkeypatch, folder, *words, flops, accuracies):
     """A search whose epochs find `flops` and validate to `accuracies` at 4 bit (and something else at the others)."""
     flops, accuracies = iter(flops), iter(accuracies)
-    monkeypatch.setattr(Supernet, "derived_flops", lambda self: next(flops))
+    monkeypatch.setattr(Supernet, "derived_flops", lambda self, ops: next(flops))
     monkeypatch.setattr(
         train_search, "validate", lambda *_: {4: float(next(accuracies)), 8: 50.0, 32: 100 * random.random()}
     )
@@ -246,6 +246,21 @@ def test_where_none_is_inside_the_nearest_is_kept_and_said(tmp_path, monkeypatch
     arch = run_with(monkeypatch, tmp_path, "--nepochs", 3, flops=[900, 250, 10], accuracies=[99, 20, 50])
     assert arch["epoch"] == 1
     assert "no epoch's architecture was inside" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_epoch_ends_inside_a_window_of_a_tenth(tmp_path, seed):
+    """Layer by layer the most probable operations jump over it; together within the window they do not."""
+    words = ["--preset", "smoke", "--seed", seed, "--nepochs", 4, "--image_height", 8, "--image_width", 8]
+    words += ["--num_layer_list", "2,2", "--num_channel_list", "8,12", "--stride_list", "1,2", "--header_channel", 16]
+    words += ["--flops_min", 250e3, "--flops_max", 275e3, "--arch_learning_rate", 1, "--device", "cpu"]
+    assert search(*words, "--save", tmp_path / "window") == 0
+    assert all(250e3 <= row["flops"] <= 275e3 for row in lines(tmp_path / "window"))
+    arch = load(tmp_path / "window/arch.pt")
+    geometry = Geometry.from_settings(arch["config"] | {"num_classes": 10}, num_classes=10)
+    assert Supernet(geometry, Precision([4, 8, 32])).derived_flops(arch["ops"]) == arch["flops"]
+    assert search(*words, "--derivation", "argmax", "--save", tmp_path / "argmax") == 0
+    assert not all(250e3 <= row["flops"] <= 275e3 for row in lines(tmp_path / "argmax"))
 
 
 @pytest.mark.parametrize("window, reached", [((0, 1), False), ((1e9, 2e9), False), ((0, 2e9), True), (None, True)])

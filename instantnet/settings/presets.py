@@ -115,6 +115,7 @@ SEARCH: dict[str, Preset] = {
         "flops_from": 1,
         "alpha_step": "separate",
         "split": "index",
+        "derivation": "argmax",
         "arch_choice": "last",
         "validation": "released",
         "skip_flops": "released",

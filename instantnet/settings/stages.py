@@ -190,6 +190,9 @@ class SearchSettings(NetworkSettings):
     validation: Annotated[
         Literal["noise_free", "released"], "released: fresh noise, test set, accuracies run together"
     ] = "noise_free"
+    derivation: Annotated[
+        Literal["window", "argmax"], "alpha's most probable operations: together within the window, or of each layer"
+    ] = "window"
     arch_choice: Annotated[Literal["best", "last"], "the epoch whose architecture is kept"] = "best"
     skip_flops: Annotated[Literal["exact", "released"], "released: a strided skip counted at stride 1"] = "exact"
 
