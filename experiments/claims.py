@@ -2,7 +2,19 @@
 
 from types import ModuleType
 
-from experiments import cdt, cdt_tried, demo, end_to_end, ends, mapper, paper_size, pretrained, released, search
+from experiments import (
+    cdt,
+    cdt_tried,
+    demo,
+    end_to_end,
+    ends,
+    mapper,
+    paper_size,
+    pretrained,
+    quantizers,
+    released,
+    search,
+)
 from experiments.scales import Scale
 
 CLAIMS = {
@@ -16,6 +28,7 @@ CLAIMS = {
     "cdt_tried": cdt_tried,
     "pretrained": pretrained,
     "demo": demo,
+    "quantizers": quantizers,
 }
 
 

@@ -62,7 +62,7 @@ def train_run(
         teachers = "alone"
     elif teachers:
         settings["teachers"] = teachers
-    of = network
+    of = network.replace(":", "_")
     if network == "derived":
         architecture = architecture or derived_network(scale)
         settings["load_path"] = architecture

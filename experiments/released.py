@@ -27,6 +27,7 @@ SEARCH = {  # label -> settings of train_search.py
     "last epoch's architecture": {"arch_choice": "last"},
     "validation with noise, on the test set, run together": {"validation": "released"},
     "a strided skip counted at stride 1": {"skip_flops": "released"},
+    "the most probable operation of each layer": {"derivation": "argmax"},
 }
 BY_ORDER = {  # rows that go by the images' own order -> settings that mix the images all the same
     "training images in a fixed order, last partial batch dropped": {"shuffle": True},
