@@ -65,6 +65,8 @@ C.drop_last = False  # released: True
 # network
 C.network = "derived"  # the architecture of load_path; resnet38, resnet74, mobilenet_v2: what the paper compares with;
 # torchvision:NAME, timm:NAME, path/to/file.py:function: docs/your_network.md
+C.keep_float = []  # the first and the last layer, as `quantize_ends` says
+C.quantize_residual = False  # the paper is silent; integer kernels need it
 C.width_mult = 1.0  # of the paper's: thinner for scaled-down runs
 # of the derived network: must have as many layers as the architecture of load_path
 C.num_layer_list = [1, 4, 4, 4, 4, 4, 1]

@@ -5,7 +5,8 @@ Format 2. Of every file:
     format      2
     kind        "architecture", "weights", or "search run" and "training run"
     network     {"name": derived, supernet, a network of the paper or of others (torchvision:resnet18), "ops": of a
-                derived one, "float_layers": of others', those that do not switch, "settings": its sizes}
+                derived one, "float_layers": of others', those that do not switch, "additions": of others',
+                name -> number of those quantized, "settings": its sizes}
     quantizer   the setting: "minmax", "symmetric", ..
     bits        [4, 8, 32]: numbers, or text such as "w4a8" where weights and activations differ; lowest first
     data        {"name", "class_names", "mean", "std", "height", "width"}: what an image and a logit of it mean
@@ -56,6 +57,7 @@ WRITTEN_BY = {
 QUANTIZER = "minmax"  # of a file that names none
 LONGEST_NAME = 256  # letters of a class's name
 MOST_FLOAT = 10_000  # layers that do not switch
+MOST_ADDITIONS = 1000  # of a module
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def header(kind: str, arch: Mapping[str, Any], C: NetworkSettings, data: DataSet
     values = C.to_dict()
     network = {"name": arch.get("network", "derived")}
     network |= {name: list(arch[name]) for name in ("ops", "float_layers") if name in arch}
+    network |= {"additions": dict(arch["additions"])} if "additions" in arch else {}
     return {
         "kind": kind,
         "network": network | {"settings": {name: values[name] for name in shape.__dataclass_fields__}},
@@ -208,6 +211,19 @@ def _check_kind(content: Mapping[str, Any], kind: str, path: Path) -> None:
             raise UserError(f"{path}: its quantizer is {shown(stated)}, that of its config {shown(built)}")
 
 
+def _additions(given: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Of one of others' networks: {"additions": ..} or nothing."""
+    if "additions" not in given:
+        return {}
+    found = given["additions"]
+    if not isinstance(found, dict) or not 0 < len(found) <= MOST_FLOAT:
+        raise ValueError("its additions are not a dictionary of names")
+    for name, count in found.items():
+        if not isinstance(name, str) or type(count) is not int or not 0 < count <= MOST_ADDITIONS:
+            raise ValueError("its additions are not numbers by name")
+    return {"additions": dict(found)}
+
+
 def _arch(given: Any, content: Mapping[str, Any]) -> dict[str, Any]:
     """{"ops": ..} or {"network": name} of a file; a format 2 says it twice, and must say the same."""
     if not isinstance(given, dict) or not {"ops", "network"} & given.keys():
@@ -221,7 +237,7 @@ def _arch(given: Any, content: Mapping[str, Any]) -> dict[str, Any]:
         layers = given["float_layers"]
         if not isinstance(layers, list) or len(layers) > MOST_FLOAT or not all(isinstance(one, str) for one in layers):
             raise ValueError("its float_layers are not a list of names")
-        return {"network": name, "float_layers": list(layers)}
+        return {"network": name, "float_layers": list(layers), **_additions(given)}
     if name != "derived":
         return {"network": name}
     ops = given["ops"]
@@ -353,7 +369,7 @@ def check_same(before: NetworkSettings, C: NetworkSettings, path: Path) -> None:
     """UserError where a run would go on from a checkpoint that was trained with other values of a bit-width: files of
     some quantizers hold the same tensors, which mean something else."""
     check_bits(before.num_bits_list, C, path)
-    for name in ("quantizer", "bits_of"):
+    for name in ("quantizer", "bits_of", "keep_float", "quantize_residual"):
         then, now = getattr(before, name, None), getattr(C, name, None)
         if then != now:
             raise UserError(

@@ -20,7 +20,7 @@ import instantnet
 from automapper.layers import load_network
 from instantnet import pretrained, recalibration, train
 from instantnet.engine.errors import UserError
-from instantnet.formats import read_weights
+from instantnet.formats import check_same, read_weights
 from instantnet.networks.build import build_network, own_architecture, sizes_of
 from instantnet.networks.converted import ConvertedNetwork, float_layers_of
 from instantnet.networks.named import float_network
@@ -254,6 +254,7 @@ def test_a_network_of_a_library_is_rebuilt_without_running_it(name):
     pixels = 224 if name.startswith("timm") or "swin" in name else 299 if "inception" in name else 64
     settings = {"image_height": pixels, "image_width": pixels, "num_classes": 10, "width_mult": 1.0}
     settings |= {"num_bits_list": [4, 32], "quantizer": "minmax", "quantize_ends": False}
+    settings |= {"keep_float": [], "quantize_residual": False}
     arch = own_architecture(name, settings)
     with torch.device("meta"):
         shapes = build_network(arch, settings, Precision([4, 32])).state_dict()
@@ -450,3 +451,46 @@ def test_a_mistake_is_one_line(files, tmp_path, capsys, words, parts):
     for part in parts:
         assert part in err
     assert not (tmp_path / "out").exists()
+
+
+# --- which layers switch
+
+
+def test_kept_layers_and_quantized_additions_come_back_from_the_file(tmp_path):
+    words = [*QUICK, "--network", "torchvision:resnet18", "--image_height", 32, "--image_width", 32, "--max_steps", 1]
+    words += ["--keep_float", "conv1,layer4.*", "--quantize_residual", "true", "--nepochs", 1, "--batch_size", 4]
+    out = said(*words, "--save", tmp_path)
+    assert "8 additions are quantized, in 8 modules" in out
+    content = load(tmp_path / "weights.pt")
+    kept = content["network"]["float_layers"]
+    assert "conv1" in kept and "layer4.0.conv1" in kept and "fc" not in kept and "layer1.0.conv1" not in kept
+    assert set(content["network"]["additions"].values()) == {1} and len(content["network"]["additions"]) == 8
+    network = instantnet.load(tmp_path / "weights.pt").model
+    assert float_layers_of(network) == kept
+    assert sum(hasattr(module, "residual_additions") for module in network.modules()) == 8
+    x = torch.randn(2, 3, 32, 32)
+    assert not torch.equal(network(x, num_bits=4), network(x, num_bits=32))
+    assert run("--eval_only", "--save", tmp_path, "--device", "cpu") == 0
+    before = TrainSettings().replaced(**content["config"])
+    with pytest.raises(UserError, match=r"was trained with keep_float = conv1,layer4"):
+        check_same(before, before.replaced(keep_float=[]), tmp_path)
+
+
+@pytest.mark.parametrize("words", [("--keep_float", "conv1"), ("--quantize_residual", "true")])
+def test_settings_of_converted_networks_are_refused_elsewhere(words, tmp_path, capsys):
+    assert run(*QUICK, "--network", "resnet38", *words, "--save", tmp_path) == 2
+    assert "for networks that are converted only, not for network = resnet38" in capsys.readouterr().err
+
+
+def test_a_kept_layer_that_is_not_there_is_named(tmp_path, capsys):
+    assert run(*QUICK, "--network", "torchvision:resnet18", "--keep_float", "conv9", "--save", tmp_path) == 2
+    assert "conv9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("additions", [{}, {3: 1}, {"layer1": "1"}, {"layer1": 0}, {"layer1": 10**9}, [1], {"no": 1}])
+def test_damaged_additions_are_refused(trained, tmp_path, additions):
+    content = load(trained.folder / "weights.pt")
+    content["arch"]["additions"] = content["network"]["additions"] = additions
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(UserError):
+        instantnet.load(tmp_path / "weights.pt", network=trained.code)

@@ -181,6 +181,7 @@ def test_every_setting_can_be_given_on_the_command_line(config):
             context += ["--hw_device", "eyeriss", "--efficiency_metric", metric]
         context += ["--alpha_bits", "highest"] if name == "weight_bits" else []
         context += ["--network", "resnet38"] if name == "width_mult" else []
+        context += ["--network", "torchvision:resnet18"] if name in ("keep_float", "quantize_residual") else []
         context += ["--num_layer_list", "1"] if name in ("num_channel_list", "stride_list") else []
         if name == "num_layer_list":
             context = ["--num_channel_list", "8", "--stride_list", "1"]
@@ -199,7 +200,8 @@ def text_of(value: Any) -> str:
 
 def other_value(setting, default):
     special = {
-        "num_bits_list": [2, "w4a6"], "bits_of": ["cells.1.*=w4a6"], "loss_scale": [1.0, 2.0, 3.0, 4.0, 5.0],
+        "num_bits_list": [2, "w4a6"], "bits_of": ["cells.1.*=w4a6"], "keep_float": ["conv1"],
+        "loss_scale": [1.0, 2.0, 3.0, 4.0, 5.0],
         "num_layer_list": [2], "num_channel_list": [8], "stride_list": [2], "betas": [0.1, 0.2],
         "milestones": [3, 4], "num_classes": 7,
         "pretrain": "somewhere", "flops_min": 1.0, "flops_max": 1e12, "stem_channel": 8, "stem_stride": 2,

@@ -16,6 +16,7 @@ from instantnet.networks.converted import ConvertedNetwork, float_layers_of, reb
 from instantnet.networks.mobilenet import mobilenet_v2
 from instantnet.networks.named import float_network, own_name
 from instantnet.networks.paper import Form
+from instantnet.networks.residual import quantized_additions
 from instantnet.networks.resnet import RESNET_BLOCKS, cifar_resnet
 from instantnet.operations import Geometry
 from instantnet.quantize import Precision, SwitchableNetwork, set_own_bits
@@ -24,7 +25,8 @@ from instantnet.widths import own_bits
 
 def build_network(arch: Mapping[str, Any], settings: Mapping[str, Any], precision: Precision) -> SwitchableNetwork:
     """The network that `arch` names: {"ops": operations of a searched one}, {"network": one of the paper's}, or
-    {"network": a name of `float_network`'s, "float_layers": its layers that do not switch}.
+    {"network": a name of `float_network`'s, "float_layers": its layers that do not switch, and "additions": module ->
+    number of those that are quantized, if any}.
 
     settings: `C.to_dict()` or a checkpoint's `config`, whose `bits_of` single layers follow. Raises ValueError,
     TypeError or KeyError where they do not fit.
@@ -46,7 +48,7 @@ def network_of(arch: Mapping[str, Any], settings: Mapping[str, Any], precision: 
         return mobilenet_v2(name, form, precision)
     if own_name(name):
         module = float_network(name, form.num_classes, (form.image_height, form.image_width))
-        return rebuilt(module, arch["float_layers"], precision)
+        return rebuilt(module, arch["float_layers"], precision, arch.get("additions"))
     raise ValueError(f"unknown network {name!r}; known: derived, {', '.join(RESNET_BLOCKS)}, mobilenet_v2")
 
 
@@ -61,8 +63,8 @@ def build(arch: dict, settings: dict, precision: Precision, source: object) -> S
 def own_architecture(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What `build_network` makes the network of that name of, which is run and converted for this once.
 
-    settings: `C.to_dict()`; with quantize_ends the first and the last layer switch, too. "kept_float" of the result:
-    name -> why, of layers that cannot. Raises UserError where the network cannot be used.
+    settings: `C.to_dict()`; with quantize_ends the first and the last layer switch, too, unless keep_float names some.
+    "kept_float" of the result: name -> why, of layers that cannot. Raises UserError where the network cannot be used.
     """
     size = settings["image_height"], settings["image_width"]
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
@@ -72,7 +74,8 @@ def own_architecture(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             module,
             settings["num_bits_list"],
             quantizer=settings["quantizer"],
-            keep_float=[] if settings["quantize_ends"] else None,
+            keep_float=settings["keep_float"] or ([] if settings["quantize_ends"] else None),
+            quantize_residual=settings["quantize_residual"],
             example=images.to(next(module.parameters(), images).device),
             strict=False,
         )
@@ -83,7 +86,9 @@ def own_architecture(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         said = described_error(cause, name) if cause and names_a_function(name) else str(error)
         said = said.replace("give another `example`", "other image sizes may do")
         raise UserError(f"setting network = {name!r}: {said}") from error
-    return {"network": name, "float_layers": float_layers_of(network), "kept_float": network.kept_float}
+    found = {"network": name, "float_layers": float_layers_of(network), "kept_float": network.kept_float}
+    additions = quantized_additions(network)
+    return found | {"additions": additions} if additions else found
 
 
 def check_logits(output: Any, num_classes: int | None = None) -> None:
@@ -127,5 +132,7 @@ def described(source: object, arch: Mapping[str, Any], flops: int, parameters: i
     reasons = arch.get("kept_float", {})
     chosen = [name for name in arch.get("float_layers", ()) if name not in reasons]
     lines = [f"float at every bit-width: {', '.join(chosen)}"] if chosen else []
+    if additions := arch.get("additions"):
+        lines.append(f"{sum(additions.values())} additions are quantized, in {len(additions)} modules")
     lines += [f"cannot switch, float: {name}: {why}" for name, why in reasons.items()]
     return "\n  ".join([first, *lines])

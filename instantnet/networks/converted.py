@@ -157,17 +157,24 @@ def switchable(
     return network
 
 
-def rebuilt(model: nn.Module, float_layers: Collection[str], precision: Precision) -> Any:
+def rebuilt(
+    model: nn.Module, float_layers: Collection[str], precision: Precision, additions: Mapping[str, int] | None = None
+) -> Any:
     """`model` itself, converted without running it: its layers switch, but for `float_layers`. It may be on meta.
 
-    Raises ValueError where it has no layer of such a name.
+    additions: name of a module -> how many additions of a call are quantized. Raises ValueError where it has no layer
+    or module of such a name.
     """
     check_attributes(model)
     found = layers_of(model)
+    modules = dict(model.named_modules())
     missing = [name for name in float_layers if name not in found]
+    missing += [name for name in additions or {} if name not in modules]
     if missing:
         raise ValueError(f"{type(model).__name__} has no layer {missing[0]!r}")
-    return convert(model, float_layers, precision, {})
+    network = convert(model, float_layers, precision, {})
+    quantize_additions(network, additions or {}, precision)
+    return network
 
 
 def float_layers_of(network: nn.Module) -> list[str]:

@@ -7,7 +7,7 @@ only torch's dispatcher sees, additions inside a function of torch's, is named, 
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,7 +123,13 @@ def _leave(module: nn.Module, inputs: Any, output: Any) -> None:
         watch.paused -= 1
 
 
-def quantize_additions(network: nn.Module, additions: dict[str, int], precision: Precision) -> None:
+def quantized_additions(network: nn.Module) -> dict[str, int]:
+    """Name of a module -> how many additions of a call are quantized: what `quantize_additions` was given."""
+    adding = {name: module for name, module in network.named_modules() if isinstance(module, Adding)}
+    return {name: len(module.residual_additions) for name, module in adding.items()}
+
+
+def quantize_additions(network: nn.Module, additions: Mapping[str, int], precision: Precision) -> None:
     """Let modules quantize their additions. additions: name -> how many a call has."""
     modules = dict(network.named_modules())
     inside: dict[nn.Module, None] = {}

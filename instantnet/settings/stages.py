@@ -31,7 +31,7 @@ from instantnet.settings.ranges import (
     NetworkOfOthers,
     OwnBits,
 )
-from instantnet.settings.schema import AtLeast, Between, Settings
+from instantnet.settings.schema import AtLeast, Between, Settings, as_text
 from instantnet.widths import widths_of
 
 
@@ -260,6 +260,10 @@ class TrainSettings(NetworkSettings):
         "torchvision:NAME, timm:NAME, path/to/file.py:function",
         NetworkOfOthers(),
     ] = "derived"
+    keep_float: Annotated[
+        list[str], "of any other network: layers that stay float, as names or patterns; empty = the first and the last"
+    ] = []
+    quantize_residual: Annotated[bool, "of any other network: quantize what its additions add up"] = False
     width_mult: Annotated[float, "factor on the channels of resnet38, resnet74 and mobilenet_v2", POSITIVE] = 1.0
     load_path: Annotated[str, "arch.pt, or the folder that holds it"] = "ckpt/search"
     eval_only: Annotated[bool, "only print the accuracy of the weights.pt named by `pretrain`, or in `save`"] = False
@@ -288,6 +292,12 @@ class TrainSettings(NetworkSettings):
                 f"setting width_mult = {self.width_mult:g}: for network = resnet38, resnet74 or mobilenet_v2 only; a "
                 "derived network has the channels of num_channel_list"
             )
+        for name in ("keep_float", "quantize_residual"):
+            if getattr(self, name) and not NetworkOfOthers()(self.network):
+                raise UserError(
+                    f"setting {name} = {as_text(getattr(self, name))}: for networks that are converted only, not for "
+                    f"network = {self.network}"
+                )
         if self.network != "derived" and "load_path" in self.named:
             raise UserError(
                 f"settings network = {self.network} and load_path = {self.load_path!r}: an architecture is for "
