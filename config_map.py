@@ -39,6 +39,7 @@ C.goal = None  # use the whole budget
 C.pareto = False  # doubles the search
 C.max_latency = None
 C.max_energy = None
+C.resume = False
 C.warm_start = None  # a result then depends on another run
 C.engine = "evolution"  # the paper's; random is the floor, exhaustive for small layers
 C.budget = "20000"  # at most 2 CPU seconds a layer and bit-width; how far seeds are apart: docs/automapper.md

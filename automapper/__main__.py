@@ -13,7 +13,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -66,10 +66,10 @@ def search_and_write(
         f"{len(distinct_problems(network, bit_widths))} different searches",
         flush=True,
     )
-    report = api.run(network, device, C.to_dict(), Bar())
+    report = api.run(network, device, C.to_dict() | {"resume": str(folder) if C.resume is True else C.resume}, Bar())
     content = report.to_dict()
     with interrupt_held_back():
-        write_outputs(folder, content, device)
+        write_outputs(folder, content, device, report.state)
     search = content["search"]
     missed = "" if C.goal is None else ", goal not met"
     ended = (
@@ -176,12 +176,16 @@ def with_network_setting(argv: Sequence[str]) -> list[str]:
     """The words of the command line, with `CHECKPOINT` as `--checkpoint CHECKPOINT` and `LAYERS.yaml` as `--network
     LAYERS.yaml`."""
     words = list(argv)
-    switches = {f"--{name}" for name, setting in MapSettings.legal_settings().items() if setting.type is bool}
+    types = {f"--{name}": setting.type for name, setting in MapSettings.legal_settings().items()}
+    switches = {name for name, kind in types.items() if kind is bool}
+    optional = {name for name, kind in types.items() if bool in get_args(kind)}  # with a value or without
     position = 0
     free = []
     while position < len(words):
         if words[position] in switches:  # which need no value
             position += 2 if words[position + 1 : position + 2] in (["true"], ["false"]) else 1
+        elif words[position] in optional:
+            position += 1 if words[position + 1 : position + 2] == [] or words[position + 1].startswith("-") else 2
         elif words[position].startswith("--"):
             position += 1 if "=" in words[position] or words[position] == "--help" else 2
         elif words[position] == "-h":

@@ -30,6 +30,7 @@ from automapper.pipelines import Pipelines
 from automapper.published import add_published
 from automapper.report import build_report
 from automapper.result import best_of, network_cost, value_of
+from automapper.saved_search import State, read_state, resume, state_of
 from automapper.search import NoMapping, Outcome, load_kernels, run_search
 from automapper.terminal import summary
 from automapper.trade import trade_layers
@@ -52,9 +53,10 @@ YAML = (".yaml", ".yml")
 class Report:
     """What a search found: `print(report)` shows the table, `to_dict()` is report.json, `write(folder)` all files."""
 
-    def __init__(self, content: Mapping[str, Any], device: Device):
+    def __init__(self, content: Mapping[str, Any], device: Device, state: State | None = None):
         self._content = json.loads(json.dumps(content))  # as read back from the file: keys are text
         self._device = device
+        self.state = state or {}  # of the searches: `resume` continues them
 
     def to_dict(self) -> dict[str, Any]:
         """The content of report.json; see docs/automapper.md."""
@@ -65,13 +67,13 @@ class Report:
         return summary(self._content)
 
     def write(self, folder: str | os.PathLike) -> None:
-        """Write report.json, report.html and mappings/ into `folder`, which is created if needed.
+        """Write report.json, report.html, mappings/ and search.safetensors into `folder`, which is created if needed.
 
         A result that is there already is replaced as a whole. Raises UserError where nothing can be written, or where
         another process has the folder.
         """
         with result_folder(Path(folder), f"folder {os.fspath(folder)!r}") as place:
-            write_outputs(place, self._content, self._device)
+            write_outputs(place, self._content, self._device, self.state)
 
     def __str__(self) -> str:
         return self.summary()
@@ -124,8 +126,9 @@ def map_network(
         budget: mappings per layer, bit-width and dataflow, or seconds in all as text: "30s".
         progress: its methods are called as the search runs.
         settings: any other setting of the command by its name, with its default: delay, engine, stages, goal,
-            baselines (names to show), dataflow (files of more of them), within (a name or a file that constrains
-            AutoMapper itself), fixed_at, workers, backend; see `python -m automapper --help`.
+            resume (folder or file of the searches to go on with), baselines (names to show), dataflow (files of more of
+            them), within (a name or a file that constrains AutoMapper itself), fixed_at, workers, backend; see
+            `python -m automapper --help`.
 
     Raises:
         UserError: a setting that is not legal, a network that cannot be mapped, or no valid mapping of a layer.
@@ -237,6 +240,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     problems = distinct_problems(network, bit_widths)
     baselines = _baselines(network, device, settings, bit_widths)
     known = read_mappings(settings["warm_start"]) if settings["warm_start"] else {}
+    saved = read_state(settings["resume"]) if settings["resume"] else {}
     limits = Limits(settings["max_latency"], settings["max_energy"])
     progress = progress or Progress()
 
@@ -247,10 +251,12 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         )  # fmt: skip
         pipelines.limit_local_search(budget.local_s)
         load_kernels(device)
-    begun: list[int] = []
+    begun, resumed = 0, 0
 
     def prepare(units: Sequence[Engine]) -> None:
-        begun.append(begin_with(units, known))
+        nonlocal begun, resumed
+        begun = begin_with(units, known)
+        resumed = resume(units, saved, settings["resume"]) if saved else 0
 
     watch = _Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
     try:
@@ -282,7 +288,8 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     statistics = {
         "engine": engine,
         "mappings": watch.mappings,
-        "warm_starts": sum(begun),
+        "warm_starts": begun,
+        "resumed": resumed,
         "mappings_for_pipelines": pipelines.evaluated,
         "mappings_for_fronts": mappings_for_fronts,
         "seconds": watch.seconds,
@@ -294,7 +301,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     }
     with interrupt_held_back():
         content = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, settings, fronts)
-        return Report(content, device)
+        return Report(content, device, watch.state)
 
 
 def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bit_widths: Sequence[Bits]) -> Baselines:
@@ -324,6 +331,7 @@ class _Watch:
         self.pipelines, self.progress = pipelines, progress
         self.mappings, self.seconds, self.begin = 0, 0.0, time.perf_counter()
         self.history: list[dict] = []
+        self.state: State = {}
 
     def after_round(self, outcome: Outcome, share: float) -> bool:
         """True when the result at every bit-width, pipelines included, has met the goal."""
@@ -332,6 +340,8 @@ class _Watch:
                 self.pipelines.advance(max(1, int(PIPELINE_SHARE * outcome.per_search)), share)
             except KeyboardInterrupt:
                 outcome.interrupted = True
+        if not outcome.interrupted:  # else that of the last whole round counts
+            self.state = state_of(outcome.units)
         self.mappings = outcome.mappings + self.pipelines.evaluated
         self.seconds = time.perf_counter() - self.begin
         sums = {bits: network_cost(self.network, bits, outcome) for bits in self.bit_widths}

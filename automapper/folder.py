@@ -1,4 +1,4 @@
-"""The output folder: report.json, report.html, mappings/, replaced together."""
+"""The output folder: report.json, report.html, mappings/ and the searches' state, replaced together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from automapper import saved_search
 from automapper.html import render
+from automapper.saved_search import State
 from hw_model import Device, InputError, Layer, evaluate, partition
 from hw_model import Mapping as LoopMapping
 from hw_model.loop_nest import loop_nest
@@ -22,7 +24,7 @@ from instantnet.engine.errors import UserError
 from instantnet.engine.files import refuse_link
 from instantnet.engine.folders import owned
 
-REPORTS = ("report.html", "report.json")
+FILES = ("report.html", "report.json", saved_search.NAME)
 NEW, READY = ".automapper-new-", ".automapper-ready"  # a result half written, and one that only has to be moved
 OURS = re.compile(r"[a-z0-9]+bit")  # the name of a folder in mappings/
 LONGEST = 80  # letters of a layer's name in the name of a file
@@ -42,8 +44,8 @@ def result_folder(path: Path | str, named: str) -> Iterator[Path]:
         yield folder
 
 
-def write_outputs(folder: Path, report: Mapping[str, Any], device: Device) -> None:
-    """Replace the result in a `result_folder` by this one.
+def write_outputs(folder: Path, report: Mapping[str, Any], device: Device, state: State) -> None:
+    """Replace the result in a `result_folder` by this one. state: of its searches, to continue them.
 
     It is written beside the old one, and then moved by a few renames; a process that is killed among these leaves them
     to the next one. Raises UserError where it cannot be written: the old result is then as it was.
@@ -51,14 +53,14 @@ def write_outputs(folder: Path, report: Mapping[str, Any], device: Device) -> No
     try:
         ours = _folders_of_report(folder)
         names = [_folder_name(row) for row in report["bit_widths"]]
-        for name in ("mappings", *REPORTS):
+        for name in ("mappings", *FILES):
             refuse_link(folder / name)
         for place in (folder / "mappings" / name for name in names):
             if place.is_symlink() or (place.exists() and place.name not in ours):
                 raise UserError(f"{place} is not of the result in {folder}: remove it, or name another folder")
         new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder))
         try:
-            _write_whole(new, report, device, obsolete=[name for name in ours if name not in names])
+            _write_whole(new, report, device, state, obsolete=[name for name in ours if name not in names])
             os.rename(new, folder / READY)
         finally:
             shutil.rmtree(new, ignore_errors=True)
@@ -67,12 +69,13 @@ def write_outputs(folder: Path, report: Mapping[str, Any], device: Device) -> No
         raise UserError(f"cannot write {folder}: {error.strerror}; the result before, if any, is intact") from error
 
 
-def _write_whole(new: Path, report: Mapping[str, Any], device: Device, obsolete: list[str]) -> None:
+def _write_whole(new: Path, report: Mapping[str, Any], device: Device, state: State, obsolete: list[str]) -> None:
     os.chmod(new, 0o755)
     _write_text(new / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     as_read = json.loads(json.dumps(report))  # keys as text, as a reader of the file has them
     _write_text(new / "report.html", render(as_read, device))
     _write_mappings(new / "mappings", report, device)
+    (new / saved_search.NAME).write_bytes(saved_search.in_bytes(state))
     _write_text(new / "obsolete.json", json.dumps(obsolete))
 
 
@@ -89,7 +92,7 @@ def _move_into_place(folder: Path) -> None:
     for entry in sorted((ready / "mappings").iterdir()):
         _set_aside(place / entry.name, ready / "old")
         os.rename(entry, place / entry.name)
-    for name in REPORTS:
+    for name in FILES:
         if (ready / name).is_file():
             os.replace(ready / name, folder / name)
     shutil.rmtree(ready)

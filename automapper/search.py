@@ -61,9 +61,9 @@ class Outcome:
 
     found: the best of every search; a dataflow that admits no mapping is left out. It depends on the search alone.
     mappings: evaluated in all; per_search: bred by each search; seconds: of searching. interrupted: by Ctrl-C;
-    goal_met: ended by `after_round`. optima: of the exhaustive engine. traded: (bit-width of the network, problem) ->
-    another mapping that the network runs for a lower total (see trade). chosen: by bit-width, what the network runs in
-    place of both to stay within a limit.
+    goal_met: ended by `after_round`. units: the searches as they stand. optima: of the exhaustive engine. traded:
+    (bit-width of the network, problem) -> another mapping that the network runs for a lower total (see trade).
+    chosen: by bit-width, what the network runs in place of both to stay within a limit.
     """
 
     baselines: Baselines = field(default_factory=Baselines)
@@ -73,6 +73,7 @@ class Outcome:
     seconds: float = 0.0
     interrupted: bool = False
     goal_met: bool = False
+    units: list[Engine] = field(default_factory=list, repr=False)
     optima: dict[Problem, Optimum] = field(default_factory=dict)
     traded: dict[tuple[Bits, Problem], Found] = field(default_factory=dict)
     chosen: dict[Bits, Choice] = field(default_factory=dict)
@@ -238,6 +239,7 @@ def _collect(outcome: Outcome, units: Iterable[Engine], begin: float) -> None:
     """Cost the bests so far by hw_model's own `evaluate`, those that changed."""
     outcome.seconds = time.perf_counter() - begin
     outcome.per_search = max(unit.mappings for unit in units)
+    outcome.units = list(units)
     outcome.mappings = sum(unit.evaluated for unit in units)
     for unit in units:
         for index, search in enumerate(unit.searches):

@@ -106,14 +106,26 @@ def read_text(path: Any) -> str:
 def bounded_text(path: Any, largest: int) -> str:
     """The text of a regular file of at most `largest` bytes. Raises OSError, UnicodeDecodeError, or a ValueError that
     says why it is not read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
-    with os.fdopen(descriptor, encoding="utf-8") as file:
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise ValueError("not a regular file")
-        if state.st_size > largest:
-            raise ValueError(f"{state.st_size:,} bytes, and at most {largest:,} are read")
+    with os.fdopen(_opened(path, largest), encoding="utf-8") as file:
         return file.read()
+
+
+def bounded_bytes(path: Any, largest: int) -> bytes:
+    """The content of a regular file of at most `largest` bytes. Raises OSError, or a ValueError that says why not."""
+    with os.fdopen(_opened(path, largest), "rb") as file:
+        return file.read()
+
+
+def _opened(path: Any, largest: int) -> int:
+    """A descriptor."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for a writer
+    state = os.fstat(descriptor)
+    if stat.S_ISREG(state.st_mode) and state.st_size <= largest:
+        return descriptor
+    os.close(descriptor)
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("not a regular file")
+    raise ValueError(f"{state.st_size:,} bytes, and at most {largest:,} are read")
 
 
 def place(source: str, path: Path, lines: Mapping[Path, int]) -> str:

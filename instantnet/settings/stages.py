@@ -361,6 +361,9 @@ class MapSettings(Settings):
     warm_start: Annotated[
         str | None, "report.json of another run, or its folder: searches begin with its mappings; none = from scratch"
     ] = None
+    resume: Annotated[
+        bool | str, "go on with the searches that the folder `save` holds; text = with those of that folder or file"
+    ] = False
     engine: Annotated[str, "evolution, random, exhaustive, or an engine of yours"] = "evolution"
     budget: Annotated[
         str, "mappings bred per layer, bit-width and dataflow (20000), or seconds of searching in all (30s)"
