@@ -30,10 +30,10 @@ REMARKS = {
     "other row. At 4 bit `highest` and `next` are above `none` in the mean, and so is cascade with the mean of its "
     "teachers instead of their sum, which is level with `next` ([8](cdt_tried.md)). (The fourth and fifth seed were "
     "added after three had left the order open.)",
-    "digits_few": "At [2,4,8,32] the squared error fails to learn, it does not overfit: with the paper's cascade the network "
-    "knows 61 % of its 200 training images at 2 bit and 84 % at 32 bit, without teachers 94 % and 100 %. With the KL "
-    "divergence in place of the squared error the cascade knows 98 % at 2 bit, and is 5 points above every other row "
-    "there on the test images.",
+    "digits_few": "At [2,4,8,32] the squared error fails to learn, it does not overfit: with the paper's cascade the "
+    "network knows 61 % of its 200 training images at 2 bit and 84 % at 32 bit, without teachers 94 % and 100 %. With "
+    "the KL divergence in place of the squared error the cascade knows 98 % at 2 bit, and is 5 points above every other "
+    "row there on the test images.",
 }
 BARS = "Points: means over the seeds; bars: sample standard deviation."
 ROWS = labelled("cascade", "highest", "next", "none", "alone")  # of a scale that names none
