@@ -32,8 +32,8 @@ REMARKS = {
     "added after three had left the order open.)",
     "digits_few": "At [2,4,8,32] the squared error fails to learn, it does not overfit: with the paper's cascade the "
     "network knows 61 % of its 200 training images at 2 bit and 84 % at 32 bit, without teachers 94 % and 100 %. With "
-    "the KL divergence in place of the squared error the cascade knows 98 % at 2 bit, and is 5 points above every other "
-    "row there on the test images.",
+    "the KL divergence in place of the squared error the cascade knows 98 % at 2 bit, and is 5 points above every "
+    "other row there on the test images.",
 }
 BARS = "Points: means over the seeds; bars: sample standard deviation."
 ROWS = labelled("cascade", "highest", "next", "none", "alone")  # of a scale that names none
