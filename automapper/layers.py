@@ -19,8 +19,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from automapper.graph import Sources
 from automapper.shapes import NoLayer, convolution, linear, product, renamed, transposed_convolution
-from automapper.torch_operations import ATTENTION, CREATES, HANDLED, KINDS, MOVES, PRODUCTS, REFUSED
+from automapper.torch_operations import (
+    ADDS,
+    ATTENTION,
+    CREATES,
+    HANDLED,
+    KINDS,
+    MOVES,
+    NORMS,
+    PASSES,
+    PRODUCTS,
+    REFUSED,
+)
 from automapper.workload import Candidates, Network, NetworkLayer, Unmapped
 from hw_model import InputError, Layer
 from hw_model.widths import Bits
@@ -133,6 +145,7 @@ def load_candidates(settings: Mapping[str, Any]) -> Candidates:
         with torch.device("meta"):
             network = Backbone(geometry, precision, [build(*shape, precision) for shape in geometry.layers()])
             layers, _ = capture(network, torch.zeros(1, 3, geometry.image_height, geometry.image_width))
+        layers = tuple(replace(one, source=None, adds=(), stored=False) for one in layers)  # candidates have no order
         candidates = replace(candidates, fixed=tuple(one for one in layers if not one.layer.name.startswith("cells.")))
         for index, row in enumerate(candidates.layers):
             row[op] = tuple(one for one in layers if one.layer.name.startswith(f"cells.{index}."))
@@ -190,7 +203,7 @@ def capture(
     try:
         with torch.no_grad(), recorder:
             recorder.depends_on_input(inputs)
-            model.eval()(*inputs)
+            recorder.sources.leaves(_tensors(model.eval()(*inputs)))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         torch.backends.mkldnn.enabled = onednn
@@ -225,6 +238,7 @@ class _Recorder(TorchDispatchMode):
         self.others: Counter[tuple[str, str]] = Counter()
         self.tracked = WeakTensorKeyDictionary()  # tensors that depend on the input: activations
         self.padded = WeakTensorKeyDictionary()  # output of a padding with zeros -> (shape before, padding)
+        self.sources = Sources(WeakTensorKeyDictionary())
 
     def enter(self, name: str, module: nn.Module, inputs: Any) -> None:
         name = name or type(module).__name__
@@ -247,7 +261,7 @@ class _Recorder(TorchDispatchMode):
             name += f"[{kind}{f' {before + 1}' if before else ''}]" if name in several else ""
             name += f" (run {run.number})" if run.number > 1 else ""
             named.append(replace(item, layer=renamed(item.layer, name)))
-        return tuple(named)
+        return self.sources.linked(named)
 
     def unmapped(self) -> tuple[Unmapped, ...]:
         return tuple(Unmapped(name, kind, count) for (name, kind), count in self.others.items())
@@ -272,7 +286,7 @@ class _Recorder(TorchDispatchMode):
                 self._convolution(run, output, *args)
             elif name in PRODUCTS:
                 left, right = args[PRODUCTS[name] :][:2]
-                self._product(run, left, right)
+                self._product(run, output, left, right)
             elif name in ATTENTION:
                 self._attention(run, *args[:3])
             elif active and name not in MOVES and not func.is_view:
@@ -281,13 +295,41 @@ class _Recorder(TorchDispatchMode):
             raise _unmappable(run, str(error)) from error
         except InputError as error:
             raise _unmappable(run, f"is beyond what a layer can be ({error})") from error
+        if active and name not in HANDLED:
+            self._follow(func, name, (args, kwargs), output)
         if name == "constant_pad_nd" and not any(args[2:]):
             self.padded[output] = (args[0].shape, args[1])
         if active:
             self.depends_on_input(output)
         return output
 
-    def _add(self, run: _Run, kind: str, layer: Layer, product: bool = False) -> None:
+    def _follow(self, func: Any, name: str, values: Any, output: Any) -> None:
+        """Follow the outputs of layers through an operation that is none."""
+        read = [tensor for tensor in _tensors(values) if tensor in self.tracked]
+        out = next(iter(_tensors(output)), None)
+        if out is None:
+            return
+        alike = [tensor for tensor in read if tensor.shape == out.shape]
+        pointwise = torch.Tag.pointwise in func.tags or name in PASSES
+        # A quantizer's ranges are numbers by then, whatever computed them: the input passes element by element.
+        quantizing = any(isinstance(run.module, SwitchableLayer) for run in self.runs)
+        if name in NORMS:
+            return self.sources.passes(values[0][0], out)
+        if quantizing:
+            return self.sources.passes(next((one for one in alike if one in self.sources.values), out), out)
+        if not pointwise or len(alike) < len(read) or len(alike) > 2:
+            return self.sources.leaves(read, out)
+        if len(alike) == 1:
+            return self.sources.passes(alike[0], out)
+        if name in ADDS and any(tensor in self.sources.values for tensor in alike):
+            return self.sources.added(*alike, out)
+        self.sources.leaves(alike, out)
+
+    def _add(
+        self, run: _Run, kind: str, layer: Layer, product: bool = False, reads: Any = (), output: Any = None
+    ) -> None:
+        """Note a layer. reads, output: see `Sources.runs`."""
+        self.sources.runs(layer, reads, output)
         own_bits = run.module.own_bits if isinstance(run.module, SwitchableLayer) else self.plain_bits
         item = NetworkLayer(layer, own_bits, product)
         self.found.append((run, len(run.kinds), item))
@@ -300,7 +342,7 @@ class _Recorder(TorchDispatchMode):
         if not y.numel():
             return
         if transposed:
-            return self._add(run, "conv", transposed_convolution(x.shape, w.shape, groups), w in self.tracked)
+            return self._add(run, "conv", transposed_convolution(x.shape, w.shape, groups), w in self.tracked, (x, w))
         axes = x.dim() - 2
         x_shape, padding = list(x.shape), [*padding] * (axes if len(padding) == 1 else 1)
         # padding="same" with an even filter pads one side by a separate operation; any other separate padding
@@ -312,9 +354,10 @@ class _Recorder(TorchDispatchMode):
             padding = [pad + more for pad, more in zip(padding, before, strict=True)]
         stride, padding, dilation = ([*n] * (axes if len(n) == 1 else 1) for n in (stride, padding, dilation))
         layer = convolution(x_shape, w.shape, y.shape, stride, padding, dilation, groups)
-        self._add(run, "conv", layer, w in self.tracked)
+        reads = (x, w) if w in self.tracked else (x,)
+        self._add(run, "conv", layer, w in self.tracked, reads, y)
 
-    def _product(self, run: _Run, left: Any, right: Any) -> None:
+    def _product(self, run: _Run, y: Any, left: Any, right: Any) -> None:
         """[.., rows, inner] x [.., inner, columns], with up to one dimension before; either may be a vector."""
         count = len(left) if left.dim() == 3 else 1
         rows = left.shape[-2] if left.dim() > 1 else 1
@@ -323,21 +366,22 @@ class _Recorder(TorchDispatchMode):
         if not count * rows * columns * inner:
             return
         if left in self.tracked and right in self.tracked:
-            return self._add(run, "matmul", product(count, rows, inner, columns), product=True)
-        weights = right
+            return self._add(run, "matmul", product(count, rows, inner, columns), True, (left, right))
+        weights, reads = right, left
         if right in self.tracked:  # W x: the same product as x' W'
-            weights, rows, columns = left, columns, rows
+            weights, reads, rows, columns = left, right, columns, rows
         if count == 1 or weights.stride(0) == 0:  # the same weights for all
-            return self._add(run, "linear", linear(count * rows, inner, columns, self.batch))
-        self._add(run, "linear", product(count, rows, inner, columns))
+            whole = y if reads is left and left.dim() == 2 else None  # as images x features, in that order
+            return self._add(run, "linear", linear(count * rows, inner, columns, self.batch), False, (reads,), whole)
+        self._add(run, "linear", product(count, rows, inner, columns), False, (left, right))
 
     def _attention(self, run: _Run, q: Any, k: Any, v: Any) -> None:
         """Scaled dot product attention in one operation: q [.., L, D], k [.., M, D], v [.., M, E]."""
         count, rows, columns = q.shape[:-2].numel(), q.shape[-2], k.shape[-2]
         if not q.numel() * v.numel():
             return
-        self._add(run, "matmul", product(count, rows, q.shape[-1], columns), product=True)
-        self._add(run, "matmul", product(count, rows, columns, v.shape[-1]), product=True)
+        self._add(run, "matmul", product(count, rows, q.shape[-1], columns), True, (q, k))
+        self._add(run, "matmul", product(count, rows, columns, v.shape[-1]), True, (v, q))
         self.others[run.name, "softmax"] += count * rows * columns
 
     def _other(self, run: _Run, name: str, values: Any) -> None:

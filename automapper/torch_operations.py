@@ -44,3 +44,12 @@ KINDS = {  # names for readers
     "max_pool3d_with_indices": "max_pool3d",
     "mkldnn_max_pool2d": "max_pool2d",
 }
+NORMS = {  # the first argument passes through, channel by channel, to the first output
+    "native_batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "cudnn_batch_norm",
+    "batch_norm", "_batch_norm_impl_index", "miopen_batch_norm",
+}  # fmt: skip
+PASSES = {  # element by element, besides those that torch tags as pointwise; of equal shape only
+    "alias", "detach", "detach_", "view", "_unsafe_view", "clone", "_to_copy", "contiguous", "lift_fresh", "hardtanh",
+    "hardtanh_", "relu6", "hardswish", "hardswish_", "leaky_relu", "leaky_relu_", "prelu", "_prelu_kernel", "gelu",
+}  # fmt: skip
+ADDS = {"add", "add_"}

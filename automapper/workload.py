@@ -9,17 +9,26 @@ from typing import Any
 from hw_model import Layer
 from hw_model.widths import Bits
 
+DRAM = -1  # in `NetworkLayer.adds`: a tensor that no layer made, or that cannot be had from its layer
+
 
 @dataclass(frozen=True)
 class NetworkLayer:
     """layer: its shape, with a readable name; own_bits: the bit-width it always runs at, None = the network's.
 
     product: both operands are activations (attention's products), so W too has the bit-width of activations.
+
+    source: index of the earlier layer whose output, as it is or element by element (batch norm, ReLU, quantizer), is
+    the input; None = read from DRAM. adds: what is added to the output: indices of earlier layers, or DRAM. stored:
+    something besides layers and adds reads the output, so it has to be in DRAM.
     """
 
     layer: Layer
     own_bits: Bits | None = None
     product: bool = False
+    source: int | None = None
+    adds: tuple[int, ...] = ()
+    stored: bool = False
 
     def bits_at(self, bits: Bits) -> Bits:
         """The bit-width this layer really runs at while the network runs at `bits`."""
