@@ -95,9 +95,11 @@ class Device:
     technology_nm: float | None = None
     description: str = ""
     energy_unit: str = "pJ"
+    stays: str = ""
+    home: int = 0
 
     def __hash__(self) -> int:
-        return hash((self.name, self.array, self.clock_mhz, self.psum_bits, len(self.levels)))
+        return hash((self.name, self.array, self.clock_mhz, self.psum_bits, len(self.levels), self.stays))
 
     @property
     def level_names(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from hw_model.reasons import factor_products, invalid_reasons
 from hw_model.tables import device_table, keep_table, problem_table, scratch
 from hw_model.widths import BitsLike, Widths, widths_of
 
-OVERFLOW = 1 << REASONS.index("overflow")
+OVERFLOW, CAPACITY = (1 << REASONS.index(name) for name in ("overflow", "capacity"))
 
 
 def evaluate(layer: Layer | MappingABC, mapping: Mapping | MappingABC, device: Device | str, bits: BitsLike) -> Cost:
@@ -70,6 +70,9 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: Widths) -> Cost:
     reason = int(found.reason[0])
     if reason == OVERFLOW:
         raise InvalidMapping([f"overflow: the bandwidths of device {device.name} give more than 2**53 cycles"])
+    if reason == CAPACITY and "O" in device.stays:
+        home = device.levels[device.home].name
+        raise InvalidMapping([f"{home}: O stays here, written once, but partial sums would come back"])
     if reason:
         raise AssertionError(f"compiled and worded validity disagree (reason {reason}): {layer} {mapping}")
     return cost_from_arrays(layer, device, bits, work, float(found.energy_pj[0]), int(found.cycles[0]))

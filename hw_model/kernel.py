@@ -25,6 +25,7 @@ from hw_model.indices import (
     FIRST_PE,
     FORWARD,
     FUSED_DIMS,
+    HOME,
     LANE_COUNT,
     LANE_DIMS,
     LEVELS,
@@ -33,6 +34,7 @@ from hw_model.indices import (
     REDUCE_X,
     REDUCE_Y,
     SHARING,
+    STAYS,
     TILES,
     X_DIMS,
     Y_DIMS,
@@ -240,7 +242,9 @@ def start_count(b, factors, chip, scratch):
 def count(b, p, factors, chip, work, scratch):
     """Words moved: counters [L, 3, 4] (reads, fills, updates, drains) and network [4] (W, I, O, of O down to PEs).
 
-    Of a tensor's own dimensions only real iterations count, and of the MACs' operands only those of real MACs.
+    Of a tensor's own dimensions only real iterations count, and of the MACs' operands only those of real MACs. A tensor
+    that stays on the chip begins, or ends, at its home in place of DRAM. Returns steps, PEs, the level where MACs add,
+    and how many partial sums of outputs that stay would leave and return: a mapping is valid with none only.
     """
     device, tiles, keep = chip.device, scratch.tiles, scratch.keep
     counters, network, fan, level_end = scratch.counters, scratch.network, scratch.fan, scratch.level_end
@@ -260,9 +264,10 @@ def count(b, p, factors, chip, work, scratch):
         exact &= tiles[0, d] == work.sizes[p, d]
     weights, outputs = work.words[p, W], work.words[p, O]
 
-    parent_w = index(0)
-    parent_i = index(0)
-    parent_o = index(0)
+    stays, home = device[STAYS], index(device[HOME])
+    parent_w = home if stays & 1 else index(0)
+    parent_i = home if stays & 2 else index(0)
+    parent_o = home if stays & 4 else index(0)
     for step in range(1, n_levels):
         level = index(step)
         end = level_end[index(step - 1)]
@@ -298,6 +303,8 @@ def count(b, p, factors, chip, work, scratch):
             entered = words * (reducing if inside_pe else 1)
             updates = words * apart if crossing else entered
             counters[level, O, FILLS] = returning(entered, outputs * (reducing if inside_pe else 1))
+            if stays & 4 and level == home:  # the last sum is written as the output, which is not read out again
+                continue
             counters[level, O, DRAINS] = updates
             counters[parent_o, O, UPDATES] = updates
             counters[parent_o, O, READS] = returning(updates, outputs * (reducing if parent_o >= first_pe else 1))
@@ -306,7 +313,10 @@ def count(b, p, factors, chip, work, scratch):
                 network[3] = counters[level, O, FILLS]
             parent_o = level
     operands(b, p, factors, steps, pes, apart, exact, chip, work, scratch, parent_w, parent_i, parent_o)
-    return steps, pes, parent_o
+    spilt = np.int64(0)
+    if stays & 4:
+        spilt = counters[home, O, FILLS] if keep[home] & 4 else counters[home, O, READS]
+    return steps, pes, parent_o, spilt
 
 
 @part
@@ -516,7 +526,9 @@ def cost_of(b, p, factors, chip, work, scratch):
     reason, violation = check(b, p, factors, chip, work, scratch)
     if reason != 0:
         return reason, violation, math.inf, NO_CYCLES
-    steps, pes, accumulator = count(b, p, factors, chip, work, scratch)
+    steps, pes, accumulator, spilt = count(b, p, factors, chip, work, scratch)
+    if spilt > 0:
+        return CAPACITY, math.log2(1.0 + spilt / work.words[p, O]), math.inf, NO_CYCLES
     total, cycles = price(p, chip, work, scratch, steps, pes, accumulator)
     if cycles == NO_CYCLES:
         return OVERFLOW, 1.0, math.inf, NO_CYCLES

@@ -27,7 +27,7 @@ TENSOR_BIT = {"W": 1, "I": 2, "O": 4}
 class DeviceTable(NamedTuple):
     """A device as the kernel reads it; L levels.
 
-    hold, may_bypass [L]: tensor bits (W 1, I 2, O 4); device [15]: in the order of the kernel's LEVELS, FIRST_PE, ..;
+    hold, may_bypass [L]: tensor bits (W 1, I 2, O 4); device [17]: in the order of the kernel's LEVELS, FIRST_PE, ..;
     cap_mask, cap_bits [L, 3]: partitions; bandwidth [L, 2]: bits per cycle;
     slots [L + 3]: of each level, of x, y and the lanes, 255 for lanes the device does not have.
     """
@@ -114,7 +114,7 @@ class Scratch(NamedTuple):
 
 
 def tensor_bits(tensors: Sequence[str]) -> int:
-    """("W", "O") -> 5."""
+    """("W", "O"), or "WO" -> 5."""
     return sum(TENSOR_BIT[tensor] for tensor in tensors)
 
 
@@ -154,6 +154,8 @@ def device_table(device: Device) -> DeviceTable:
                 QUEUES * device.has_queues + TILES * device.passes_tiles,
                 device.input_words == "box",
                 *(sum(1 << DIMS.index(d) for d in dims) for dims in (device.lanes_dims, device.mac.fused_dims)),
+                tensor_bits(device.stays),
+                device.home,
             ],
             np.int64,
         ),

@@ -71,3 +71,22 @@ def layer_and_loops(rng: random.Random, slots: list[str], steps: int = 600) -> t
         if rng.random() < 0.5:  # padding at the end too, or rows that nothing needs
             layer[size] = max(1, needed + rng.randint(-min(kernel - 1, 3), 2))
     return layer, loops
+
+
+def loops_of(rng: random.Random, layer, slots: list[str], widest: int = 4) -> dict:
+    """Loops per slot that cover a layer, sometimes with overshoot; at most `widest` units of an axis or of lanes."""
+    loops: dict[str, list] = {slot: [] for slot in slots}
+    used = dict.fromkeys(("spatial_x", "spatial_y", "lanes"), 1)
+    for dim in rng.sample(DIMS, len(DIMS)):
+        left = getattr(layer, dim)
+        while left > 1:
+            slot, factor = rng.choice(slots), rng.choice([left, left, 2, 2, 3])
+            if slot in used:
+                if used[slot] * factor > widest:
+                    continue
+                used[slot] *= factor
+            loops[slot].append((dim, factor))
+            left = -(-left // factor)
+    for pairs in loops.values():
+        rng.shuffle(pairs)
+    return loops
