@@ -35,6 +35,7 @@ C.fixed_at = None  # the widest words: their tiles fit at every other width
 C.objective = "edp"  # the paper's
 C.delay = "latency"  # the paper's EDP; interval where only the pace of results counts
 C.stages = 3  # pipelines of 2 and 3 stages are compared with multi-cycle
+C.fuse = "strips"  # beside the layer-by-layer result, never in its place
 C.goal = None  # use the whole budget
 C.pareto = False  # doubles the search
 C.max_latency = None

@@ -22,6 +22,8 @@ from automapper.budget import parse_budget
 from automapper.engines import Engine, check_engine
 from automapper.fixed import add_fixed, fixed_problems
 from automapper.folder import result_folder, write_outputs
+from automapper.fusion.fuse import fuse_network, fused_report
+from automapper.fusion.plan import Effort
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import network_of, read_layers
 from automapper.objective import Objective, parse_objective
@@ -285,6 +287,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         fronts = {bits: network_front(network, bits, of_layers) for bits in bit_widths}
         if limits:
             outcome.chosen = {bits: limits.choice(front, objective) for bits, front in fronts.items()}
+    fused = _fused(network, bit_widths, outcome, device, objective, settings, bool(limits))
     statistics = {
         "engine": engine,
         "mappings": watch.mappings,
@@ -300,8 +303,34 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         "convergence": watch.history,
     }
     with interrupt_held_back():
-        content = build_report(network, device, objective, bit_widths, outcome, pipelines, statistics, settings, fronts)
+        content = build_report(
+            network, device, objective, bit_widths, outcome, pipelines, statistics, settings, fronts, fused
+        )
         return Report(content, device, watch.state)
+
+
+def _fused(
+    network: Network,
+    bit_widths: Sequence[Bits],
+    outcome: Outcome,
+    device: Device,
+    objective: Objective,
+    settings: Mapping[str, Any],
+    limited: bool,
+) -> dict[Bits, dict[str, Any]]:
+    """`fused` of report.json by bit-width; none with `--fuse off`, after Ctrl-C, or within limits."""
+    if settings["fuse"] == "off" or outcome.interrupted or limited:
+        return {}
+    mappings = parse_budget(settings["budget"]).mappings or outcome.per_search
+    effort = Effort(
+        mappings, settings["seed"], settings["workers"], settings["backend"], settings["engine"] == "random"
+    )
+    try:
+        planner, found = fuse_network(network, bit_widths, outcome, device, objective, settings["fuse"], effort)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+        return {}
+    return {bits: fused_report(planner, one, network) for bits, one in found.items()}
 
 
 def _baselines(network: Network, device: Device, settings: Mapping[str, Any], bit_widths: Sequence[Bits]) -> Baselines:

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from automapper.fusion.fuse import lines as fused_lines
+from automapper.fusion.picture import picture
 from automapper.plot import COLOURS, Series, plot
 from automapper.terminal import fronts, modes, notes
 from automapper.workload import unmapped_lines
@@ -33,7 +35,14 @@ def render(report: Mapping[str, Any], device: Device) -> str:
         convergence_plot=convergence_plot(report),
         pareto_plot=pareto_plot(report),
         dataflows=_baselines(report),
-        notes=[*notes(report), *modes(report), *fronts(report), *unmapped_lines(report["unmapped"])],
+        groups=picture(report),
+        notes=[
+            *notes(report),
+            *modes(report),
+            *fronts(report),
+            *fused_lines(report),
+            *unmapped_lines(report["unmapped"]),
+        ],
     )
 
 

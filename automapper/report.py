@@ -39,6 +39,7 @@ def build_report(
     search: Mapping[str, Any],
     settings: Mapping[str, Any],
     fronts: Mapping[Bits, NetworkFront] | None = None,
+    fused: Mapping[Bits, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The content of report.json. search: mappings, seconds, mappings_per_second, seed, ... ; settings: those of the
     run, of which `device` is the name or path that hw_model loads.
@@ -51,6 +52,8 @@ def build_report(
     `in_network` (see trade). A baseline that only some layers have runs AutoMapper's mappings at the
     others; `covered` has the sums and gains over its own layers, on both sides, and `baseline_notes` the reason. A
     baseline has gains, `*_improvement_percent`, only where it is `converged`: its searches and AutoMapper's are.
+
+    All of these are layer by layer. fused: `fused` of each bit-width, what the network costs with layers in groups.
     """
     return {
         "format": FORMAT,
@@ -63,6 +66,7 @@ def build_report(
         "bit_widths": [
             _bit_width(network, bits, outcome, pipelines, objective, device)
             | (_pareto(fronts[bits], objective) if fronts else {})
+            | ({"fused": fused[bits]} if fused else {})
             for bits in bit_widths
         ],
         "unmapped": network.unmapped_report(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from automapper.fusion.fuse import lines as fused_lines
 from automapper.workload import unmapped_lines
 from hw_model.widths import in_words
 
@@ -34,6 +35,7 @@ def summary(report: Mapping[str, Any]) -> str:
         *notes(report),
         *modes(report),
         *fronts(report),
+        *fused_lines(report),
         *unmapped_lines(report["unmapped"]),
     ]
     return "\n".join(lines)

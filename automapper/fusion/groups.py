@@ -52,6 +52,11 @@ class Grouping:
         """Bits of the memory where tensors stay."""
         return fusion.room_bits(self.device)
 
+    @cached_property
+    def may_pin(self) -> bool:
+        """Whether weights may stay there too."""
+        return fusion.may_pin(self.device)
+
     def stays(self, index: int, begin: int, end: int) -> bool:
         """Whether a layer's output stays on the chip in a group: all that reads it, adds included, is in it."""
         readers = self.readers[index]
@@ -150,7 +155,7 @@ class Grouping:
 
     def _variants(self, begin: int, end: int, bits: Bits) -> Iterator[Group]:
         for images in sorted({1, self.batch}):
-            for pinned in (False, True) if fusion.may_pin(self.device) else (False,):
+            for pinned in (False, True) if self.may_pin else (False,):
                 yield from self._in_strips(Group(begin, end, 1, images, pinned), bits)
 
     def _in_strips(self, group: Group, bits: Bits) -> Iterator[Group]:

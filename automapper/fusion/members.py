@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automapper.dataflows import Dataflow
-from automapper.evolve import INVALID, Evolution, known_row
+from automapper.dataflows import Dataflow, Unfit, constraints
+from automapper.evolve import INVALID, TOGETHER, Evolution, known_row
 from automapper.objective import parse_objective
 from automapper.parallel import run_parallel
 from automapper.space import Search
@@ -63,6 +63,7 @@ def search_places(
     work, order = [], []
     for (stays, reserved), indices in alike.items():
         view = in_group(device, stays, reserved)
+        indices = [index for index in indices if _possible(places[index][0], view)]
         for begin in range(0, len(indices), AT_ONCE):
             part = indices[begin : begin + AT_ONCE]
             order.append(part)
@@ -72,6 +73,15 @@ def search_places(
         for index, result in zip(part, results, strict=True):
             found[index] = result
     return found
+
+
+def _possible(place: Place, view: Device) -> bool:
+    """Whether its dataflow has any mapping there."""
+    definition = Search(Problem(place.strips[0][0], place.bits), place.dataflow).definition
+    try:
+        return bool(constraints(definition, place.strips[0][0], view, place.bits))
+    except Unfit:
+        return False
 
 
 def _search(
@@ -89,8 +99,6 @@ class StripEvolution(Evolution):
 
     def __init__(self, places: Sequence[Place], view: Device, seed: int, random: bool = False):
         self.places = list(places)
-        self.most = max(len(place.strips) for place in places)
-        self.sums: dict[int, tuple[float, float]] = {}
         searches = [Search(Problem(place.strips[0][0], place.bits), place.dataflow) for place in places]
         super().__init__(searches, view, parse_objective("edp"), seed, random)
 
@@ -114,13 +122,22 @@ class StripEvolution(Evolution):
         energy, cycles, _, _ = self._sums(f[None], o[None], b[None], np.array([index]))
         return Placed(self.best(index), float(energy[0]), float(cycles[0]))
 
+    def climb(self) -> None:
+        """As of any search, but from the best alone where only few mappings have been bred."""
+        if self.mappings >= TOGETHER:
+            return super().climb()
+        for t in self._in_time(np.arange(len(self.searches))):
+            score, row = self._climbed(t, self.score[t], self.rows[t])
+            if score < self.score[t]:
+                self._note(t, score, row)
+
     def _known_to(self, t: int) -> list[int]:
         return []
 
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         energy, cycles, valid, violation = self._sums(f, o, b, which)
         weights = np.array([(place.energy_weight, place.latency_weight) for place in self.places])[which]
-        with np.errstate(invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(valid, np.log(weights[:, 0] * energy + weights[:, 1] * cycles), INVALID + violation)
 
     def _sums(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -131,7 +148,7 @@ class StripEvolution(Evolution):
         those, number = np.unique(which, return_inverse=True)
         strips = [self.places[t].strips for t in those]
         bits = [self.places[t].bits for t in those]
-        for k in range(max(map(len, strips))):
+        for k in range(max(map(len, strips), default=0)):
             has = np.flatnonzero(np.array([len(one) > k for one in strips])[number])
             layers = [one[min(k, len(one) - 1)][0] for one in strips]
             times = np.array([one[min(k, len(one) - 1)][1] for one in strips])[number[has]]

@@ -2,8 +2,8 @@
 
 An EDP is a product of two sums, so no group can be judged alone. Near the sums E and T of a network, energy^a * T^b
 moves as a * E_i / E + b * T_i / T does: a sum over the groups, of which dynamic programming finds the least. E and T
-are then those of what it found, and so on until nothing changes. The plan is searched again at the full budget, each
-group is kept only where it is better than its layers alone, and a plan of wider words is taken over where it is better.
+are then those of what it found, and so on until nothing changes. The plan is then searched by more mappings. A group
+is kept only where it is better than its layers alone, and a plan of wider words is taken over where it is better.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from hw_model import Cost, Device, InvalidMapping, Mapping, evaluate, fusion
 from hw_model.tables import word_bits
 from hw_model.widths import Bits
 
-ROUGH = 200  # mappings bred to compare groups
+ROUGH = 150  # mappings bred to compare groups
+MOST = 3000  # mappings bred for each layer of the plan: they begin with good ones, and cost more than a layer's own
 LEVELS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05)  # of the buffer, as what is left is rounded to compare
 TURNS = 8  # of the iteration of E and T, at most
 
@@ -76,6 +77,13 @@ class Planner:
         self.device: Device = grouping.device
         self.layers = grouping.layers
 
+    @property
+    def home(self) -> int:
+        """The level where tensors stay; devices without one have no groups."""
+        home = fusion.home_of(self.device)
+        assert home is not None
+        return home
+
     def layer_by_layer(self, bits: Bits, found: Sequence[Found]) -> Plan:
         """Every layer alone, with the mapping found for it; what is added to its output is read from DRAM."""
         steps = []
@@ -89,11 +97,12 @@ class Planner:
             steps.append(Step(alone, (one.mapping,), (cost,)))
         return Plan(bits, tuple(steps))
 
-    def plan(self, alone: Plan, wider: Plan | None = None) -> Plan:
-        """The best plan found. alone: layer by layer; wider: the plan of wider words, which is worth a look."""
+    def plan(self, alone: Plan, wider: Plan | None = None, dataflow: str | Dataflow = "") -> Plan:
+        """The best plan found. alone: layer by layer; wider: the plan of wider words, which is worth a look; dataflow:
+        as `Search.dataflow`, what every mapping has to stay within."""
         known = {step.group.begin: step.mappings[0] for step in alone.steps}
-        groups, weights = self.choose(alone, self._rough(alone, known))
-        best = self.without_losses(self.searched(groups, alone, known, weights), alone)
+        groups, weights = self.choose(alone, self._rough(alone, known, dataflow))
+        best = self.without_losses(self.searched(groups, alone, known, weights, dataflow), alone)
         if wider is not None:
             same = [step if step.fused else alone.steps[step.group.begin] for step in wider.steps]
             steps = [self.recosted(step, alone.bits) if step.fused else step for step in same]
@@ -101,6 +110,13 @@ class Planner:
                 other = self.without_losses(Plan(alone.bits, tuple(step for step in steps if step)), alone)
                 best = min(best, other, key=self.value)
         return best
+
+    def within(self, plan: Plan, alone: Plan, dataflow: str | Dataflow) -> Plan:
+        """The groups of a plan with mappings of a dataflow, where they pay. alone: its mappings layer by layer."""
+        known = {step.group.begin: step.mappings[0] for step in alone.steps}
+        weights = self.weights(plan.cost.energy_pj, plan.cost.cycles)
+        groups = [step.group for step in plan.steps if step.fused]
+        return self.without_losses(self.searched(groups, alone, known, weights, dataflow), alone)
 
     def value(self, plan: Plan) -> float:
         """The objective."""
@@ -120,14 +136,14 @@ class Planner:
         chosen = [step.group for step in alone.steps]
         energy_pj, cycles = alone.cost.energy_pj, alone.cost.cycles
         best = self.objective.value(energy_pj, cycles)
-        weights = self._weights(energy_pj, cycles)
+        weights = self.weights(energy_pj, cycles)
         for _ in range(TURNS):
-            found = _cheapest(options, len(self.layers), self._weights(energy_pj, cycles))
+            found = _cheapest(options, len(self.layers), self.weights(energy_pj, cycles))
             energy_pj, cycles = sum(one[1] for one in found), sum(one[2] for one in found)
             value = self.objective.value(energy_pj, cycles)
             if value >= best:
                 break
-            best, chosen, weights = value, [one[0] for one in found], self._weights(energy_pj, cycles)
+            best, chosen, weights = value, [one[0] for one in found], self.weights(energy_pj, cycles)
         return [group for group in chosen if len(group) > 1], weights
 
     def searched(
@@ -137,26 +153,27 @@ class Planner:
         known: MappingABC[int, Mapping],
         weights: tuple[float, float],
         dataflow: str | Dataflow = "",
+        preloaded: bool = False,
     ) -> Plan:
-        """The plan of these groups, each layer's mapping searched at the full budget; where a layer has none, its group
-        is left out. known: by layer, a mapping to begin with."""
+        """The plan of these groups, with up to MOST mappings searched for each layer; where a layer has none, its group
+        is left out. known: by layer, a mapping to begin with; preloaded: pinned weights are there already."""
         bits = alone.bits
         places: dict[tuple[Group, int], Place] = {}
         for group in groups:
             parts, reserved = self.grouping.strips_of(group), self.grouping.reserved_bits(group, bits)
             assert parts is not None
             for index, strips in enumerate(parts):
-                stays = self._stays(group, index)
+                stays = self.stays(group, index)
                 place_bits = self.layers[group.begin + index].bits_at(bits)
                 places[group, index] = Place(strips, place_bits, stays, reserved[index], *weights, dataflow)
-        found = self._found(places, known, self.effort.mappings)
+        found = self._found(places, known, min(self.effort.mappings, MOST // 2 if dataflow else MOST))
         steps = list(alone.steps)
         for group in groups:
             each = [found[group, index] for index in range(len(group))]
             if not all(each):
                 continue
             mappings = tuple(one.mapping for one in each if one)
-            step = self.recosted(Step(group, mappings, ()), bits)
+            step = self.recosted(Step(group, mappings, ()), bits, preloaded)
             if step:
                 begin = next(i for i, other in enumerate(steps) if other.group.begin == group.begin)
                 steps[begin : begin + len(group)] = [step]
@@ -177,7 +194,7 @@ class Planner:
                 return plan
             plan = better
 
-    def recosted(self, step: Step, bits: Bits) -> Step | None:
+    def recosted(self, step: Step, bits: Bits, preloaded: bool = False) -> Step | None:
         """A group with its mappings at another bit-width; None where they do not fit."""
         group = step.group
         reserved = self.grouping.reserved_bits(group, bits)
@@ -185,6 +202,8 @@ class Planner:
             return None
         try:
             costs = [self._cost(group, i, mapping, reserved[i], bits) for i, mapping in enumerate(step.mappings)]
+            if group.pinned and not preloaded:
+                costs = [cost + self._loading(group, i, bits) for i, cost in enumerate(costs)]
         except InvalidMapping:
             return None
         return replace(step, costs=tuple(costs))
@@ -193,7 +212,7 @@ class Planner:
         """What a layer costs in a group, over all strips and images."""
         item = self.layers[group.begin + index]
         own_bits = item.bits_at(bits)
-        view = fusion.in_group(self.device, self._stays(group, index), reserved_bits)
+        view = fusion.in_group(self.device, self.stays(group, index), reserved_bits)
         parts = self.grouping.strips_of(group)
         assert parts is not None
         total = Cost()
@@ -203,30 +222,50 @@ class Planner:
                 level, read_bits = self._added(group, index, other, bits)
                 cost = fusion.with_reads(cost, view, own_bits, level, part.words("O"), read_bits)
             total = total + cost * times
-        total = total * self.grouping.passes(group)
-        return total + fusion.loading(item.layer, self.device, own_bits) if group.pinned else total
+        return total * self.grouping.passes(group)
+
+    def _loading(self, group: Group, index: int, bits: Bits) -> Cost:
+        item = self.layers[group.begin + index]
+        return fusion.loading(item.layer, self.device, item.bits_at(bits))
+
+    def dram_bits(self, step: Step, bits: Bits) -> int:
+        """Bits that a step moves to and from DRAM."""
+        total = 0
+        for index, cost in enumerate(step.costs):
+            item = self.layers[step.group.begin + index]
+            width, moved = word_bits(self.device, item.bits_at(bits)), cost.levels[self.device.level_names[0]]
+            outputs = item.layer.words("O")
+            added = [self._added(step.group, index, other, bits) for other in item.adds]
+            read = [read_bits for level, read_bits in added if level == 0]
+            finished = outputs if moved["O"].updates else 0
+            total += int(moved["W"].reads * width["W"] + moved["I"].reads * width["I"])
+            total += int((moved["O"].reads - len(read) * outputs + moved["O"].updates - finished) * width["O"])
+            total += outputs * sum(read) + finished * width["final"]
+        return total
 
     def _added(self, group: Group, index: int, other: int, bits: Bits) -> tuple[int, int]:
         """(level, bits of a word) where what is added to a layer's output is read."""
         if group.begin <= other and self.grouping.stays(other, group.begin, group.end):
-            home = fusion.home_of(self.device)
-            assert home is not None
-            return home, self.grouping.kept_bits(other, bits)
+            return self.home, self.grouping.kept_bits(other, bits)
         return 0, self._written_bits(other if other != DRAM else group.begin + index, bits)
 
     def _written_bits(self, index: int, bits: Bits) -> int:
         return word_bits(self.device, self.layers[index].bits_at(bits))["final"]
 
-    def _stays(self, group: Group, index: int) -> str:
+    def stays(self, group: Group, index: int) -> str:
+        """Of W, I, O those of a group's layer that stay on the chip."""
         return fusion.tensors_that_stay(self.grouping.members(group), index, group.pinned)
 
-    def _weights(self, energy_pj: float, cycles: float) -> tuple[float, float]:
+    def weights(self, energy_pj: float, cycles: float) -> tuple[float, float]:
+        """What a pJ and a cycle count near these sums."""
         return self.objective.energy_weight / energy_pj, self.objective.latency_weight / cycles
 
-    def _rough(self, alone: Plan, known: MappingABC[int, Mapping]) -> dict[Group, tuple[float, float]]:
+    def _rough(
+        self, alone: Plan, known: MappingABC[int, Mapping], dataflow: str | Dataflow
+    ) -> dict[Group, tuple[float, float]]:
         """(pJ, cycles) of every group that fits, by few mappings of the strip that occurs most."""
         bits = alone.bits
-        weights = self._weights(alone.cost.energy_pj, alone.cost.cycles)
+        weights = self.weights(alone.cost.energy_pj, alone.cost.cycles)
         room = self.grouping.room_bits
         places: dict[tuple[Group, int], Place] = {}
         scale: dict[tuple[Group, int], float] = {}
@@ -239,7 +278,9 @@ class Planner:
                 left = max(level for level in LEVELS if level <= 1 - reserved[index] / room + 1e-12)
                 rounded = room - int(left * room) if left < 1 else 0
                 own_bits = self.layers[group.begin + index].bits_at(bits)
-                places[group, index] = Place(((part, 1),), own_bits, self._stays(group, index), rounded, *weights)
+                places[group, index] = Place(
+                    ((part, 1),), own_bits, self.stays(group, index), rounded, *weights, dataflow
+                )
                 scale[group, index] = layer.P / part.P * self.grouping.passes(group)
         found = self._found(places, known, min(ROUGH, self.effort.mappings))
         sums: dict[Group, tuple[float, float]] = {}
@@ -262,7 +303,7 @@ class Planner:
                 energy = self.device.levels[level].read_energy_pj_per_bit["O"]
                 total = total + Cost(energy_pj=item.layer.words("O") * read_bits * energy)
             if group.pinned:
-                total = total + fusion.loading(item.layer, self.device, item.bits_at(bits))
+                total = total + self._loading(group, index, bits)
         return total
 
     def _found(

@@ -348,6 +348,10 @@ class MapSettings(Settings):
         Literal["latency", "interval"], "what counts as a network's latency: of one input, or between two results"
     ] = "latency"
     stages: Annotated[int, "stages of a pipeline at most; 1 = multi-cycle only", Between(1, 4)] = 3
+    fuse: Annotated[
+        Literal["off", "maps", "strips"],
+        "keep what lies between layers on the chip: whole maps, or strips of them too; beside the unfused result",
+    ] = "strips"
     goal: Annotated[
         float | None, "stop when the result of every bit-width has an objective (J*s, J, s) of at most this", POSITIVE
     ] = None
