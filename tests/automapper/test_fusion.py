@@ -74,7 +74,7 @@ def every_mapping(layer, view):
         for slot in slots:
             active = [(d, n) for d, n in factors[slot].items() if n > 1]
             ways.append(list(itertools.permutations(active)) if slot in ("dram", "glb") else [tuple(active)])
-        held = [t for t in view.level("glb").may_bypass]
+        held = view.level("glb").may_bypass
         for loops in itertools.product(*ways):
             for past in itertools.chain.from_iterable(itertools.combinations(held, k) for k in range(len(held) + 1)):
                 rows.append(Mapping(tuple(zip(slots, loops, strict=True)), (("glb", past),) if past else ()))
@@ -134,7 +134,7 @@ def test_an_infinite_buffer_is_the_bound_of_free_activations():
 
 def test_a_larger_buffer_and_narrower_words_are_never_worse():
     values = {}
-    for size in (256, 512, 2048, 8192):
+    for size in (400, 8192):
         planner, found = found_by(CHAIN, device_of(size), (4, 8, 16))
         values[size] = [planner.value(found[bits].plan) for bits in (4, 8, 16)]
         for bits in (4, 8, 16):
@@ -145,13 +145,13 @@ def test_a_larger_buffer_and_narrower_words_are_never_worse():
 
 
 def test_what_is_added_is_charged_where_it_lies():
-    planner, found = found_by(CHAIN, device_of(10**9))
+    _, found = found_by(CHAIN, device_of(10**9))
     alone, plan = found[8].alone, found[8].plan
     apart = evaluate(CHAIN[2].layer, alone.steps[2].mappings[0], device_of(10**9), 8)
     assert alone.steps[2].costs[0].levels["dram"]["O"].reads == apart.levels["dram"]["O"].reads + 32
     assert plan.steps[0].costs[2].levels["dram"]["O"].reads == 0
     from_dram = dataclasses.replace(CHAIN[2], adds=(DRAM,))
-    planner, found = found_by((*CHAIN[:2], from_dram), device_of(10**9))
+    _, found = found_by((*CHAIN[:2], from_dram), device_of(10**9))
     assert found[8].plan.steps[0].costs[2].levels["dram"]["O"].reads == 32
 
 
@@ -173,9 +173,9 @@ def test_a_tensor_read_outside_its_group_goes_to_dram():
 
 
 def test_whole_maps_only_are_groups_of_one_strip():
-    _, found = found_by(CHAIN, device_of(700), mode="maps")
+    _, found = found_by(CHAIN, device_of(400), mode="maps")
     assert all(step.group.strips == 1 for step in found[8].plan.steps)
-    _, found = found_by(CHAIN, device_of(700), mode="strips")
+    _, found = found_by(CHAIN, device_of(400), mode="strips")
     assert any(step.group.strips > 1 for step in found[8].plan.steps), "where whole maps do not fit"
 
 
@@ -183,15 +183,14 @@ def test_a_batch_runs_image_by_image_or_as_a_whole():
     layers = tuple(
         dataclasses.replace(item, layer=dataclasses.replace(item.layer, N=3, name=item.layer.name)) for item in CHAIN
     )
-    _, small = found_by(layers, device_of(1200))
+    _, small = found_by(layers, device_of(700), mode="maps")
     _, large = found_by(layers, device_of(10**9))
     assert [step.group.images for step in small[8].plan.steps if step.fused] == [1]
     (step,) = large[8].plan.steps
     assert step.group.images == 3
+    macs = sum(item.layer.macs for item in layers)
     for found in (small, large):
-        assert sum(cost.macs for step in found[8].plan.steps for cost in step.costs) == sum(
-            i.layer.macs for i in layers
-        )
+        assert sum(cost.macs for step in found[8].plan.steps for cost in step.costs) == macs
 
 
 def test_every_layer_of_a_plan_computes_all_its_macs():
