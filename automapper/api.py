@@ -129,8 +129,8 @@ def map_network(
         progress: its methods are called as the search runs.
         settings: any other setting of the command by its name, with its default: delay, engine, stages, goal,
             resume (folder or file of the searches to go on with), baselines (names to show), dataflow (files of more of
-            them), within (a name or a file that constrains AutoMapper itself), fixed_at, workers, backend; see
-            `python -m automapper --help`.
+            them), within (a name or a file that constrains AutoMapper itself), fixed_at, fuse, workers, backend;
+            see `python -m automapper --help`.
 
     Raises:
         UserError: a setting that is not legal, a network that cannot be mapped, or no valid mapping of a layer.

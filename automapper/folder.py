@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from automapper.html import render
 from automapper.saved_search import State
 from hw_model import Device, InputError, Layer, evaluate, partition
 from hw_model import Mapping as LoopMapping
+from hw_model.fusion import in_group
 from hw_model.loop_nest import loop_nest
 from hw_model.timeloop import export_timeloop, write_timeloop
 from hw_model.widths import Bits, in_words
@@ -130,12 +132,14 @@ def _folder_name(row: Mapping[str, Any]) -> str:
 def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> None:
     """mappings/<bits>bit/<layer>.txt: loop nest and cost; .in_network.txt: those of another mapping that the network
     runs; .json: the case for `python -m hw_model`; and in a folder <layer>.timeloop Timeloop's inputs, where its format
-    can say the mapping; pipeline/ the stages, where one won."""
+    can say the mapping; pipeline/ the stages, where one won; fused/ the layers in groups."""
     for row in report["bit_widths"]:
         place = folder / _folder_name(row)
         place.mkdir(parents=True)
         if row["mode"] == "pipeline":
             _write_stages(place / "pipeline", row, device)
+        if row.get("fused", {}).get("groups"):
+            _write_groups(place / "fused", row["fused"]["groups"], device)
         for index, layer in enumerate(row["layers"]):
             shape, mapping = Layer(name=layer["name"], **layer["dims"]), LoopMapping.from_dict(layer["mapping"])
             name = f"{index:03}.{_file_name(layer['name'])}"
@@ -155,6 +159,39 @@ def _write_mappings(folder: Path, report: Mapping[str, Any], device: Device) -> 
                 write_timeloop(place / f"{name}.timeloop", export_timeloop(shape, mapping, device, layer["bits"]))
             except InputError:
                 continue  # lanes without a memory inside the PEs: the text and the case say it
+
+
+def _write_groups(place: Path, groups: Sequence[Mapping[str, Any]], device: Device) -> None:
+    """fused/group<n>.<layer>.txt: loop nest and cost of a strip, the largest, of every layer in a group; and in a
+    folder .timeloop that strip alone, as if nothing stayed: Timeloop's format cannot say that a tensor does."""
+    place.mkdir()
+    for number, group in enumerate(groups, 1):
+        for index, layer in enumerate(group["layers"], group["first"]):
+            strip, bits = layer["strips"][0], layer["bits"]
+            view = in_group(device, layer["stays"], layer["reserved_bits"])
+            mapping = LoopMapping.from_dict(layer["mapping"])
+            name = f"group{number:02}.{index:03}.{_file_name(layer['name'])}"
+            staying = " and ".join(layer["stays"]) or "nothing"
+            shape = Layer(name=layer["name"], **strip["dims"])
+            head = (
+                f"{layer['name']} on {device.name}, {in_words(bits)}: a strip of {strip['dims']['P']} rows, in group "
+                f"{number} of {len(groups)}; {staying} on the chip, {layer['reserved_bits']} bits of {group['buffer']} "
+                "taken"
+            )
+            (place / f"{name}.txt").write_text(_text(head, shape, mapping, view, bits), "utf-8", "backslashreplace")
+            alone = replace(shape, name=f"{layer['name']}, one strip alone (Timeloop cannot say what stays: {staying})")
+            try:
+                texts = export_timeloop(alone, _passed_by(mapping, layer["stays"], group["buffer"]), device, bits)
+            except InputError:
+                continue
+            write_timeloop(place / f"{name}.timeloop", texts)
+
+
+def _passed_by(mapping: LoopMapping, stays: str, buffer: str) -> LoopMapping:
+    """A mapping of a layer in a group for the layer alone: what it reads on the chip goes past the buffer."""
+    past = dict(mapping.bypass)
+    past[buffer] = tuple(t for t in "WIO" if t in past.get(buffer, ()) or (t in "WI" and t in stays))
+    return LoopMapping(mapping.loops, tuple(past.items()))
 
 
 def _write_stages(place: Path, row: Mapping[str, Any], device: Device) -> None:

@@ -19,7 +19,7 @@ REMARKS = {
     "full": "The paper's gain, largest at the lowest bit-width, appears over a fixed mapping: tiles "
     "chosen for 32-bit words leave the memories mostly empty at 4 bit. It does not appear "
     "over the best row-stationary mapping of each bit-width, whose latency is within a few "
-    "percent of AutoMapper's. Where the DRAM link bounds a layer no dataflow is faster, and "
+    "percent of AutoMapper's. Layer by layer, no dataflow is faster where the DRAM link bounds a layer, and "
     "row-stationary is as fast at nearly all of these layers. Idle power and DRAM traffic, "
     "which a dataflow cannot lower there, are more than half of the energy.\n"
     "\n"

@@ -65,6 +65,8 @@ def exported(subject: Subject, images: Images, bits: Sequence[int] = (), float_s
 
     graph, program = lowered(subject, bits)
     mappings = None if subject.map_report is None else mappings_of(subject.map_report, program)
+    if mappings is not None and mappings.fused:
+        say("--map: the report has fused groups too; the C layers have the loops of its mappings layer by layer")
     widths = [*program.bit_widths, FLOAT_BITS]
     metadata = {
         "class_names": json.dumps(subject.class_names),

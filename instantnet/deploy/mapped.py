@@ -53,11 +53,13 @@ def check_device(device: Device) -> None:
 
 @dataclass(frozen=True)
 class Mappings:
-    """Of a report.json: bit-width -> layer -> (its sizes, its mapping), and its energy-delay product, J * s."""
+    """Of a report.json: bit-width -> layer -> (its sizes, its mapping layer by layer), its energy-delay product, J * s,
+    and whether it has groups of fused layers, which are not emitted."""
 
     device: Device
     layers: dict[int, dict[str, tuple[Layer, Mapping]]]
     edp_js: dict[int, float]
+    fused: bool = False
 
     def of(self, name: str, bits: int) -> tuple[Layer, Mapping]:
         return self.layers[bits][name]
@@ -78,6 +80,7 @@ def read_mappings(path: Path, bit_widths: Sequence[int], sizes: dict[str, Layer]
         layers = {bits: {one["name"]: (Layer.from_dict(one["dims"]), Mapping.from_dict(one["mapping"]))
                          for one in rows[bits]["layers"]} for bits in bit_widths}  # fmt: skip
         edp_js = {bits: float(rows[bits]["edp_js"]) for bits in bit_widths}
+        fused = any(rows[bits].get("fused", {}).get("groups") for bits in bit_widths)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"--map {path}: no report.json of the mapper ({reason})") from error
@@ -87,7 +90,7 @@ def read_mappings(path: Path, bit_widths: Sequence[int], sizes: dict[str, Layer]
                 what = "has no such layer" if name not in found else f"has another at {bits} bit"
                 raise UserError(f"--map {path}: of another network: {name} of this one, but the report {what}")
     check_device(device)
-    return Mappings(device, layers, edp_js)
+    return Mappings(device, layers, edp_js, fused)
 
 
 def layer_of(step: Step, given: tuple[int, ...]) -> Layer:

@@ -259,6 +259,17 @@ def test_a_member_is_a_case_that_hw_model_costs_again(reports):
                 assert total.energy_j == member["energy_j"] and total.latency_s == member["latency_s"]
 
 
+def test_strips_are_written_and_timeloop_gets_them_alone(reports):
+    _, folder = reports["strips"]
+    place = folder / "mappings" / "8bit" / "fused"
+    assert sorted(path.name for path in place.glob("*.txt")) == [f"group01.00{i}.{n}.txt" for i, n in enumerate("abc")]
+    text = (place / "group01.001.b.txt").read_text()
+    assert text.startswith("b on eyeriss, 8 bit: a strip of 4 rows, in group 1 of 1; I and O on the chip")
+    problem = (place / "group01.001.b.timeloop" / "problem.yaml").read_text()
+    assert "one strip alone (Timeloop cannot say what stays: I and O)" in problem and "INVALID" not in problem
+    assert not (folder.parent / "off" / "mappings" / "8bit" / "fused").exists()
+
+
 def test_a_network_without_links_is_not_fused():
     report = map_network([Layer(K=4, C=4, P=4)], "eyeriss", 8, budget=100, stages=1).to_dict()
     assert report["bit_widths"][0]["fused"]["groups"] == []
