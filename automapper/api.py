@@ -27,6 +27,7 @@ from automapper.fusion.plan import Effort
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import network_of, read_layers
 from automapper.objective import Objective, parse_objective
+from automapper.parallel import WorkerLost
 from automapper.pareto import Limits, NetworkFront, layer_fronts, network_front
 from automapper.pipelines import Pipelines
 from automapper.published import add_published
@@ -287,6 +288,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         fronts = {bits: network_front(network, bits, of_layers) for bits in bit_widths}
         if limits:
             outcome.chosen = {bits: limits.choice(front, objective) for bits, front in fronts.items()}
+    begin_fusing = time.perf_counter()
     fused = _fused(network, bit_widths, outcome, device, objective, settings, bool(limits))
     statistics = {
         "engine": engine,
@@ -295,6 +297,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         "resumed": resumed,
         "mappings_for_pipelines": pipelines.evaluated,
         "mappings_for_fronts": mappings_for_fronts,
+        "seconds_for_groups": time.perf_counter() - begin_fusing,
         "seconds": watch.seconds,
         "mappings_per_second": watch.mappings / watch.seconds,
         "seed": seed,
@@ -329,6 +332,9 @@ def _fused(
         planner, found = fuse_network(network, bit_widths, outcome, device, objective, settings["fuse"], effort)
     except KeyboardInterrupt:
         outcome.interrupted = True
+        return {}
+    except WorkerLost as error:
+        print(f"note: {error}; nothing is fused", file=sys.stderr)
         return {}
     return {bits: fused_report(planner, one, network) for bits, one in found.items()}
 

@@ -61,6 +61,8 @@ def everything_stays(planner: Planner, plan: Plan, alone: Plan) -> Cost | None:
     """The cost of an inference while all weights and every map that may stay are on the chip, from mappings found for
     the whole network as one group; None where they do not fit, or the chip holds no weights with its maps."""
     grouping = planner.grouping
+    if len({item.layer.N for item in planner.layers}) > 1:
+        return None
     whole = Group(0, len(planner.layers), 1, grouping.batch, pinned=True)
     if not grouping.may_pin or max(grouping.reserved_bits(whole, plan.bits)) > (1 - SPARE) * grouping.room_bits:
         return None
@@ -68,7 +70,7 @@ def everything_stays(planner: Planner, plan: Plan, alone: Plan) -> Cost | None:
     cost = alone.cost
     weights = planner.weights(cost.energy_pj, cost.cycles)
     found = planner.searched([whole], alone, known, weights, preloaded=True)
-    return found.cost if found.steps[0].fused or len(found.steps) == 1 else None
+    return found.cost if found.steps[0].fused else None
 
 
 def fused_report(planner: Planner, fused: Fused, network: Network) -> dict[str, Any]:
