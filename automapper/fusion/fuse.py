@@ -53,6 +53,8 @@ def fuse_network(
             theirs = baseline_of(network, bits, outcome, ROW_STATIONARY)
             filled = [one or own for one, own in zip(theirs, best, strict=True)]
             rows = planner.within(plan, planner.layer_by_layer(bits, filled), ROW_STATIONARY)
+            if not outcome.baselines.own:
+                plan = planner.taken_over(plan, rows)
         found[bits] = Fused(plan, alone, rows, everything_stays(planner, plan, alone))
     return planner, found
 

@@ -118,6 +118,16 @@ class Planner:
         groups = [step.group for step in plan.steps if step.fused]
         return self.without_losses(self.searched(groups, alone, known, weights, dataflow), alone)
 
+    def taken_over(self, plan: Plan, other: Plan) -> Plan:
+        """The plan with the other one's mappings in each of the same groups where that is better; the other plan where
+        all of it is better still."""
+        theirs = {step.group: step for step in other.steps if step.fused}
+        for index, step in enumerate(plan.steps):
+            if step.group in theirs:
+                swapped = replace(plan, steps=(*plan.steps[:index], theirs[step.group], *plan.steps[index + 1 :]))
+                plan = min(plan, swapped, key=self.value)
+        return min(plan, other, key=self.value)
+
     def value(self, plan: Plan) -> float:
         """The objective."""
         return self.objective.value(plan.cost.energy_j, plan.cost.latency_s)
