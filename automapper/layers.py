@@ -322,7 +322,7 @@ class _Recorder(TorchDispatchMode):
         if len(alike) == 1:
             return self.sources.passes(alike[0], out)
         if name in ADDS and any(tensor in self.sources.values for tensor in alike):
-            return self.sources.added(*alike, out)
+            return self.sources.added(alike[0], alike[1], out)
         self.sources.leaves(alike, out)
 
     def _add(

@@ -124,7 +124,8 @@ def row_ends(group: Group, strips: int) -> np.ndarray:
     ends[-1] = even * (rows // strips)
     for index in range(len(group) - 2, -1, -1):
         own, wanted = group[index].layer, []
-        for reader, member in enumerate(group[index + 1 :], index + 1):
+        for reader in _readers(group)[index]:
+            member = group[reader]
             if member.source == index:
                 layer = member.layer
                 last = (ends[reader] - 1) * layer.stride_h + (layer.R - 1) * layer.dilation_h - layer.pad_top
@@ -137,35 +138,55 @@ def row_ends(group: Group, strips: int) -> np.ndarray:
     return ends
 
 
-@lru_cache(maxsize=4096)
-def live_rows(group: Group, strips: int, layer: int) -> np.ndarray:
-    """[strips, layers]: rows of each output that lie on the chip while layer number `layer` runs in each strip: the
-    rows that it reads or adds, those that it writes, and whatever a later strip, or layer, still wants."""
-    ends = row_ends(group, strips)
-    held = np.zeros((strips, len(group)), np.int64)
+@lru_cache(maxsize=64)
+def _readers(group: Group) -> tuple[tuple[int, ...], ...]:
+    """Per layer the layers that read its output, or add it."""
+    found: list[list[int]] = [[] for _ in group]
     for index, member in enumerate(group):
-        if not member.stays:
+        for source in {member.source, *member.adds} - {None}:
+            found[source].append(index)  # type: ignore[index]  # None is taken out
+    return tuple(map(tuple, found))
+
+
+@lru_cache(maxsize=4096)
+def live_rows(group: Group, strips: int) -> np.ndarray:
+    """[layers, strips, layers]: while a layer runs, in each strip, the rows of each output that lie on the chip: those
+    that it reads or adds, those that it writes, and whatever a later strip, or layer, still wants."""
+    ends, readers = row_ends(group, strips), _readers(group)
+    held = np.zeros((len(group), strips, len(group)), np.int64)
+    for index, member in enumerate(group):
+        if not member.stays or not readers[index]:
             continue
-        made = ends[index, 1:] if index <= layer else ends[index, :-1]
-        first = made
-        for reader, other in enumerate(group[index + 1 :], index + 1):
-            done = ends[reader, 1:] if reader < layer else ends[reader, :-1]
-            wants = []
-            if other.source == index:
-                wants.append(np.maximum(0, done * other.layer.stride_h - other.layer.pad_top))
-            if index in other.adds:
-                wants.append(done)
-            for want in wants:
-                first = np.where(done < other.layer.P, np.minimum(first, want), first)
-        held[:, index] = made - first
+        if strips == 1:  # whole, from the layer that makes it to the last one that reads it
+            held[index : max(readers[index]) + 1, 0, index] = member.layer.P
+            continue
+        for running in range(len(group)):
+            made = ends[index, 1:] if index <= running else ends[index, :-1]
+            held[running, :, index] = made - _first_wanted(group, ends, index, readers[index], running, made)
+    held.flags.writeable = False
     return held
+
+
+def _first_wanted(
+    group: Group, ends: np.ndarray, index: int, readers: tuple[int, ...], running: int, made: np.ndarray
+) -> np.ndarray:
+    """[strips]: the first row of an output that is still wanted while layer `running` runs; `made` where none is."""
+    first = made
+    for reader in readers:
+        member, done = group[reader], ends[reader, 1:] if reader < running else ends[reader, :-1]
+        if member.source == index:
+            want = np.maximum(0, done * member.layer.stride_h - member.layer.pad_top)
+            first = np.where(done < member.layer.P, np.minimum(first, want), first)
+        if index in member.adds:
+            first = np.where(done < member.layer.P, np.minimum(first, done), first)
+    return first
 
 
 def live(group: Group, strips: int, layer: int) -> int:
     """Bits on the chip while layer number `layer` runs, at the most over the strips, besides its own tiles: of the
     rows of `live_rows`."""
     bits = np.array([m.layer.N * m.layer.G * m.layer.K * m.layer.Q * m.bits for m in group], np.int64)
-    return int((live_rows(group, strips, layer) @ bits).max())
+    return int((live_rows(group, strips)[layer] @ bits).max())
 
 
 @lru_cache(maxsize=16384)
@@ -179,23 +200,28 @@ def strips_of(group: Group, strips: int, layer: int) -> tuple[tuple[Layer, int],
     whole = group[layer].layer
     if strips == 1:
         return ((whole, 1),)
-    found: dict[Layer, int] = {}
-    ends = row_ends(group, strips)[layer].tolist()
-    for begin, end in itertools.pairwise(ends):
+    found: dict[tuple[int, int, int], int] = {}
+    for begin, end in itertools.pairwise(row_ends(group, strips)[layer].tolist()):
         if end > begin:
-            part = rows_of(whole, begin, end)
-            found[part] = found.get(part, 0) + 1
-    return tuple(found.items())
+            size = _size(whole, begin, end)
+            found[size] = found.get(size, 0) + 1
+    return tuple((replace(whole, P=P, H=H, pad_top=pad), times) for (P, H, pad), times in found.items())
 
 
 def rows_of(layer: Layer, begin: int, end: int) -> Layer:
     """The layer that computes output rows begin .. end - 1 alone. Raises InputError where they read padding only."""
+    P, H, pad_top = _size(layer, begin, end)
+    return replace(layer, P=P, H=H, pad_top=pad_top)
+
+
+def _size(layer: Layer, begin: int, end: int) -> tuple[int, int, int]:
+    """P, H and pad_top of `rows_of`."""
     first = begin * layer.stride_h - layer.pad_top
     last = (end - 1) * layer.stride_h + (layer.R - 1) * layer.dilation_h - layer.pad_top
     top, bottom = max(0, first), min(layer.H - 1, last)
     if bottom < top:
         raise InputError(f"rows {begin} to {end - 1} of layer {layer.name} read padding only")
-    return replace(layer, P=end - begin, H=bottom - top + 1, pad_top=top - first)
+    return end - begin, bottom - top + 1, top - first
 
 
 def tensors_that_stay(group: Group, layer: int, pinned: bool = False) -> str:

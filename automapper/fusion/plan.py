@@ -349,8 +349,8 @@ def _cheapest(
     found = []
     end = layers
     while end:
-        one = best[end]
-        assert one is not None
-        found.append(one)
-        end = one[0].begin
+        chosen = best[end]
+        assert chosen is not None
+        found.append(chosen)
+        end = chosen[0].begin
     return found[::-1]
