@@ -127,9 +127,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 run.note(alpha_loss, processes.mean_losses({architect.bits: cross_entropy}, share))
 
             ops, flops_weight = architecture(supernet, efficiency, C), architect.flops_weight
-            derived = efficiency.derived(ops)
-            alone = supernet.derived_ops()  # layer by layer, which the window does not bind: lambda goes by it
-            unbound = derived if alone == ops else efficiency.derived(alone)
+            derived, unbound = efficiency.derived(ops), efficiency.derived(supernet.derived_ops())
             metrics = {
                 "loss": loss.value(),
                 "alpha_loss": alpha_loss.value(),
@@ -146,8 +144,7 @@ def search(C: SearchSettings, processes: Processes, command: str) -> None:
                 best.consider(supernet.alpha, ops, derived, metrics["accuracy"], epoch, run)
             if epoch >= C.flops_from:
                 architect.flops_weight = next_flops_weight(flops_weight, counted_value(unbound), *C.window())
-            without = "" if derived == unbound else f" (without the window {in_words(unbound)})"
-            log.epoch(epoch, metrics, C.nepochs, f"{in_words(derived)}{without}, lambda {flops_weight:.1e}")
+            log.epoch(epoch, metrics, C.nepochs, f"{in_words(derived, unbound)}, lambda {flops_weight:.1e}")
             loss.clear()
             alpha_loss.clear()
         report(best.found, C, log)

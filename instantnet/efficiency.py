@@ -187,13 +187,14 @@ def efficiency_of(
     return Flops(supernet) if table is None else OnDevice(supernet, table, C.efficiency_metric, bits)
 
 
-def in_words(found: dict[str, Any]) -> str:
-    """Of what `derived` gives: `0.31 MFLOPs`, `0.31 MFLOPs, EDP 8.621e-10 J*s`."""
+def in_words(found: dict[str, Any], unbound: dict[str, Any] | None = None) -> str:
+    """Of what `derived` gives: `0.31 MFLOPs`, `0.31 MFLOPs, EDP 8.621e-10 J*s`. unbound: of the network that the window
+    does not bind, told where it is another."""
     text = f"{found['flops'] / 1e6:.2f} MFLOPs"
     if "efficiency" in found:
         metric, value = found["efficiency"]["metric"], found["efficiency"]["value"]
         text += f", {METRIC_NAMES[metric]} {value:.3e} {METRIC_UNITS[metric]}"
-    return text
+    return text if unbound in (None, found) else f"{text} (without the window {in_words(unbound)})"
 
 
 def window_in_words(C: SearchSettings) -> str:

@@ -219,7 +219,8 @@ def test_weights_and_alpha_learn_from_different_images(tmp_path, monkeypatch):
 
 def run_with(monkeypatch, folder, *words, flops, accuracies):
     """A search whose epochs find `flops` and validate to `accuracies` at 4 bit (and something else at the others)."""
-    flops, accuracies = iter(flops), iter(accuracies)
+    accuracies = iter(accuracies)
+    flops = iter([value for value in flops for _ in ("within the window", "layer by layer")])
     monkeypatch.setattr(Supernet, "derived_flops", lambda self, ops: next(flops))
     monkeypatch.setattr(
         train_search, "validate", lambda *_: {4: float(next(accuracies)), 8: 50.0, 32: 100 * random.random()}

@@ -188,7 +188,12 @@ def test_an_earlier_runs_mappings_are_replaced_and_nothing_else(folder, tmp_path
     assert sorted(path.name for path in (tmp_path / "mappings").iterdir()) == ["4bit", "64bit", "8bit", "mine.txt"]
     main([*words, "--bits", "8"])
     assert sorted(path.name for path in (tmp_path / "mappings").iterdir()) == ["64bit", "8bit", "mine.txt"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mappings", "report.html", "report.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "mappings",
+        "report.html",
+        "report.json",
+        "search.safetensors",
+    ]
 
 
 def report_at(folder):

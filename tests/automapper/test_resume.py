@@ -16,7 +16,15 @@ from instantnet.engine.errors import exit_status
 
 LAYERS = [Layer(name="conv", K=24, C=12, P=10, Q=10, R=3, S=3), Layer(name="fc", K=40, C=96)]
 SETTINGS = {"stages": 1, "workers": 1, "baselines": []}
-UNLIKE = ("seconds", "mappings_per_second", "convergence", "resumed", "mappings", "interrupted")  # from run to run
+UNLIKE = (
+    "seconds",
+    "seconds_for_groups",
+    "mappings_per_second",
+    "convergence",
+    "resumed",
+    "mappings",
+    "interrupted",
+)  # from run to run
 
 
 def mapped(budget, layers=LAYERS, device="eyeriss", bits=(4, 8), **settings):
