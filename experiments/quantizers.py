@@ -21,9 +21,9 @@ RESNET18 = "torchvision:resnet18"
 SCRATCH, FROM_FLOAT = "from scratch", "from the same network trained at 32 bit, as long"
 REMARKS = {
     "digits": "With 2 bit in the list the squared error keeps networks from learning their training images, most of "
-    "all where two bits leave three codes of weights (`symmetric`); see [1](cdt.md). Every quantizer trains the searched "
-    "network with the settings of the scale, which were chosen with `minmax`; learned steps and clipping levels have no "
-    "learning rate of their own.",
+    "all where two bits leave three codes of weights (`symmetric`); see [1](cdt.md). Every quantizer trains the "
+    "searched network with the settings of the scale, which were chosen with `minmax`; learned steps and clipping "
+    "levels have no learning rate of their own.",
 }
 
 
