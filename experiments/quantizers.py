@@ -18,7 +18,7 @@ MEASURED = {"train_accuracy": True}
 PAPERS_LOSS = "mse"
 LOSSES = {PAPERS_LOSS: "the paper's squared error", "kl": "the KL divergence"}
 RESNET18 = "torchvision:resnet18"
-SCRATCH, FROM_FLOAT = "from scratch", "from the same network trained at 32 bit, as long"
+SCRATCH, FROM_FLOAT = "random weights", "weights trained at 32 bit, as long"
 REMARKS = {
     "digits": "With 2 bit in the list the squared error keeps networks from learning their training images, most of "
     "all where two bits leave three codes of weights (`symmetric`); see [1](cdt.md). Every quantizer trains the "
@@ -55,15 +55,13 @@ def groups(scale: Scale, seeds: Sequence[int]) -> dict[str, dict[str, list[list[
     """Heading -> row -> per seed its run; the first row is what the others are compared with."""
     starts = [resnet18(scale, seed) for seed in seeds]
     of_quantizers = {
-        f"The searched network at {list(BITS)}, teachers by {words}": {
+        f"the quantizers, teachers by {words}": {
             f"`{name}`": [[of_quantizer(scale, name, seed, loss)] for seed in seeds] for name in QUANTIZERS
         }
         for loss, words in LOSSES.items()
     }
     return of_quantizers | {
-        f"A converted ResNet-18 at {list(BITS)}": {
-            label: [[of_seed[label]] for of_seed in starts] for label in (SCRATCH, FROM_FLOAT)
-        },
+        "a converted ResNet-18": {label: [[of_seed[label]] for of_seed in starts] for label in (SCRATCH, FROM_FLOAT)},
     }
 
 
@@ -80,7 +78,9 @@ def measured(
 
 
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
-    return {heading: differing(rows, BITS) for heading, rows in measured(scale, seeds, results).items()}
+    return {
+        heading: differing(rows, BITS, next(iter(rows))) for heading, rows in measured(scale, seeds, results).items()
+    }
 
 
 def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
@@ -88,7 +88,7 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
     found = verdicts(scale, seeds, results)
     parts = []
     for heading, rows in measured(scale, seeds, results).items():
-        parts += [f"**{heading}**", accuracy_table("", rows, BITS)]
+        parts += [f"**{heading[:1].upper()}{heading[1:]}, at {list(BITS)}**", accuracy_table("", rows, BITS)]
         parts.append(accuracy_table("on training images", on_training.get(heading, {}), BITS, best=False))
         parts += [compared(rows, BITS), str(found[heading])]
     return "\n\n".join(parts)

@@ -91,8 +91,8 @@ def of_claim(
     return {title: verdict for (name, title), verdict in decided(every).items() if name == scale.name}
 
 
-def differing(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
-    """Which rows differ from the first in the mean over the bit-widths, where nothing is claimed."""
+def differing(rows: Mapping[str, PerSeed], bits: Sequence[int], named: str = "the default") -> Verdict:
+    """Which rows differ from the first in the mean over the bit-widths, where nothing is claimed. named: the first."""
     first, *others = rows
     tests = {name: by_seed(over(rows[name], bits), over(rows[first], bits)) for name in others}
     tests = {name: test for name, test in tests.items() if test.p == test.p}
@@ -100,7 +100,7 @@ def differing(rows: Mapping[str, PerSeed], bits: Sequence[int]) -> Verdict:
         return Verdict(NO_SPREAD, "there is no spread to compare with")
     together = significant({name: test.p for name, test in tests.items()})
     differ = [name for name in tests if name in together]
-    word = f"{len(differ)} of {len(tests)} rows {'differs' if len(differ) == 1 else 'differ'} from the {first}"
+    word = f"{len(differ)} of {len(tests)} rows {'differs' if len(differ) == 1 else 'differ'} from {named}"
     if differ:
         because = listed(f"{name} {tests[name].gap:+.2f} points" for name in differ)
     else:
