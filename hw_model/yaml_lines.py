@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -123,6 +124,8 @@ def _opened(path: Any, largest: int) -> int:
     if stat.S_ISREG(state.st_mode) and state.st_size <= largest:
         return descriptor
     os.close(descriptor)
+    if stat.S_ISDIR(state.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(state.st_mode):
         raise ValueError("not a regular file")
     raise ValueError(f"{state.st_size:,} bytes, and at most {largest:,} are read")

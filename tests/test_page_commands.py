@@ -198,6 +198,8 @@ def test_a_list_of_layers_is_mapped(page, line, folder, capsys):
     option = dict(itertools.pairwise(words))
     if "--warm_start" in option:  # it begins with another command's result
         assert run_here(mapper, "layers.yaml", "--save", option["--warm_start"], *QUICK) == 0
+    if "--resume" in words:
+        assert run_here(mapper, *(word for word in words if word != "--resume"), *QUICK) == 0
     assert run_here(mapper, *words, *QUICK) == 0
     written = "sweep.json" if "--sweep" in option else "report.json"
     assert "EDP" in capsys.readouterr().out and (here / option.get("--save", "ckpt/map") / written).is_file()

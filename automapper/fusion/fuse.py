@@ -158,7 +158,8 @@ def lines(report: MappingABC[str, Any]) -> list[str]:
         saved = 1 - fused["dram_bits"] / fused["layer_by_layer"]["dram_bits"]
         layers = sum(len(group["layers"]) for group in fused["groups"])
         text = f"{fused['edp_js']:.3e} J*s, {gain:.1%} lower, {saved:.1%} fewer DRAM bits" if layers else "no gain"
-        found.append((row["bits"], f"{layers} layers in {len(fused['groups'])} groups: {text}"))
+        count = len(fused["groups"])
+        found.append((row["bits"], f"{layers} layers in {count} group{'s' * (count != 1)}: {text}"))
     return [
         f"fused at {bits} bit: {text}" if isinstance(bits, int) else f"fused at {bits}: {text}" for bits, text in found
     ]
