@@ -149,8 +149,8 @@ def train(C: TrainSettings, processes: Processes, command: str) -> None:
         on_training = {"train_accuracy": measured(precision.bit_widths, as_they_are)} if C.train_accuracy else {}
         log.result({"accuracy": as_released or final, **on_training, "flops": flops, "parameters": size})
         log.line(f"\naccuracy of weights.pt on {tested(data, C)} test images, %:  {per_bits(final, '.2f')}")
-        for found in on_training.values():
-            log.line(f"on training images, %:  {per_bits(found, '.2f')}")
+        if on_training:
+            log.line(f"on training images, %:  {per_bits(on_training['train_accuracy'], '.2f')}")
         following = [*stage_command("map", "-m", "automapper", parallel=False), f"{C.save}/weights.pt"]
         following += ["--network", C.network] if names_a_function(C.network) else []
         log.line(f"wrote {C.save}/weights.pt\nnext: {shlex.join([*following, '--device', 'eyeriss'])}")

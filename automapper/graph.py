@@ -42,7 +42,7 @@ def unequal(one: Layer, other: Layer) -> str:
 
 
 class Value(NamedTuple):
-    """A tensor as the output of `layer`, with so many of its `adds` in it."""
+    """Where a tensor comes from. layer: whose output it is; adds: how many of that layer's `adds` it includes."""
 
     layer: int
     adds: int

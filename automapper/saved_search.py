@@ -1,4 +1,4 @@
-"""The state of a run's searches on disk, from which a later run goes on: search.safetensors beside report.json.
+"""The state of a run's searches, which a later run continues: search.safetensors beside report.json.
 
 What is saved is all that the evolution of a search depends on, so that a run that was stopped and resumed finds what an
 uninterrupted one does, bit for bit, where its budget is a number of mappings. A search is found again by a hash of

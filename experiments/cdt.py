@@ -159,23 +159,19 @@ def primaries(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str,
 def with_other_teachers(table: Table, first: str) -> dict[str, PerSeed]:
     """The row `first`, then those of `ALTERNATIVES`."""
     others = labelled(*ALTERNATIVES).values()
-    return {label: row for label, row in table.rows.items() if label == first or label in others}
+    return {first: table.rows[first]} | {label: row for label, row in table.rows.items() if label in others}
 
 
 def other_losses(table: Table) -> str:
     """The cascade by other losses than the paper's, each as the paper's is tested; the tests of a table together."""
     labels = [label for label in labelled(*BY_LOSS).values() if label in table.rows]
-    found = {label: primary(in_order(with_other_teachers(table, label), label), table.bits) for label in labels}
+    found = {label: primary(with_other_teachers(table, label), table.bits) for label in labels}
     tests = {label: each for label, each in found.items() if each}
     if not tests:
         return ""
     differ = significant({label: each.test.p for label, each in tests.items() if each.test.p == each.test.p})
     lines = [f"* {each}{'; significant' if label in differ else ''}" for label, each in tests.items()]
     return "\n".join(["By another loss (tested together, Holm):", "", *lines])
-
-
-def in_order(rows: dict[str, PerSeed], first: str) -> dict[str, PerSeed]:
-    return {first: rows[first], **rows}
 
 
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:

@@ -19,7 +19,7 @@ from automapper.fusion.members import Place, Placed, search_places
 from automapper.objective import Objective
 from automapper.search import Found
 from automapper.workload import DRAM
-from hw_model import Cost, Device, InvalidMapping, Mapping, evaluate, fusion
+from hw_model import Cost, Device, InvalidMapping, Layer, Mapping, evaluate, fusion
 from hw_model.tables import word_bits
 from hw_model.widths import Bits
 
@@ -88,13 +88,9 @@ class Planner:
         """Every layer alone, with the mapping found for it; what is added to its output is read from DRAM."""
         steps = []
         for index, one in enumerate(found):
-            cost = one.cost
-            for other in self.layers[index].adds:
-                read_bits = self._written_bits(other if other != DRAM else index, bits)
-                own_bits = self.layers[index].bits_at(bits)
-                cost = fusion.with_reads(cost, self.device, own_bits, 0, self.layers[index].layer.words("O"), read_bits)
-            alone = Group(index, index + 1, images=self.layers[index].layer.N)
-            steps.append(Step(alone, (one.mapping,), (cost,)))
+            layer = self.layers[index].layer
+            alone = Group(index, index + 1, images=layer.N)
+            steps.append(Step(alone, (one.mapping,), (self._with_added(one.cost, alone, 0, layer, self.device, bits),)))
         return Plan(bits, tuple(steps))
 
     def plan(self, alone: Plan, wider: Plan | None = None, dataflow: str | Dataflow = "") -> Plan:
@@ -228,11 +224,17 @@ class Planner:
         total = Cost()
         for part, times in parts[index]:
             cost = evaluate(part, fusion.on_strip(mapping.on(view), part, view), view, own_bits)
-            for other in item.adds:
-                level, read_bits = self._added(group, index, other, bits)
-                cost = fusion.with_reads(cost, view, own_bits, level, part.words("O"), read_bits)
-            total = total + cost * times
+            total = total + self._with_added(cost, group, index, part, view, bits) * times
         return total * self.grouping.passes(group)
+
+    def _with_added(self, cost: Cost, group: Group, index: int, part: Layer, view: Device, bits: Bits) -> Cost:
+        """The cost of a layer, or of its strip `part`, with the reads of what is added to its output. view: the device
+        that it is costed on."""
+        item = self.layers[group.begin + index]
+        for other in item.adds:
+            level, read_bits = self._added(group, index, other, bits)
+            cost = fusion.with_reads(cost, view, item.bits_at(bits), level, part.words("O"), read_bits)
+        return cost
 
     def _loading(self, group: Group, index: int, bits: Bits) -> Cost:
         item = self.layers[group.begin + index]
