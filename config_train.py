@@ -45,7 +45,7 @@ C.skip_broken = False  # a set that shrinks should not pass unseen
 C.nepochs = 200
 C.eval_epoch = 1
 C.max_steps = 0  # whole epochs
-C.train_accuracy = False  # it tells a failure to learn from a failure to generalise, for another pass over the images
+C.train_accuracy = False  # costs a pass over the images; low, it shows that the network did not learn them
 
 # data
 C.dataset = "cifar100"
