@@ -28,30 +28,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch  # noqa: E402
 from damage import damaged, damaged_bytes  # noqa: E402
+from kinds import Kind, kinds  # noqa: E402
 from runs import commands, killed_runs  # noqa: E402
 
-import instantnet  # noqa: E402
-from automapper.dataflows import load_dataflow  # noqa: E402
-from automapper.layer_list import read_layers  # noqa: E402
-from automapper.layers import load_network  # noqa: E402
-from experiments.jsonl import ResultsFile  # noqa: E402
-from hw_model import InputError, load_device  # noqa: E402
-from hw_model.cases import read_cases, results_json  # noqa: E402
+from hw_model import InputError  # noqa: E402
+from instantnet.data.pictures import Unreadable as Unusable  # noqa: E402
 from instantnet.engine.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from instantnet.engine.errors import UserError, one_line  # noqa: E402
-from instantnet.formats import TRAINING_RUN, read_architecture, run_settings  # noqa: E402
+from instantnet.engine.untrusted import Unreadable  # noqa: E402
 
 MOST_SECONDS, MOST_MB = 1.0, 200
-CASE = {"layer": {"K": 16, "C": 8, "P": 7}, "device": "eyeriss", "bits": 8, "mapping": {"dram": [["K", 16], ["C", 8]]}}
-LAYERS = "- {name: conv1, K: 64, C: 3, P: 112, Q: 112, R: 7, S: 7, stride: 2}\n- {K: 10, C: 64}\n"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file: a whole one, and its readers, each called with the path."""
-
-    whole: Path
-    readers: tuple[Callable[[Path], object], ...]
 
 
 @dataclass
@@ -64,34 +50,10 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
 
-def kinds(folder: Path) -> dict[str, Kind]:
-    """Every kind of file that a command reads, with a whole one."""
-    old = ROOT / "tests" / "data" / "format1"
-    (folder / "case.json").write_text(json.dumps(CASE))
-    (folder / "layers.yaml").write_text(LAYERS)
-    flow = (ROOT / "automapper" / "dataflows" / "output_stationary_channels.yaml").read_text()
-    (folder / "dataflow.yaml").write_text(flow.replace("name: output", "name: my_output"))
-    results = next((ROOT / "experiments" / "results").glob("*.jsonl"))
-    (folder / "results.jsonl").write_bytes(b"".join(results.read_bytes().splitlines(keepends=True)[:12]))
-    run = lambda path: run_settings(load_checkpoint(path, ["model", "config"], "a run"), TRAINING_RUN, path)  # noqa: E731
-    network = lambda path: load_network(str(path), 1)  # noqa: E731
-    return {
-        "arch.pt": Kind(ROOT / "pretrained" / "arch.pt", (read_architecture, network)),
-        "weights.pt": Kind(ROOT / "pretrained" / "weights.pt", (instantnet.load, network)),
-        "weights.pt, format 1": Kind(old / "weights.pt", (instantnet.load, network)),
-        "checkpoint.pt": Kind(old / "checkpoint.pt", (run,)),
-        "device.yaml": Kind(ROOT / "hw_model" / "devices" / "eyeriss.yaml", (lambda path: load_device(str(path)),)),
-        "dataflow.yaml": Kind(folder / "dataflow.yaml", (lambda path: load_dataflow(str(path)),)),
-        "layers.yaml": Kind(folder / "layers.yaml", (lambda path: read_layers(str(path), 1),)),
-        "case.json": Kind(folder / "case.json", (lambda path: results_json(read_cases(path)),)),
-        "results.jsonl": Kind(folder / "results.jsonl", (lambda path: ResultsFile(path).runs(),)),
-    }
-
-
-def damage(kind: Kind, content: object, path: Path, rng: random.Random) -> str:
+def damage(kind: Kind, path: Path, rng: random.Random) -> str:
     """Write a damaged copy to `path`; returns what was done, in words."""
-    if isinstance(content, dict) and rng.random() < 0.7:
-        changed, words = damaged(content, rng)
+    if kind.content is not None and rng.random() < 0.7:
+        changed, words = damaged(kind.content, rng)
         if path.suffix == ".pt":
             torch.save(changed, path)
         else:
@@ -104,11 +66,6 @@ def damage(kind: Kind, content: object, path: Path, rng: random.Random) -> str:
 def try_files(count: int, seed: int, folder: Path) -> dict[str, Outcome]:
     """Read `count` damaged files, as many of each kind."""
     every, outcomes = kinds(folder), {}
-    contents = {
-        name: torch.load(kind.whole, weights_only=True) if kind.whole.suffix == ".pt" else
-        CASE if name == "case.json" else None
-        for name, kind in every.items()
-    }  # fmt: skip
     for kind in every.values():
         for read in kind.readers:
             read(kind.whole)  # whole files are read; what is loaded only then is no file's doing
@@ -117,7 +74,7 @@ def try_files(count: int, seed: int, folder: Path) -> dict[str, Outcome]:
         name = list(every)[number % len(every)]
         outcome, path = outcomes.setdefault(name, Outcome()), folder / f"damaged{every[name].whole.suffix}"
         try:
-            words = damage(every[name], contents[name], path, random.Random(f"{seed} {number}"))
+            words = damage(every[name], path, random.Random(f"{seed} {number}"))
         except Exception:  # a value that cannot be saved makes no file
             continue
         for read in every[name].readers:
@@ -138,7 +95,7 @@ def attempt(read: Callable[[Path], object], path: Path) -> tuple[str, bool, floa
     begin, wrong, refused = time.process_time(), "", False
     try:
         read(path)
-    except (UserError, InputError) as error:
+    except (UserError, InputError, Unreadable, Unusable) as error:
         refused = True
         wrong = "more than one line" if "\n" in one_line(str(error)) else ""
     except Exception as error:
