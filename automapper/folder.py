@@ -22,6 +22,7 @@ from hw_model.fusion import in_group
 from hw_model.loop_nest import loop_nest
 from hw_model.timeloop import export_timeloop, write_timeloop
 from hw_model.widths import Bits, in_words
+from hw_model.yaml_lines import bounded_text
 from instantnet.engine.errors import UserError
 from instantnet.engine.files import refuse_link
 from instantnet.engine.folders import owned
@@ -29,6 +30,7 @@ from instantnet.engine.folders import owned
 FILES = ("report.html", "report.json", saved_search.NAME)
 NEW, READY = ".automapper-new-", ".automapper-ready"  # a result half written, and one that only has to be moved
 OURS = re.compile(r"[a-z0-9]+bit")  # the name of a folder in mappings/
+LARGEST_REPORT = 2**30  # bytes
 LONGEST = 80  # letters of a layer's name in the name of a file
 
 
@@ -109,8 +111,7 @@ def _set_aside(folder: Path, old: Path) -> None:
 def _folders_of_report(folder: Path) -> list[str]:
     """The names of the folders in mappings/ that the report in `folder` says it wrote; none where it cannot be read."""
     try:
-        with open(folder / "report.json", encoding="utf-8") as file:
-            rows = json.load(file)["bit_widths"]
+        rows = json.loads(bounded_text(folder / "report.json", LARGEST_REPORT))["bit_widths"]
         return [name for name in map(_folder_name, rows) if OURS.fullmatch(name)]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return []
@@ -119,7 +120,7 @@ def _folders_of_report(folder: Path) -> list[str]:
 def _named_in(path: Path) -> list[str]:
     """The folder names in a list that a run wrote; of anything else none: it may be a stranger's."""
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = json.loads(bounded_text(path, LARGEST_REPORT))
         return [name for name in names if isinstance(name, str) and OURS.fullmatch(name)]
     except (OSError, ValueError, TypeError, RecursionError):
         return []

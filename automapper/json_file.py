@@ -18,7 +18,7 @@ def read_as(path: Path | str, make: Callable[[Any], Made], expected: str, larges
     """make(content of the file). largest: bytes that are read at most; named: what the line begins with.
 
     Raises UserError, which ends with what was expected, where the file cannot be read, is not JSON, or where `make`
-    meets content of another shape: a UserError, InputError, ValueError, TypeError, KeyError or AttributeError of it.
+    meets content of another shape: what such content raises in it, a UserError among others.
     """
     where = f"{named}{path}"
     try:
@@ -31,6 +31,6 @@ def read_as(path: Path | str, make: Callable[[Any], Made], expected: str, larges
         raise UserError(f"{where}: {error}; expected {expected}") from error
     try:
         return make(content)
-    except (UserError, InputError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (UserError, InputError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: {said}; expected {expected}") from error

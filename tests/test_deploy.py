@@ -273,14 +273,20 @@ def test_one_tensor_serves_all_bit_widths_of_nested():
     assert found["cells.0.expand.4bit.weight"].nbytes * 4 == found["cells.0.expand.16bit.weight"].nbytes
 
 
-@pytest.mark.parametrize("damage", ["card", "tensors", "format"])
+@pytest.mark.parametrize("damage", ["card", "tensors", "format", "deep", "fifo"])
 def test_a_damaged_folder_is_one_line(tmp_path, damage):
     _, program = both(network("ends", "symmetric"))
     (tmp_path / "switchable.safetensors").write_bytes(
         b"x" * 99 if damage == "tensors" else stored.safetensors_file(program)
     )
     card = {"program": stored.steps_of(program) | ({"format": 9} if damage == "format" else {})}
-    (tmp_path / "card.json").write_text("{" if damage == "card" else json.dumps(card))
+    if damage == "fifo":
+        os.mkfifo(tmp_path / "card.json")
+        with pytest.raises(UserError, match="holds other files"):
+            export.check_folder(tmp_path)
+    else:
+        text = {"card": "{", "deep": "[" * 100_000}.get(damage, json.dumps(card))
+        (tmp_path / "card.json").write_text(text)
     with pytest.raises(UserError, match="no network of instantnet"):
         stored.read(tmp_path)
 

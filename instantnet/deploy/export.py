@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import instantnet
+from hw_model.yaml_lines import bounded_text
 from instantnet.deploy import mapped, parity, stored, to_c
 from instantnet.deploy.graph import Graph, graph_of
 from instantnet.deploy.images import Images
@@ -165,8 +166,8 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"--save {folder}: not a folder")
     try:
-        ours = json.loads((folder / "card.json").read_text()).get("kind") == KIND
-    except (OSError, ValueError, AttributeError):
+        ours = json.loads(bounded_text(folder / "card.json", stored.LARGEST_CARD)).get("kind") == KIND
+    except (OSError, ValueError, AttributeError, RecursionError):
         ours = False
     if not ours and any(folder.iterdir()):
         raise UserError(f"--save {folder}: holds other files than an export; name another folder")

@@ -81,7 +81,8 @@ def read_mappings(path: Path, bit_widths: Sequence[int], sizes: dict[str, Layer]
                          for one in rows[bits]["layers"]} for bits in bit_widths}  # fmt: skip
         edp_js = {bits: float(rows[bits]["edp_js"]) for bits in bit_widths}
         fused = any(rows[bits].get("fused", {}).get("groups") for bits in bit_widths)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
+            InputError) as error:  # fmt: skip
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"--map {path}: no report.json of the mapper ({reason})") from error
     for bits, found in layers.items():

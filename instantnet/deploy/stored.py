@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
+from hw_model.yaml_lines import bounded_bytes, bounded_text
 from instantnet.deploy.packed import packed, unpacked
 from instantnet.deploy.program import Arrays, Program, Step
 from instantnet.engine.errors import UserError
 
 FORMAT = 1
+LARGEST_CARD, LARGEST_NUMBERS = 2**28, 2**31  # bytes of the two files
 KINDS = {"multiplier": "int32", "second": "int32", "zero": "int32", "low": "int32", "high": "int32", "top": "int32",
          "fraction": "int32", "addend": "int64", "shift": "uint8", "long": "uint8", "row_class": "uint8",
          "column_class": "uint8"}  # fmt: skip
@@ -73,13 +75,14 @@ def read(folder: Path | str) -> Program:
     """The program in a folder that `instantnet.deploy` wrote. Raises UserError where there is none."""
     folder = Path(folder)
     try:
-        card = json.loads((folder / "card.json").read_text())["program"]
-        numbers = load_file(folder / "switchable.safetensors")
+        card = json.loads(bounded_text(folder / "card.json", LARGEST_CARD))["program"]
+        numbers = load(bounded_bytes(folder / "switchable.safetensors", LARGEST_NUMBERS))
         if card["format"] != FORMAT:
             raise ValueError(f"format {card['format']}, this version reads {FORMAT}")
         widths = [int(bits) for bits in card["bit_widths"]]
         steps = [_step(given, numbers, widths, card["nested"]) for given in card["steps"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
+            SafetensorError) as error:  # fmt: skip
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{folder}: no network of instantnet.deploy ({reason})") from error
     return Program(steps, widths, card["nested"])

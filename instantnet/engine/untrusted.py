@@ -89,7 +89,8 @@ def read_tensors(path: Path | str) -> Any:
 
             content: Any = load_file(path)
         elif head == _LEGACY:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):
+                content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             return read(path)
     except OSError:

@@ -269,6 +269,12 @@ def test_foreign_files_are_neither_removed_nor_followed(results, tmp_path):
     assert (tmp_path / "own" / "mappings" / "8bit" / "notes").read_text() == "keep"
 
 
+def test_a_fifo_in_the_folder_is_not_waited_for(results, tmp_path):
+    os.mkfifo(tmp_path / "report.json")
+    results[0].write(tmp_path)
+    assert whole(tmp_path) == [4, 8]
+
+
 def test_a_folder_in_use_is_refused(results, tmp_path):
     message = rf"in use by process {os.getpid()} on .*, since 20"
     with folder_file.result_folder(tmp_path, "folder"), pytest.raises(UserError, match=message):
