@@ -7,7 +7,7 @@ import torch
 from tiny_runs import load, run_here, same_tensors
 from torch import nn
 
-from automapper import layers
+from automapper import capture, layers
 from config_train import C
 from instantnet import train
 from instantnet.engine.errors import UserError
@@ -34,7 +34,7 @@ def build(name, size=32, bits=(32,), **changes):
 def mapped(model, size):
     """The layers that the mapper sees."""
     with torch.device("meta"):
-        return [item.layer for item in layers.extract_layers(model, torch.zeros(1, 3, size, size))]
+        return [item.layer for item in capture.extract_layers(model, torch.zeros(1, 3, size, size))]
 
 
 def run(*words):

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
-from automapper.layers import IMAGE_SIZE, build_torchvision, capture, extract_layers, load_torchvision
+from automapper.capture import capture, extract_layers
+from automapper.layers import IMAGE_SIZE, build_torchvision, load_torchvision
 from automapper.workload import Network, unmapped_lines
 from hw_model import Layer
 from instantnet.engine.errors import UserError

@@ -5,7 +5,8 @@ import torch
 from tiny_network import OPS, tiny_model, tiny_settings, write_weights
 from torch import nn
 
-from automapper.layers import extract_layers, load_network
+from automapper.capture import extract_layers
+from automapper.layers import load_network
 from automapper.workload import distinct_problems
 from hw_model import Layer
 from instantnet.engine.checkpoint import save_checkpoint

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from tiny_network import tiny_model
 from torch import nn
 
+from automapper.capture import capture
 from automapper.layer_list import read_layers
-from automapper.layers import capture, load_torchvision
+from automapper.layers import load_torchvision
 from automapper.workload import DRAM
 from hw_model import InputError
 
