@@ -216,6 +216,23 @@ def test_a_report_that_does_not_fit_is_one_line(damage, said, tmp_path, capsys):
     assert said in error and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
+def test_groups_of_a_report_are_not_emitted_and_that_is_said(tmp_path, capsys):
+    import instantnet
+
+    net = instantnet.load(ROOT / "pretrained")
+    _, program = lowered(Subject("pretrained", net.model, (3, 16, 16)), (4, 8))
+    report, loops = report_of(program, (4, 8)), []
+    for name in ("alone", "grouped"):
+        (tmp_path / "report.json").write_text(json.dumps(report))
+        words = ["--bits", "4,8", "--map", tmp_path / "report.json", "--save", tmp_path / name, "--images", "1"]
+        assert run_here(deploy, ROOT / "pretrained", *words) == 0
+        line = "the report has fused groups too; the C layers have the loops of its mappings layer by layer"
+        assert (line in capsys.readouterr().out) == (name == "grouped")
+        loops.append({path.name: path.read_bytes() for path in (tmp_path / name / "c").glob("*.[ch]")})
+        report["bit_widths"][0]["fused"] = {"groups": [{"first": 0}]}
+    assert loops[0] == loops[1] != {}
+
+
 def test_a_device_that_no_program_follows_is_named():
     check_device(hw_model.load_device("eyeriss"))
     with pytest.raises(UserError, match="forward_inputs"):

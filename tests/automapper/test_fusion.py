@@ -11,7 +11,7 @@ import hw_model
 from automapper.__main__ import main
 from automapper.api import map_network
 from automapper.budget import parse_budget
-from automapper.fusion.fuse import fuse_network
+from automapper.fusion.fuse import fuse_network, fused_report
 from automapper.fusion.groups import Group, Grouping
 from automapper.fusion.plan import Effort
 from automapper.objective import parse_objective
@@ -130,6 +130,29 @@ def test_an_infinite_buffer_is_the_bound_of_free_activations():
     assert not any(part[t].reads for part in moved[1:] for t in "I") and not any(p["O"].updates for p in moved[:2])
     words = sum(item.layer.words("W") for item in CHAIN) + 16 + 32
     assert planner.dram_bits(step, 8) == 8 * words, "weights, the first input and the last output, each once"
+
+
+def test_where_everything_stays_only_input_and_result_move():
+    """Weights and maps in the buffer: DRAM has the first input, 16 words, and the last output, 32."""
+    fields = json.loads(json.dumps(TINY))
+    fields["levels"][1].update(size_bits=10**6, holds=["W", "I", "O"])
+    planner, found = found_by(CHAIN, hw_model.load_device(fields))
+    scenario, plan = found[8].everything_stays, found[8].plan
+    assert scenario.levels["dram"]["W"].reads == 0
+    assert (scenario.levels["dram"]["I"].reads, scenario.levels["dram"]["O"].updates) == (16, 32)
+    assert scenario.macs == sum(item.layer.macs for item in CHAIN)
+    assert scenario.energy_pj < plan.cost.energy_pj, "which loads the weights once"
+    report = fused_report(planner, found[8], Network("made up", CHAIN, ()))
+    assert report["scenarios"]["everything_stays"]["energy_j"] == scenario.energy_j
+    assert report["energy_j"] == plan.cost.energy_j, "the scenario is not the headline"
+
+
+@pytest.mark.parametrize(("glb_bits", "holds"), [(10**6, "IO"), (400, "WIO")])
+def test_where_it_does_not_fit_nothing_is_said_of_everything(glb_bits, holds):
+    fields = json.loads(json.dumps(TINY))
+    fields["levels"][1].update(size_bits=glb_bits, holds=list(holds))
+    _, found = found_by(CHAIN, hw_model.load_device(fields))
+    assert found[8].everything_stays is None
 
 
 def test_a_larger_buffer_and_narrower_words_are_never_worse():
