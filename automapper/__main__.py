@@ -128,9 +128,15 @@ class Bar(api.Progress):
         bar.n = done
         bar.set_postfix_str(f"{done} of {of} searches walked through")
 
+    def fused(self, done: int, of: int) -> None:
+        bar = self._open()
+        bar.total, bar.n = of, done
+        bar.set_postfix_str(f"layers fused at {done} of {of} bit-widths")
+
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+        self.bar = None
 
     def _open(self) -> tqdm:
         if self.bar is None:

@@ -274,7 +274,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         if limits:
             outcome.chosen = {bits: limits.choice(front, objective) for bits, front in fronts.items()}
     begin_fusing = time.perf_counter()
-    fused = _fused(network, bit_widths, outcome, device, objective, settings, bool(limits))
+    fused = _fused(network, bit_widths, outcome, device, objective, settings, bool(limits), progress)
     statistics = {
         "engine": engine,
         "mappings": watch.mappings,
@@ -305,6 +305,7 @@ def _fused(
     objective: Objective,
     settings: Mapping[str, Any],
     limited: bool,
+    progress: Progress,
 ) -> dict[Bits, dict[str, Any]]:
     """`fused` of report.json by bit-width; none with `--fuse off`, after Ctrl-C, or within limits."""
     if settings["fuse"] == "off" or outcome.interrupted or limited:
@@ -314,13 +315,17 @@ def _fused(
         mappings, settings["seed"], settings["workers"], settings["backend"], settings["engine"] == "random"
     )
     try:
-        planner, found = fuse_network(network, bit_widths, outcome, device, objective, settings["fuse"], effort)
+        planner, found = fuse_network(
+            network, bit_widths, outcome, device, objective, settings["fuse"], effort, progress.fused
+        )
     except KeyboardInterrupt:
         outcome.interrupted = True
         return {}
     except WorkerLost as error:
         print(f"note: {error}; nothing is fused", file=sys.stderr)
         return {}
+    finally:
+        progress.close()
     return {bits: fused_report(planner, one, network) for bits, one in found.items()}
 
 

@@ -26,8 +26,11 @@ class Progress:
     def proved(self, done: int, of: int) -> None:
         """The exhaustive engine has finished `done` of `of` searches."""
 
+    def fused(self, done: int, of: int) -> None:
+        """Layers have been fused at `done` of `of` bit-widths, after the search has ended."""
+
     def close(self) -> None:
-        """The search has ended, or failed."""
+        """The search, or fusing, has ended or failed."""
 
 
 class Watch:

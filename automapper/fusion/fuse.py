@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingABC
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,14 @@ def fuse_network(
     objective: Objective,
     mode: str,
     effort: Effort,
+    show: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[Planner, dict[Bits, Fused]]:
-    """The best plan of every bit-width. mode: "maps" or "strips"."""
+    """The best plan of every bit-width. mode: "maps" or "strips"; show: called with bit-widths done, and their
+    number."""
     planner = Planner(Grouping(network, device, mode), objective, effort)
     found: dict[Bits, Fused] = {}
     for bits in sorted(bit_widths, key=width_order, reverse=True):
+        show(len(found), len(bit_widths))
         best = best_of(network, bits, outcome)
         alone = planner.layer_by_layer(bits, best)
         wider = [found[other].plan for other in found if is_wider(other, bits)]

@@ -104,11 +104,14 @@ def test_devices(tmp_path):
 def test_progress_is_told():
     class Seen(automapper.Progress):
         def __init__(self):
-            self.shares, self.closed = [], False
+            self.shares, self.fusing, self.closed = [], [], False
 
         def searched(self, share, edp_js):
             self.shares.append(share)
             assert set(edp_js) == {8}
+
+        def fused(self, done, of):
+            self.fusing.append((done, of))
 
         def close(self):
             self.closed = True
@@ -116,6 +119,7 @@ def test_progress_is_told():
     seen = Seen()
     automapper.map_network(LAYERS, "eyeriss", 8, progress=seen, **FAST)
     assert seen.shares == sorted(seen.shares) and seen.shares[-1] == 1.0
+    assert seen.fusing == [(0, 1)]
     assert seen.closed
 
 
