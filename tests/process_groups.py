@@ -104,6 +104,13 @@ def by_hand(main: Callable[[], int], folder: Path, processes: int = 2) -> list[S
     ]
 
 
+def forked(main: Callable[[], int], files: Path) -> SimpleNamespace:
+    """Status, out and err of `main` in a fork of this process; what it prints is written to `files`.out and .err."""
+    pid = _forked(main, {}, files)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return SimpleNamespace(status=status, out=Path(f"{files}.out").read_text(), err=Path(f"{files}.err").read_text())
+
+
 def start_by_srun(*words: str, processes: int = 2) -> list[subprocess.Popen]:
     """`python WORDS` once for each process, as `srun --ntasks N` does it on one machine."""
     shared = {"SLURM_NTASKS": processes, "SLURM_JOB_ID": free_port(), "SLURM_STEP_ID": 0, "OMP_NUM_THREADS": 1}
