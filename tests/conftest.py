@@ -1,6 +1,5 @@
 """What the tests of all stages share: one thread, repeatable hypothesis runs, a network small enough for any test."""
 
-import importlib
 import random
 import shlex
 import shutil
@@ -62,8 +61,6 @@ def seeded() -> None:
 @pytest.fixture(scope="session")
 def search_run(tmp_path_factory) -> SimpleNamespace:
     """One run of train_search.py in a fork of this process: status, out, err, folder."""
-    for name in ("sklearn.datasets", "torch._dynamo"):  # a run imports them late, and so would every fork
-        importlib.import_module(name)
     folder = tmp_path_factory.mktemp("search")
     words = [*TINY_SEARCH, "--save", folder]
     result = forked(lambda: run_here(train_search, *words), tmp_path_factory.mktemp("search says") / "all")

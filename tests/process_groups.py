@@ -1,19 +1,23 @@
 """Processes of one run for the tests: functions called in all of them at once, or scripts as torchrun starts them."""
 
+import importlib
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 import torch.multiprocessing as mp
-from tiny_runs import ROOT
+from tiny_runs import ROOT, run_script
 
 from instantnet.engine.distributed import joined
 
@@ -114,6 +118,27 @@ def forked(main: Callable[[], int], files: Path) -> SimpleNamespace:
     return SimpleNamespace(status=status, out=Path(f"{files}.out").read_text(), err=Path(f"{files}.err").read_text())
 
 
+def forked_script(*words: str) -> SimpleNamespace:
+    """`python WORDS`, a script or `-m MODULE`, in a fork of this process, from the repository's root."""
+
+    def main() -> int:
+        os.chdir(ROOT)
+        name, sys.argv = (words[1], list(words[1:])) if words[0] == "-m" else (words[0], list(words))
+        if words[0] == "-m":
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(Path(name).parent))
+            runpy.run_path(name, run_name="__main__")
+        return 0
+
+    with tempfile.TemporaryDirectory() as folder:
+        return forked(main, Path(folder, "says"))
+
+
+STARTS = [forked_script, pytest.param(run_script, marks=pytest.mark.full)]
+"""How a test starts a script: as a fork; under `full` in a process of its own too."""
+
+
 def of_torchrun(restarts: int = 0, processes: int = 2) -> list[dict[str, str]]:
     """The environment of each process that torchrun starts on one machine, after this number of restarts."""
     port = free_port()
@@ -131,6 +156,8 @@ def of_srun(processes: int = 2) -> list[dict[str, str]]:
 
 
 def _forked(main: Callable[[], int], environment: dict[str, str], files: Path) -> int:
+    for name in ("sklearn.datasets", "torch._dynamo"):  # runs import them late, and so would every fork
+        importlib.import_module(name)
     pid = os.fork()
     if pid:
         return pid
@@ -143,7 +170,7 @@ def _forked(main: Callable[[], int], environment: dict[str, str], files: Path) -
         os.environ.update(environment)
         status = main()
     except SystemExit as end:
-        status = end.code
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
