@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--arch", default=None, help="arch.pt to train; by default every layer is k3_e3")
     parser.add_argument("--nepochs", type=int, default=20)
     parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
+    parser.add_argument("words", nargs="*", help="after --: further settings of every row")
     options = parser.parse_args()
     rows = {
         name: words
@@ -80,7 +81,7 @@ def main() -> None:
             save_checkpoint(arch, {"ops": ["k3_e3"] * DIGITS_LAYERS})
         for seed in seeds:
             for name, words in rows.items():
-                common = ["--preset", "digits", "--load_path", arch, "--nepochs", str(options.nepochs)]
+                common = ["--preset", "digits", "--load_path", arch, "--nepochs", str(options.nepochs), *options.words]
                 seconds, accuracy = run([*common, "--seed", str(seed), *words])
                 epoch = max(1, len(seconds) // options.nepochs)
                 times[name] += seconds[epoch:] or seconds

@@ -70,7 +70,7 @@ def seeds_of(scale: Scale) -> tuple[int, ...]:
 
 def network_run(scale: Scale, network: str, seed: int) -> Run:
     settings = {"network": network, "device": "eyeriss", "bits": list(PAPER_BITS), "budget": scale.map_budget}
-    settings |= {"stages": 1, "workers": 1, "seed": seed}
+    settings |= {"stages": 1, "workers": 1, "seed": seed, **scale.map_settings}
     return Run("map", f"map/{network}/eyeriss/seed{seed}", settings=settings)
 
 

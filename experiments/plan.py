@@ -81,5 +81,5 @@ def budget(scale: Scale) -> str:
 
 def map_run(scale: Scale, name: str, source: Run, device: str = "eyeriss") -> Run:
     """The network of another run, mapped."""
-    settings = {"checkpoint": source, "device": device, "budget": scale.map_budget, "workers": 1}
+    settings = {"checkpoint": source, "device": device, "budget": scale.map_budget, "workers": 1, **scale.map_settings}
     return Run("map", f"map/{name}/{device}", settings=settings)

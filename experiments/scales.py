@@ -55,11 +55,11 @@ class Scale:
     """caption: what every table of the scale says about itself. preset: of stages 1 and 2 (instantnet/settings),
     with `settings` beside it. images_per_class: of training and test that a run reads, None = no folder of images
     is needed. bit_lists: of claim 1, per network. networks: what the training of each sets. minutes: per run of a
-    stage, as long as nothing has been measured. fewer_epochs: a search of half the epochs, down to the same
-    temperature. tried: other ways to train, for `cdt_tried`. by_class: the images lie sorted by class, so that
-    nothing may depend on their own order. rows: of claim 1's tables (keys of `rows.EVERY`), in groups of which each
-    is done for all lists and seeds before the next; () = those of `cdt.ROWS`. slots: parts, instead of what
-    `bit_lists` would make. subset: in a slot, which of the folders of images."""
+    stage, as long as nothing has been measured. map_settings: of the mapper, beside its budget. fewer_epochs: a search
+    of half the epochs, down to the same temperature. tried: other ways to train, for `cdt_tried`. by_class: the images
+    lie sorted by class, so that nothing may depend on their own order. rows: of claim 1's tables (keys of
+    `rows.EVERY`), in groups of which each is done for all lists and seeds before the next; () = those of `cdt.ROWS`.
+    slots: parts, instead of what `bit_lists` would make. subset: in a slot, which of the folders of images."""
 
     name: str
     caption: str
@@ -70,6 +70,7 @@ class Scale:
     networks: Mapping[str, Settings]
     map_budget: str
     minutes: Mapping[str, float]
+    map_settings: Settings = field(default_factory=dict)
     fewer_epochs: Settings = field(default_factory=dict)
     settings: Settings = field(default_factory=dict)
     images_per_class: tuple[int, int] | None = None
@@ -94,7 +95,8 @@ SMOKE = Scale(
     bit_lists={"derived": ((2, 8, 32),), "resnet38": ((2, 32),), "mobilenet_v2": ((2, 32),)},
     networks={"derived": {}, "resnet38": {"width_mult": 0.125}, "mobilenet_v2": {"width_mult": 0.125}},
     map_budget="200",
-    minutes={"search": 0.02, "train": 0.02, "map": 0.3},
+    minutes={"search": 0.02, "train": 0.02, "map": 0.1},
+    map_settings={"stages": 1, "fuse": "off"},
     fewer_epochs={"temp_decay": 0.9},
 )
 

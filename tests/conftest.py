@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import TINY_GEOMETRY, TINY_SEARCH, run_script
+from process_groups import forked
+from tiny_runs import SHORT_TRAINING, TINY_GEOMETRY, TINY_SEARCH, run_here
 
+from instantnet import train, train_search
 from instantnet.operations import OPERATIONS, Geometry
 
 # Tensors this small run no faster on more threads, and far slower on a busy machine.
@@ -58,21 +60,23 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session")
 def search_run(tmp_path_factory) -> SimpleNamespace:
-    """One run of train_search.py in a process of its own: status, out, err, folder."""
+    """One run of train_search.py in a fork of this process: status, out, err, folder."""
     folder = tmp_path_factory.mktemp("search")
-    result = run_script("train_search.py", *TINY_SEARCH, "--save", str(folder))
+    words = [*TINY_SEARCH, "--save", folder]
+    result = forked(lambda: run_here(train_search, *words), tmp_path_factory.mktemp("search says") / "all")
     result.folder = folder
     return result
 
 
 @pytest.fixture(scope="session")
 def train_run(search_run, tmp_path_factory) -> SimpleNamespace:
-    """The command that the search printed, run for fewer steps and into another folder."""
+    """The command that the search printed, run for fewer steps and into another folder; words: what it was run with."""
     folder = tmp_path_factory.mktemp("train run")  # a space in a path is legal
     (command,) = [line.removeprefix("next: ") for line in search_run.out.splitlines() if line.startswith("next: ")]
-    python, *words = shlex.split(command)
+    python, script, *words = shlex.split(command)
     assert shutil.which(python) is not None  # "python", or the path of one that the shell would not find
-    shortened = ["--nepochs", "3", "--max_steps", "2", "--batch_size", "32", "--device", "cpu", "--save", str(folder)]
-    result = run_script(*words, *shortened)
-    result.folder, result.command = folder, command
+    assert script == "train.py"
+    words += [*SHORT_TRAINING, "--save", str(folder)]
+    result = forked(lambda: run_here(train, *words), tmp_path_factory.mktemp("train says") / "all")
+    result.folder, result.words = folder, words
     return result

@@ -1,19 +1,23 @@
 """Processes of one run for the tests: functions called in all of them at once, or scripts as torchrun starts them."""
 
+import importlib
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 import torch.multiprocessing as mp
-from tiny_runs import ROOT
+from tiny_runs import ROOT, run_script
 
 from instantnet.engine.distributed import joined
 
@@ -48,7 +52,7 @@ class Together:
 @contextmanager
 def together(world_size: int, device: str):
     """`Together` of this number of processes; cpu: gloo, cuda: NCCL."""
-    context, port = mp.get_context("spawn"), free_port()
+    context, port = mp.get_context("fork" if device == "cpu" else "spawn"), free_port()
     pipes = [context.Pipe() for _ in range(world_size)]
     workers = [
         context.Process(target=_serve, args=(theirs, variables(rank, world_size, port), device), daemon=True)
@@ -91,12 +95,15 @@ def start_torchrun(*words: str, processes: int = 2, options: tuple[str, ...] = (
     return _started([*launcher, *words], os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def by_hand(main: Callable[[], int], folder: Path, processes: int = 2) -> list[SimpleNamespace]:
-    """Status, out and err of `main` in forks of this process, where everything is imported; they have the environment
-    of processes that were started by hand, and write what they print to `folder`."""
+def by_hand(
+    main: Callable[[], int], folder: Path, environments: Sequence[dict[str, str]] | None = None
+) -> list[SimpleNamespace]:
+    """Status, out and err of `main` in forks of this process, where everything is imported; they write what they print
+    to `folder`. environments: of each; None = of two processes that were started by hand."""
     port = free_port()
-    files = [folder / f"process {rank}" for rank in range(processes)]
-    pids = [_forked(main, variables(rank, processes, port), file) for rank, file in enumerate(files)]
+    environments = environments or [variables(rank, 2, port) for rank in range(2)]
+    files = [folder / f"process {rank}" for rank in range(len(environments))]
+    pids = [_forked(main, environment, file) for environment, file in zip(environments, files, strict=True)]
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
     return [
         SimpleNamespace(status=status, out=Path(f"{file}.out").read_text(), err=Path(f"{file}.err").read_text())
@@ -104,17 +111,53 @@ def by_hand(main: Callable[[], int], folder: Path, processes: int = 2) -> list[S
     ]
 
 
-def start_by_srun(*words: str, processes: int = 2) -> list[subprocess.Popen]:
-    """`python WORDS` once for each process, as `srun --ntasks N` does it on one machine."""
+def forked(main: Callable[[], int], files: Path) -> SimpleNamespace:
+    """Status, out and err of `main` in a fork of this process; what it prints is written to `files`.out and .err."""
+    pid = _forked(main, {}, files)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return SimpleNamespace(status=status, out=Path(f"{files}.out").read_text(), err=Path(f"{files}.err").read_text())
+
+
+def forked_script(*words: str) -> SimpleNamespace:
+    """`python WORDS`, a script or `-m MODULE`, in a fork of this process, from the repository's root."""
+
+    def main() -> int:
+        os.chdir(ROOT)
+        name, sys.argv = (words[1], list(words[1:])) if words[0] == "-m" else (words[0], list(words))
+        if words[0] == "-m":
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(Path(name).parent))
+            runpy.run_path(name, run_name="__main__")
+        return 0
+
+    with tempfile.TemporaryDirectory() as folder:
+        return forked(main, Path(folder, "says"))
+
+
+STARTS = [forked_script, pytest.param(run_script, marks=pytest.mark.full)]
+"""How a test starts a script: as a fork; under `full` in a process of its own too."""
+
+
+def of_torchrun(restarts: int = 0, processes: int = 2) -> list[dict[str, str]]:
+    """The environment of each process that torchrun starts on one machine, after this number of restarts."""
+    port = free_port()
+    own = {"TORCHELASTIC_RUN_ID": "one", "TORCHELASTIC_RESTART_COUNT": str(restarts)}
+    own |= {"LOCAL_WORLD_SIZE": str(processes), "GROUP_WORLD_SIZE": "1", "GROUP_RANK": "0"}
+    return [variables(rank, processes, port) | own for rank in range(processes)]
+
+
+def of_srun(processes: int = 2) -> list[dict[str, str]]:
+    """The environment of each process that `srun --ntasks N` starts on one machine."""
     shared = {"SLURM_NTASKS": processes, "SLURM_JOB_ID": free_port(), "SLURM_STEP_ID": 0, "OMP_NUM_THREADS": 1}
     shared |= {"SLURM_JOB_NODELIST": "localhost", "MASTER_PORT": free_port()}
-    return [
-        _started([sys.executable, *words], os.environ | {name: str(value) for name, value in own.items()})
-        for own in ({**shared, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in range(processes))
-    ]
+    ranks = [{**shared, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in range(processes)]
+    return [{name: str(value) for name, value in own.items()} for own in ranks]
 
 
 def _forked(main: Callable[[], int], environment: dict[str, str], files: Path) -> int:
+    for name in ("sklearn.datasets", "torch._dynamo"):  # runs import them late, and so would every fork
+        importlib.import_module(name)
     pid = os.fork()
     if pid:
         return pid
@@ -127,7 +170,7 @@ def _forked(main: Callable[[], int], environment: dict[str, str], files: Path) -
         os.environ.update(environment)
         status = main()
     except SystemExit as end:
-        status = end.code
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

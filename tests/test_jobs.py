@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import ROOT, run_script
+from process_groups import STARTS, forked_script
+from tiny_runs import ROOT
 
 from experiments import jobs, slots, stages
 from experiments.__main__ import parse, store_of
@@ -121,13 +122,15 @@ def runs_stored(folder):
     return {entry["name"]: entry for entry in entries if "name" in entry}
 
 
-def test_two_workers_do_every_run_once_and_one_that_cannot_be_done_is_named(tmp_path):
-    words = ["-m", "experiments", "cdt", "--smoke", "--only", "*mobilenet*", "--jobs", "2"]
+@pytest.mark.parametrize("again", [[], pytest.param(["--jobs", "2"], marks=pytest.mark.full)])
+def test_two_workers_do_every_run_once_and_one_that_cannot_be_done_is_named(tmp_path, again):
+    """again: how the command is given a second time."""
+    words = ["-m", "experiments", "cdt", "--smoke", "--only", "*mobilenet*"]
     words += ["--out", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
     in_the_way = tmp_path / "work" / "smoke" / "train" / "mobilenet_v2" / "2-32" / "none"
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("")
-    first = run_script(*words)
+    first = forked_script(*words, "--jobs", "2")
     assert first.status == 1, first.err
     assert "of 2 fails, at train/mobilenet_v2/2-32/none/seed1:" in first.err and "of 2 ended with status 2" in first.err
     names = [line.split()[1].rstrip(":") for line in first.out.splitlines() if line.startswith("[")]
@@ -138,16 +141,18 @@ def test_two_workers_do_every_run_once_and_one_that_cannot_be_done_is_named(tmp_
                if '"threads"' in line]  # fmt: skip
     assert [origin["threads"] for origin in origins] == [1]
     in_the_way.unlink()
-    second = run_script(*words)
+    second = forked_script(*words, *again)
     assert second.status == 0, second.err
     lines = [line for line in second.out.splitlines() if line.startswith("[")]
     assert len(lines) == 6 and sum("(stored)" in line for line in lines) == 5
-    assert lines[-1].startswith("[6/6] train/mobilenet_v2/2-32/none/seed1: ")
+    (new,) = [line for line in lines if "(stored)" not in line]
+    assert "6] train/mobilenet_v2/2-32/none/seed1: " in new and (not again or lines[-1] == new)
 
 
-def test_a_command_without_time_starts_no_run(tmp_path):
+@pytest.mark.parametrize("start", STARTS)
+def test_a_command_without_time_starts_no_run(tmp_path, start):
     words = ["-m", "experiments", "cdt", "--smoke", "--only", "*mobilenet*none*", "--jobs", "1", "--minutes", "0.001"]
-    result = run_script(*words, "--out", str(tmp_path / "results"), "--work", str(tmp_path / "work"))
+    result = start(*words, "--out", str(tmp_path / "results"), "--work", str(tmp_path / "work"))
     assert result.status == 0 and "1 of the 1 runs are left" in result.out
     assert not (tmp_path / "results" / "smoke.jsonl").exists()
 
@@ -191,8 +196,10 @@ def tiny(**settings):
     return replace(CIFAR_GPU, slots=parts, networks=networks, settings={**small, **settings})
 
 
-def test_images_are_decoded_by_the_parent_alone_with_the_same_result(images, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rows", [("none",), pytest.param(("none", "cascade"), marks=pytest.mark.full)])
+def test_images_are_decoded_by_the_parent_alone_with_the_same_result(images, tmp_path, monkeypatch, rows):
     scale = tiny()
+    scale = replace(scale, slots=tuple(replace(slot, rows=rows) for slot in scale.slots))
     planned = slots.runs(scale, (1,))
     words = ["cdt", "--scale", "cifar_gpu", "--data", str(images)]
     folders = ["--out", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
@@ -205,9 +212,9 @@ def test_images_are_decoded_by_the_parent_alone_with_the_same_result(images, tmp
     assert len(list(store.image_cache.glob("*.pt"))) == 2, "a file for each slot's images"
     monkeypatch.setattr(examination, "read_picture", lambda *_, **__: pytest.fail("it decodes again"))
     kept = [store.perform(run) for run in planned]
-    assert kept[1]["result"] == expected and len(kept) == 4
+    assert kept[1]["result"] == expected and len(kept) == 2 * len(rows)
     assert str(tmp_path) not in json.dumps(kept), "no path of this machine"
-    assert [run["settings"]["loss_reduction"] for run in kept] == ["sum"] * 4
+    assert [run["settings"]["loss_reduction"] for run in kept] == ["sum"] * len(kept)
 
 
 def test_only_the_images_of_the_runs_asked_for_are_linked(images, tmp_path):

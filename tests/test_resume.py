@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_runs import ROOT, TINY_NETWORK, TINY_SEARCH, contents, load, run_here, same_tensors
+from tiny_runs import ONE_LAYER, ROOT, SHORT_SEARCH, SHORT_TRAINING, contents, load, run_here, same_tensors
 
 from instantnet import recalibration, searching, train, train_search
 from instantnet.engine import log as log_file
@@ -53,22 +53,40 @@ def events(folder):
     return found
 
 
+SEARCH = ["--preset", "digits", *ONE_LAYER, *SHORT_SEARCH]
+TRAIN = ["--preset", "digits", *ONE_LAYER, *SHORT_TRAINING]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    assert run_here(train_search, *SEARCH, "--save", folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(searched, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    assert run_here(train, *TRAIN, "--load_path", searched, "--save", folder) == 0
+    return folder
+
+
 @pytest.fixture(params=["search", "train"])
-def stage(request, search_run):
-    """A stage on the tiny network: its module, main(words) -> status, the words of a run, its undisturbed folder."""
+def stage(request, searched):
+    """A stage on a network of one layer: its module, main(words) -> status, the words of a run, its undisturbed
+    folder."""
     if request.param == "search":
-        module, words, whole, result = train_search, TINY_SEARCH, search_run, "arch.pt"
+        module, words, undisturbed, result = train_search, SEARCH, searched, "arch.pt"
     else:
-        module, whole, result = train, request.getfixturevalue("train_run"), "weights.pt"
-        words = ["--preset", "digits", *TINY_NETWORK, "--load_path", str(search_run.folder), "--device", "cpu"]
-        words += ["--nepochs", "3", "--max_steps", "2", "--batch_size", "32"]
+        module, undisturbed, result = train, request.getfixturevalue("trained"), "weights.pt"
+        words = [*TRAIN, "--load_path", str(searched)]
     return SimpleNamespace(
         module=module,
         script=f"{module.__name__}.py",
         main=lambda *more: run_here(module, *words, *more),
         words=words,
         result=result,
-        undisturbed=whole.folder,
+        undisturbed=undisturbed,
     )
 
 
@@ -161,7 +179,7 @@ def test_a_stop_request_is_noted_once():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_process_group_leaves_the_workers_at_work(search_run, tmp_path, number):
+def test_a_signal_to_the_whole_process_group_leaves_the_workers_at_work(searched, tmp_path, number):
     """As a terminal's Ctrl-C, or a cluster's end of a job, sends it."""
     from PIL import Image
 
@@ -170,7 +188,7 @@ def test_a_signal_to_the_whole_process_group_leaves_the_workers_at_work(search_r
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(index).integers(256, size=(8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-    words = [sys.executable, "train.py", *TINY_NETWORK, "--preset", "digits", "--load_path", search_run.folder]
+    words = [sys.executable, "train.py", *ONE_LAYER, "--preset", "digits", "--load_path", searched]
     words += ["--dataset", "image_folder", "--dataset_path", tmp_path / "images", "--num_workers", 2, "--device", "cpu"]
     words += ["--memory_limit_mb", 0, "--batch_size", 4, "--nepochs", 10000, "--save", tmp_path / "run"]
     log = tmp_path / "run" / "logs.txt"
@@ -218,7 +236,7 @@ def test_the_images_of_alpha_go_on_where_they_were():
 
 @pytest.mark.parametrize("words", [["--validation", "released"], ["--opt", "adam", "--bit_schedule", "sandwich"]])
 def test_search_with_other_settings_resumes_too(tmp_path, monkeypatch, words):
-    words = [*TINY_SEARCH, *words, "--nepochs", "2"]
+    words = [*SEARCH, *words, "--nepochs", "2"]
     run = lambda *more: run_here(train_search, *words, *more)  # noqa: E731
     assert run("--save", tmp_path / "whole") == 0
     with monkeypatch.context() as patch:

@@ -2,13 +2,16 @@
 
 import json
 
-from tiny_runs import TINY_NETWORK, run_script
+import pytest
+from process_groups import STARTS
+from tiny_runs import TINY_NETWORK
 
 
-def test_a_row_per_choice(tmp_path):
+@pytest.mark.parametrize("start", STARTS)
+def test_a_row_per_choice(tmp_path, start):
     short = ["--search_epochs", "1", "--train_epochs", "1", "--seeds", "3,4", "--json", str(tmp_path / "table.json")]
     words = [*TINY_NETWORK, "--device", "cpu", "--max_steps", "1"]
-    result = run_script("benchmarks/sampled_paths.py", *short, "--", *words)
+    result = start("benchmarks/sampled_paths.py", *short, "--", *words)
     assert result.status == 0, result.err
     report = json.loads((tmp_path / "table.json").read_text())
     rows = report["rows"]

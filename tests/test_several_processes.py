@@ -8,7 +8,7 @@ from signal import SIGKILL
 import interrupted
 import pytest
 import torch
-from process_groups import by_hand, start_by_srun, torchrun
+from process_groups import by_hand, of_srun, of_torchrun, torchrun
 from tiny_runs import TINY_NETWORK, load, run_here, same_tensors
 
 from instantnet import train, train_search
@@ -37,16 +37,16 @@ def alone(stage, *words) -> None:
 
 @pytest.fixture
 def two(tmp_path_factory):
-    """two(stage, *words) -> what both processes printed and returned; interrupt: see interrupted.py."""
+    """two(stage, *words) -> what both processes printed and returned; interrupt: see interrupted.py; environments: of
+    the processes."""
+    return lambda stage, *words, **options: in_two(tmp_path_factory.mktemp("two"), stage, *words, **options)
 
-    def run(stage, *words, interrupt=()):
-        folder = tmp_path_factory.mktemp("two")
-        script, words = Path(stage.__file__).name, list(map(str, words))
-        if interrupt:
-            return by_hand(lambda: interrupted.main(*interrupt, script, *words), folder)
-        return by_hand(lambda: run_here(stage, *words), folder)
 
-    return run
+def in_two(folder, stage, *words, interrupt=(), environments=None):
+    script, words = Path(stage.__file__).name, list(map(str, words))
+    if interrupt:
+        return by_hand(lambda: interrupted.main(*interrupt, script, *words), folder, environments)
+    return by_hand(lambda: run_here(stage, *words), folder, environments)
 
 
 # --- the same as one process
@@ -86,17 +86,15 @@ def test_search_equals_that_of_one_process(tmp_path):
     assert two["ops"] == one["ops"]
 
 
-def test_srun_starts_both_stages(tmp_path):
+def test_srun_starts_both_stages(tmp_path, two):
     """With SLURM's variables set by hand; the command that comes next is one of srun too."""
-    search = ["train_search.py", *DIGITS, "--nepochs", "1", "--max_steps", "2", "--save", str(tmp_path / "search")]
-    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in start_by_srun(*search))
-    assert "2 processes with cpu" in out and quiet_out == "", err
-    assert re.search(r"^next: srun .*python\S* train.py --preset digits", out, re.M)
-    words = ["--nepochs", "1", "--max_steps", "2", "--load_path", str(tmp_path / "search"), "--save", str(tmp_path)]
-    processes = start_by_srun("train.py", *DIGITS, *words)
-    (out, err), (quiet_out, _) = (process.communicate(timeout=120) for process in processes)
-    assert [process.returncode for process in processes] == [0, 0], err
-    assert "2 processes with cpu" in out and quiet_out == ""
+    words = [*DIGITS, "--nepochs", "1", "--max_steps", "2"]
+    searched = two(train_search, *words, "--save", tmp_path / "search", environments=of_srun())
+    trained = two(train, *words, "--load_path", tmp_path / "search", "--save", tmp_path, environments=of_srun())
+    for told, quiet in (searched, trained):
+        assert [told.status, quiet.status] == [0, 0], told.err
+        assert "2 processes with cpu" in told.out and quiet.out == ""
+    assert re.search(r"^next: srun .*python\S* train.py --preset digits", searched[0].out, re.M)
     assert set(load(tmp_path / "weights.pt")["accuracy"]) == {4, 8, 32}
 
 
@@ -106,21 +104,37 @@ def test_srun_starts_both_stages(tmp_path):
 @pytest.fixture(scope="module")
 def undisturbed(arch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    result = torchrun("train.py", *DIGITS, *arch, *SHORT, "--save", str(folder))
-    assert result.status == 0, result.err
+    results = in_two(tmp_path_factory.mktemp("says"), train, *DIGITS, *arch, *SHORT, "--save", folder)
+    assert [result.status for result in results] == [0, 0], results[0].err
     return folder
 
 
+def assert_the_same_run(expected, got):
+    for name in ("weights.pt", "checkpoint.pt"):
+        first, second = (load(folder / name) for folder in (expected, got))
+        first.pop("launch", None), second.pop("launch", None)
+        assert same_tensors(first, second)
+
+
+@pytest.mark.full
 def test_torchrun_restarts_a_killed_run_from_its_last_checkpoint(undisturbed, arch, tmp_path):
     """Killed at the 4th step of an epoch, two processes go on from its 2nd: to the same weights, bit for bit."""
     words = ["tests/interrupted.py", "1", "SIGKILL", "3", "train.py", *DIGITS, *arch, *SHORT, "--save", str(tmp_path)]
     result = torchrun(*words, options=("--max-restarts", "1"))
     assert result.status == 0, result.err
     assert re.findall("resumed from .*", result.out) == [f"resumed from {tmp_path}/checkpoint.pt, at epoch 1, step 2"]
-    for name in ("weights.pt", "checkpoint.pt"):
-        expected, got = (load(folder / name) for folder in (undisturbed, tmp_path))
-        expected.pop("launch", None), got.pop("launch", None)
-        assert same_tensors(expected, got)
+    assert_the_same_run(undisturbed, tmp_path)
+
+
+def test_a_killed_run_that_is_started_again_goes_on_from_its_last_checkpoint(undisturbed, arch, tmp_path, two):
+    """As torchrun starts it again: with its number of restarts, and without --resume."""
+    words = [*DIGITS, *arch, *SHORT, "--save", tmp_path]
+    told, killed = two(train, *words, interrupt=("1", "SIGKILL", "3"), environments=of_torchrun(0))
+    assert [told.status, killed.status] == [2, -SIGKILL], told.err
+    told, quiet = two(train, *words, environments=of_torchrun(1))
+    assert [told.status, quiet.status] == [0, 0], told.err
+    assert re.findall("resumed from .*", told.out) == [f"resumed from {tmp_path}/checkpoint.pt, at epoch 1, step 2"]
+    assert_the_same_run(undisturbed, tmp_path)
 
 
 def test_a_restart_does_not_go_on_from_another_run(undisturbed, arch, tmp_path, monkeypatch):
@@ -159,11 +173,14 @@ def test_a_killed_process_ends_the_other_one(arch, tmp_path, two):
     assert load(tmp_path / "checkpoint.pt")["step"] == 2
 
 
-def test_what_a_user_can_mend_is_told_once(tmp_path):
-    result = torchrun("train.py", *DIGITS, "--load_path", str(tmp_path / "nowhere"), "--save", str(tmp_path / "out"))
-    assert result.status != 0
-    assert result.err.count("error: ") == 1
-    assert f"error: {tmp_path}/nowhere: no such file; expected arch.pt of train_search.py" in result.err
+@pytest.mark.parametrize("by_torchrun", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_what_a_user_can_mend_is_told_once(tmp_path, two, by_torchrun):
+    words = [*DIGITS, "--load_path", str(tmp_path / "nowhere"), "--save", str(tmp_path / "out")]
+    results = [torchrun("train.py", *words)] if by_torchrun else two(train, *words, environments=of_torchrun())
+    assert all(result.status != 0 for result in results)
+    errors = "".join(result.err for result in results)
+    assert errors.count("error: ") == 1
+    assert f"error: {tmp_path}/nowhere: no such file; expected arch.pt of train_search.py" in errors
     assert not (tmp_path / "out").exists()
 
 

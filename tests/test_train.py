@@ -9,7 +9,16 @@ import shutil
 
 import pytest
 import torch
-from tiny_runs import TINY_NETWORK, contents, load, run_here, run_script, same_tensors
+from tiny_runs import (
+    SHORT_TRAINING,
+    TINY_NETWORK,
+    TINY_SEARCH,
+    contents,
+    load,
+    run_here,
+    run_script,
+    same_tensors,
+)
 
 from instantnet import recalibration, train, train_search, training
 from instantnet.engine import run as run_module
@@ -50,7 +59,7 @@ def arch(tmp_path):
     return tmp_path / "arch.pt"
 
 
-# --- the command that the search printed, in a process of its own
+# --- the command that the search printed, in a fork of this process, see conftest.py
 
 
 def test_the_printed_command_runs(train_run):
@@ -59,6 +68,19 @@ def test_the_printed_command_runs(train_run):
     assert f"wrote {train_run.folder}/weights.pt" in train_run.out
     (command,) = re.findall(r"^next: (.*)$", train_run.out, re.MULTILINE)
     assert shlex.split(command)[1:] == ["-m", "automapper", f"{train_run.folder}/weights.pt", "--device", "eyeriss"]
+
+
+@pytest.mark.full
+def test_the_scripts_in_processes_of_their_own_do_the_same(search_run, train_run, tmp_path):
+    searched = run_script("train_search.py", *TINY_SEARCH, "--save", str(tmp_path / "search"))
+    assert searched.status == 0, searched.err
+    (command,) = re.findall(r"^next: (.*)$", searched.out, re.MULTILINE)
+    words = [*shlex.split(command)[1:], *SHORT_TRAINING, "--save", str(tmp_path / "a run")]
+    trained = run_script(*words)
+    assert trained.status == 0 and f"wrote {tmp_path}/a run/weights.pt" in trained.out, trained.err
+    assert "Traceback" not in searched.err + trained.err
+    assert same_tensors(load(tmp_path / "search" / "arch.pt"), load(search_run.folder / "arch.pt"))
+    assert same_tensors(load(tmp_path / "a run" / "weights.pt"), load(train_run.folder / "weights.pt"))
 
 
 def test_the_files_are_there(train_run):
@@ -317,15 +339,21 @@ def test_gradients_are_clipped_by_default_and_not_as_released(geometry):
 # --- the published sizes
 
 
-@pytest.mark.parametrize("preset, batch", [("cifar100", 2), ("imagenet", 1)])
-def test_full_size_smoke(preset, batch, tmp_path, capsys):
+FULL_SIZE = [("cifar100", 2, [4, 8, 12, 16, 32]), ("imagenet", 1, [4, 8, 12, 16, 32])]
+
+
+@pytest.mark.parametrize(
+    "preset, batch, bits", [("cifar100", 1, [4]), *(pytest.param(*each, marks=pytest.mark.full) for each in FULL_SIZE)]
+)
+def test_full_size_smoke(preset, batch, bits, tmp_path, capsys):
     """The paper's supernet and network: builds, one step, validation, then the stage after it."""
     words = ["--preset", f"{preset},smoke", "--batch_size", batch, "--device", "cpu", "--num_threads", 1]
+    words += ["--num_bits_list", ",".join(map(str, bits))]
     assert run_here(train_search, *words, "--save", tmp_path / "search") == 0
     assert len(load(tmp_path / "search" / "arch.pt")["ops"]) == 22
     assert run(*words, "--load_path", tmp_path / "search", "--save", tmp_path / "train") == 0
     weights = load(tmp_path / "train" / "weights.pt")
-    assert sorted(weights["accuracy"]) == [4, 8, 12, 16, 32]
+    assert sorted(weights["accuracy"]) == bits
 
 
 # --- bad input

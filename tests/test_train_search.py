@@ -32,7 +32,7 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-# --- a run in a process of its own
+# --- a run in a fork of this process, see conftest.py
 
 
 def test_it_ends_well_and_says_where_its_output_is(search_run):
@@ -249,12 +249,13 @@ def test_where_none_is_inside_the_nearest_is_kept_and_said(tmp_path, monkeypatch
     assert "no epoch's architecture was inside" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in (1, 2))])
 def test_every_epoch_ends_inside_a_window_of_a_tenth(tmp_path, seed):
     """Layer by layer the most probable operations jump over it; together within the window they do not."""
     words = ["--preset", "smoke", "--seed", seed, "--nepochs", 4, "--image_height", 8, "--image_width", 8]
     words += ["--num_layer_list", "2,2", "--num_channel_list", "8,12", "--stride_list", "1,2", "--header_channel", 16]
     words += ["--flops_min", 250e3, "--flops_max", 275e3, "--arch_learning_rate", 1, "--device", "cpu"]
+    words += ["--num_bits_list", 4]
     assert search(*words, "--save", tmp_path / "window") == 0
     assert all(250e3 <= row["flops"] <= 275e3 for row in lines(tmp_path / "window"))
     arch = load(tmp_path / "window/arch.pt")

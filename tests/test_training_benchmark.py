@@ -24,13 +24,44 @@ def cases():
         sys.path.pop(0)
 
 
+@pytest.mark.full
 def test_command(tmp_path):
-    out = tmp_path / "out.json"
-    done = run_script("benchmarks/training.py", "--quick", "--device", "cpu", "--json", str(out))
+    words = ["--quick", "--device", "cpu", "--json", str(tmp_path / "out.json")]
+    done = run_script("benchmarks/training.py", *words)
     assert done.status == 0, done.err
+    assert_whole(done.out, tmp_path / "out.json")
+
+
+def test_command_in_this_process(cases, tmp_path, monkeypatch, capsys):
+    """Each case in place of the one before: a worker's own process is left to `test_command`."""
+
+    class Here:
+        def build(self, case):
+            self.run = cases.step_of(case)
+            return self.memory()
+
+        def step(self, count=1):
+            return cases.timed(self.run, count)
+
+        def memory(self):
+            return {"peak_bytes": cases.peak_bytes()}
+
+        def close(self):
+            pass
+
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    training = importlib.import_module("training")
+    monkeypatch.setattr(training, "Worker", Here)
+    words = ["--quick", "--device", "cpu", "--json", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["training.py", *words])
+    training.main()
+    assert_whole(capsys.readouterr().out, tmp_path / "out.json")
+
+
+def assert_whole(text, path):
     for name in ("weight step", "alpha step", "training step", "GPU: none here"):
-        assert name in done.out
-    report = json.loads(out.read_text())
+        assert name in text
+    report = json.loads(path.read_text())
     speed = report["rows"]["speed"]
     assert [row["plain"]["step"] for row in speed] == ["weight step", "alpha step", "training step"]
     for row in speed:

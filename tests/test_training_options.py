@@ -2,12 +2,15 @@
 
 import json
 
-from tiny_runs import run_script
+import pytest
+from process_groups import STARTS
 
 
-def test_a_row_per_setting(tmp_path):
+@pytest.mark.parametrize("start", STARTS)
+def test_a_row_per_setting(tmp_path, start):
     words = ["--seeds", "1", "--nepochs", "1", "--rows", "all,sandwich", "--json", str(tmp_path / "table.json")]
-    result = run_script("benchmarks/training_options.py", *words)
+    words += ["--", "--max_steps", "3"]
+    result = start("benchmarks/training_options.py", *words)
     assert result.status == 0, result.err
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert [row["setting"].split()[0] for row in rows] == ["all", "sandwich"]

@@ -151,7 +151,8 @@ def _comment(text: str) -> str:
     return f"# {''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)}\n"
 
 
-class _Plain(yaml.SafeDumper):
+# libyaml's emitter writes the same text in a fraction of the time; PyYAML is built without it where it is missing.
+class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True
 

@@ -16,7 +16,7 @@ from hw_model import InputError, Layer, load_device
 from instantnet.engine.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = {"budget": 200, "stages": 1}
+FAST = {"budget": 200, "stages": 1, "fuse": "off"}
 LAYERS = [Layer(name="conv", K=8, C=4, P=6, Q=6, R=3, S=3), Layer(K=10, C=8)]
 YAML = "- {name: conv, K: 8, C: 4, P: 6, Q: 6, R: 3, S: 3}\n- {K: 10, C: 8}\n"
 
@@ -87,7 +87,7 @@ def test_a_checkpoint(weights):
 
 
 def test_a_torchvision_model():
-    report = automapper.map_network("alexnet", "eyeriss", 8, budget=50, stages=1)
+    report = automapper.map_network("alexnet", "eyeriss", 8, budget=50, stages=1, fuse="off")
     names = [layer["name"] for layer in rows(report)[0]["layers"]]
     assert names == [*(f"features.{i}" for i in (0, 3, 6, 8, 10)), *(f"classifier.{i}" for i in (1, 4, 6))]
 

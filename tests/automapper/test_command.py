@@ -24,7 +24,7 @@ from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.errors import UserError, exit_status
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = ["--budget", "200"]
+FAST = ["--budget", "200", "--fuse", "off"]  # test_fusion.py is about groups of layers
 ONE_MODE = ["--stages", "1"]  # where a test is not about pipelines
 
 
@@ -91,6 +91,7 @@ def test_every_number_is_true(report):
         assert row["edp_js"] == pytest.approx(row["energy_j"] * row["latency_s"], rel=1e-12)
 
 
+@pytest.mark.full  # of one bit-width: test_another_seed_is_another_search
 def test_one_seed_one_result(report, weights, tmp_path):
     assert without_time(run(weights, folder=tmp_path)) == without_time(report)
 
@@ -166,7 +167,16 @@ def test_workers_do_not_change_the_result(tmp_path):
 def test_processes_that_get_read_only_arrays(tmp_path):
     """Arrays of more than a megabyte reach joblib's processes as read-only memory maps."""
     (tmp_path / "layers.yaml").write_text("- {K: 8, C: 3, P: 6, R: 3}\n- {K: 10, C: 72}\n")
-    words = [tmp_path / "layers.yaml", "--bits", ",".join(map(str, range(1, 10))), "--budget", "100", *ONE_MODE]
+    words = [
+        tmp_path / "layers.yaml",
+        "--bits",
+        ",".join(map(str, range(1, 10))),
+        "--budget",
+        "100",
+        "--fuse",
+        "off",
+        *ONE_MODE,
+    ]
     for more in ([], ["--backend", "loky", "--workers", "2"]):
         main([*map(str, words), *more, "--save", str(tmp_path / f"{len(more)}")])
     threads, processes = (json.loads((tmp_path / name / "report.json").read_text()) for name in "04")
@@ -215,7 +225,7 @@ def test_objectives_and_goal(tmp_path, capsys):
 
 def test_random_engine_is_the_floor(tmp_path):
     (tmp_path / "layers.yaml").write_text("[{K: 64, C: 64, P: 14, Q: 14, R: 3, S: 3}]")
-    words = ["--network", tmp_path / "layers.yaml", "--bits", "8", "--budget", "5000", *ONE_MODE]
+    words = ["--network", tmp_path / "layers.yaml", "--bits", "8", "--budget", "5000", "--fuse", "off", *ONE_MODE]
     main([*map(str, words), "--save", str(tmp_path), "--engine", "random"])
     floor = json.loads((tmp_path / "report.json").read_text())["bit_widths"][0]["edp_js"]
     main([*map(str, words), "--save", str(tmp_path)])
@@ -234,7 +244,8 @@ def test_budget_in_seconds(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seconds", [0.0, 2.0])  # while the first pools are made, and in the search
 def test_interrupt_writes_the_best_so_far(weights, tmp_path, seconds):
-    command = [sys.executable, "-m", "automapper", str(weights), "--save", str(tmp_path), "--budget", "100000000"]
+    words = ["--save", str(tmp_path), "--bits", "4,8", "--budget", "100000000", "--fuse", "off"]
+    command = [sys.executable, "-m", "automapper", str(weights), *words]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         first, second, _ = (process.stdout.readline() for _ in range(3))
         assert first.startswith("instantnet ") and second.startswith("map ")
@@ -245,7 +256,7 @@ def test_interrupt_writes_the_best_so_far(weights, tmp_path, seconds):
     assert "interrupted, best so far" in text
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["search"]["interrupted"]
-    assert len(report["bit_widths"]) == 3
+    assert len(report["bit_widths"]) == 2
     test_every_number_is_true(report)
 
 
@@ -254,7 +265,7 @@ def test_interrupted_among_the_pipelines_it_writes_what_the_search_found(weights
         raise KeyboardInterrupt
 
     monkeypatch.setattr("automapper.pipelines.Pipelines.advance", interrupted)
-    main([str(weights), "--save", str(tmp_path), "--budget", "300", "--bits", "4"])
+    main([str(weights), "--save", str(tmp_path), "--budget", "300", "--bits", "4", "--fuse", "off"])
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["search"]["interrupted"] and report["bit_widths"][0]["mode"] == "multi-cycle"
     assert "interrupted, best so far" in capsys.readouterr().out
@@ -262,7 +273,19 @@ def test_interrupted_among_the_pipelines_it_writes_what_the_search_found(weights
 
 
 def test_the_winner_of_a_layer_is_the_objectives(weights, tmp_path):
-    words = ["--save", str(tmp_path), "--budget", "300", "--bits", "4", "--objective", "energy", *ONE_MODE]
+    words = [
+        "--save",
+        str(tmp_path),
+        "--budget",
+        "300",
+        "--bits",
+        "4",
+        "--objective",
+        "energy",
+        "--fuse",
+        "off",
+        *ONE_MODE,
+    ]
     main([str(weights), *words])
     (row,) = json.loads((tmp_path / "report.json").read_text())["bit_widths"]
     for layer in row["layers"]:

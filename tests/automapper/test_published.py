@@ -60,8 +60,8 @@ def test_what_a_small_layer_has_less_of_is_cut():
 def test_in_the_report(tmp_path):
     layers = [{**one.layer.to_dict(), "name": f"CONV{i}"} for i, one in enumerate(ALEXNET, 1)]
     (tmp_path / "alexnet.yaml").write_text(json.dumps(layers))
-    words = ["--network", str(tmp_path / "alexnet.yaml"), "--batch", "4", "--bits", "16,32", "--budget", "2000"]
-    main([*words, "--stages", "1", "--save", str(tmp_path)])
+    words = ["--network", str(tmp_path / "alexnet.yaml"), "--batch", "4", "--bits", "16,32", "--budget", "500"]
+    main([*words, "--stages", "1", "--fuse", "off", "--baselines", "eyeriss_published", "--save", str(tmp_path)])
     at_16, at_32 = json.loads((tmp_path / "report.json").read_text())["bit_widths"]
     assert at_16["edp_js"] <= at_16["baselines"][NAME]["edp_js"]
     assert all(layer["edp_js"] <= layer["baselines"][NAME]["edp_js"] for layer in at_16["layers"])
