@@ -2,7 +2,8 @@
 
 Each search (a bit-width, and a dataflow or the whole space) has a pool. A generation drops the worst, breeds new ones
 from the rest by crossover and mutation, and ranks. A pool that no longer improves restarts from random mappings; its
-best is kept. The last part of the budget merges the bests of all starts into one pool, and ends with a local search.
+best is kept, and the best of each layout of the array. The last part of the budget merges what a local search makes of
+these into one pool, and ends with another local search.
 
 No search sees another one, with one exception: a search of the whole space takes over what the built-in dataflows
 found for the same layer at the same bit-width. So a result does not depend on other searches, as long as these are
@@ -15,15 +16,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 
 import numpy as np
 
 from automapper import breed
+from automapper.layouts import numbers_of
 from automapper.legal import Space
-from automapper.local import Row, double_steps, single_steps
+from automapper.local import Row
+from automapper.local_search import DESCENDING, SAME, LocalSearch
 from automapper.objective import Scoring
 from automapper.space import Search, build_space, inside, on_single_axes
 from hw_model import BatchCost, Device, Mapping, decode, encode, evaluate_batch
@@ -33,11 +35,9 @@ PATIENCE = 8  # generations without improvement before a pool restarts: many sho
 KEPT = 64  # bests of earlier starts a search remembers
 EXPLORE = 0.8  # share of the budget before the bests are brought together
 TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before merging is worth the cost of its pool
-LOCAL = 10.0  # neighbours that local search may cost, per mapping bred: costing takes a tenth of breeding
 NICHE = 8  # maximum number of parents with the same dimensions on array and lanes
-POLISHED = 24  # starts whose bests a local search begins from
+POLISHED = 24  # bests of restarts that descents begin from
 FLOOR, AT_ONCE = 512, 8  # a search without a valid mapping breeds up to FLOOR, whatever the budget; how many at once
-SAME, DIGITS = 1e-9, 9  # scores (logarithms) closer than this, or equal to so many decimals, are the same cost
 INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
 SETTLED = 0.5  # share of the mappings after which a search that has converged gains little
 CONVERGED = math.log1p(0.05)  # largest gaps of a search that has converged: 5 %
@@ -45,14 +45,14 @@ MIX = np.random.default_rng(0).integers(1 << 40, size=(2, 8))  # of layouts, to 
 EARLIER = np.tri(PARENTS + CHILDREN, k=-1, dtype=bool)
 
 
-class Evolution:
+class Evolution(LocalSearch):
     """The searches of one layer shape. `advance` continues; `best` and `score` can be read at any time.
 
     random: every generation is a new random one (the floor that a search must beat).
     """
 
     def __init__(self, searches: Sequence[Search], device: Device, objective: Scoring, seed: int, random: bool = False):
-        self.searches = list(searches)
+        super().__init__(searches)
         self.device = device
         self.objective = objective
         self.random = random
@@ -73,14 +73,11 @@ class Evolution:
         self.score = np.full(T, np.inf)
         self.improved: list[list[tuple[int, float]]] = [[] for _ in self.searches]  # (mappings bred, best score)
         self.starts: list[list[float]] = [[] for _ in self.searches]  # scores of the starts that ended
-        self.tops: list[dict[float, tuple[float, Row]]] = [{} for _ in self.searches]  # score -> where a climb led
         self.generation = np.zeros(T, int)
         self.next_row = np.full(T, M)  # rows of a generation that are bred and not yet costed; M: none
         self.bred = np.zeros(T, int)
-        self.costed = np.zeros(T, int)  # neighbours, of the local search
         self.evaluated = 0  # by all searches together
         self.together = np.zeros(T, bool)
-        self.local_s = self.deadline = math.inf  # seconds that a local search may take, and when the present one ends
         self.running = self.stopped = False  # set from another thread, stopped ends `advance` after a generation
 
     @property
@@ -202,16 +199,12 @@ class Evolution:
         self._remember_best(which)
 
     def _polish(self, t: int) -> None:
-        """Local search from the bests of search t's starts, the best of them first."""
+        """Local search from the bests of search t's starts and layouts; what it finds joins the pool."""
         known = [pair for pair in self.kept[t] if not math.isfinite(pair[0])]
         ended = sorted((pair for pair in self.kept[t] if math.isfinite(pair[0])), key=lambda pair: pair[0])[:POLISHED]
-        ended = [self._climbed(t, *pair) for pair in ended]
-        score, row = self._climbed(t, self.score[t], self.rows[t])
-        for pair in (*ended, (score, row)):
-            if pair[0] < self.score[t] - SAME:
-                self._note(t, *pair)
-        self.kept[t] = [*known, *ended]
-        self.starts[t] = sorted([score for score, _ in ended])
+        found = self._descended(t, [*ended, (self.score[t], self.rows[t])], DESCENDING)
+        self.starts[t] = sorted(score for score, _ in found[: len(ended)])
+        self.kept[t] = [*known, *self._climbed_best(t, found)[:KEPT]]
 
     def take_over(self) -> None:
         """Give every search of the whole space a built-in dataflow's mapping where that is better."""
@@ -244,59 +237,6 @@ class Evolution:
             if isinstance(value, np.ndarray):
                 setattr(self, name, _writable(value))
 
-    def climb(self) -> None:
-        """Local search from every search's best, and from the best of each layout in its pool."""
-        for t in self._in_time(np.arange(len(self.searches))):
-            _, best = np.unique(self._layout(np.array([t]))[0], return_index=True)
-            pairs = [(self.score[t], self.rows[t])]
-            for i in sorted(best, key=lambda i: self.pool_score[t, i])[:POLISHED]:
-                pairs.append((float(self.pool_score[t, i]), self._row(t, i)))
-            for pair in pairs:
-                score, row = self._climbed(t, *pair)
-                if score < self.score[t] - SAME:
-                    self._note(t, score, row)
-
-    def _in_time(self, which: np.ndarray) -> Iterator[int]:
-        """The searches one after another; in the local search of each, `deadline` is when its part of the time ends."""
-        begin = time.perf_counter()
-        for position, t in enumerate(which, 1):
-            self.deadline = begin + self.local_s * position / len(which)
-            yield t
-
-    def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
-        """(score, row) where no neighbour is better, or where there is no more time or search t has costed its share of
-        neighbours. Of mappings with the same cost only the first is climbed from."""
-        if self.random or self.stopped:
-            return score, row
-        begin = round(score, DIGITS)
-        if begin in self.tops[t]:
-            return self.tops[t][begin]
-        score, row, is_top = self._climb_from(t, score, row)
-        if is_top:
-            self.tops[t][begin] = self.tops[t][round(score, DIGITS)] = score, row
-        return score, row
-
-    def _climb_from(self, t: int, score: float, row: Row) -> tuple[float, Row, bool]:
-        """`_climbed`, and whether no neighbour is better. Neighbours one step away come first; where none of them is
-        better, those two steps away."""
-        steps = single_steps
-        while time.perf_counter() < self.deadline:
-            around = steps(self.space, t, row)
-            if self.costed[t] + len(around[0]) > LOCAL * self.bred[t]:
-                break
-            self.costed[t] += len(around[0])
-            scores = self._score(*around, np.full(len(around[0]), t))
-            k = int(np.argmin(scores)) if len(scores) else -1
-            if k >= 0 and scores[k] < score - SAME:
-                f, o, b = around
-                score, row = float(scores[k]), (f[k].copy(), o[k].copy(), b[k].copy())
-                steps = single_steps
-            elif steps is single_steps:
-                steps = double_steps
-            else:
-                return score, row, True
-        return score, row, False
-
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         layers = [search.problem.layer for search in self.searches]
         bits = [search.problem.bits for search in self.searches]
@@ -327,6 +267,19 @@ class Evolution:
         self.pool_score[which] = np.take_along_axis(score, last, axis=1)
         for array in self.pool:
             array[which] = array[which[:, None], order]
+        self._note_layouts(which, np.take_along_axis(layout, last, axis=1)[:, :PARENTS])
+
+    def _note_layouts(self, which: np.ndarray, layout: np.ndarray) -> None:
+        """Remember the best of each layout among the parents. layout [n, PARENTS]: see `_layout`."""
+        if self.random:
+            return
+        for t, of_rows in zip(which, layout, strict=True):
+            valid = np.flatnonzero(self.pool_score[t, :PARENTS] < INVALID)
+            numbers = numbers_of(of_rows[valid], self.pool[2][t, valid])
+            for i, number in zip(valid.tolist(), numbers, strict=True):
+                score = float(self.pool_score[t, i])
+                if self.layouts[t].is_better(number, score, SAME):
+                    self.layouts[t].note(number, score, self._row(t, i))
 
     def _layout(self, which: np.ndarray) -> np.ndarray:
         """[n, M] int64: for every mapping a number for the dimensions on the PEs, on either axis, and on the lanes."""

@@ -14,6 +14,7 @@ from automapper import legal
 from automapper.legal import Space
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]
+Scored = tuple[float, Row]  # logarithm of the objective, and the mapping
 
 
 def neighbours(space: Space, t: int, row: Row) -> Row:

@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 
 from automapper.engines import Engine
 from automapper.evolve import Evolution
+from automapper.layouts import Layouts
 from automapper.local import Row
 from automapper.space import inside
 from hw_model.yaml_lines import bounded_bytes
@@ -96,6 +97,7 @@ def _unit_state(unit: Evolution) -> State:
     kept = [(t, score, row) for t, of_search in enumerate(unit.kept) for score, row in of_search]
     tops = [(t, key, *top) for t, of_search in enumerate(unit.tops) for key, top in of_search.items()]
     improved = [(t, *pair) for t, of_search in enumerate(unit.improved) for pair in of_search]
+    seen = [(t, number, *pair) for t, known in enumerate(unit.layouts) for number, pair in known.seen.items()]
     starts = [(t, score) for t, of_search in enumerate(unit.starts) for score in of_search]
     return {
         **{name: getattr(unit, name).copy() for name in (*COUNTERS, *SCORES, "together")},
@@ -105,6 +107,9 @@ def _unit_state(unit: Evolution) -> State:
         "kept": _table([(t, score) for t, score, _ in kept], 2),
         **_rows("tops", [row for *_, row in tops], unit),
         "tops": _table([(t, key, score) for t, key, score, _ in tops], 3),
+        **_rows("layouts", [row for *_, row in seen if row is not None], unit),
+        "layouts": _table([(t, score, row is not None) for t, _, score, row in seen], 3),
+        "layouts.number": np.array([number for _, number, *_ in seen], np.int64),
         "improved": _table(improved, 3),
         "starts": _table(starts, 2),
         "evaluated": np.array([unit.evaluated]),
@@ -136,6 +141,7 @@ def _restore(unit: Evolution, state: State) -> None:
     rows, kept, tops = (_read_rows(state, name, unit) for name in ("rows", "kept", "tops"))
     of_kept, of_tops = _indexed(state, "kept", 2, T), _indexed(state, "tops", 3, T)
     improved, starts = _indexed(state, "improved", 3, T), _indexed(state, "starts", 2, T)
+    layouts = _read_layouts(state, unit)
     if (len(rows), len(kept), len(tops)) != (T, len(of_kept), len(of_tops)):
         raise ValueError("its tables are of different lengths")
     done = [int(t) for t in np.flatnonzero(np.isfinite(values["score"]))]
@@ -150,6 +156,7 @@ def _restore(unit: Evolution, state: State) -> None:
     unit.pool, unit.rows = (pool[0], pool[1], pool[2]), rows
     unit.kept = [[(float(s), kept[i]) for i, (k, s) in enumerate(of_kept) if k == t] for t in range(T)]
     unit.tops = [{float(key): (float(s), tops[i]) for i, (k, key, s) in enumerate(of_tops) if k == t} for t in range(T)]
+    unit.layouts = layouts
     unit.improved = [[(int(n), float(s)) for k, n, s in improved if k == t] for t in range(T)]
     unit.starts = [[float(s) for k, s in starts if k == t] for t in range(T)]
     unit.evaluated = int(_like(state["evaluated"], np.zeros(1, int), "evaluated")[0])
@@ -180,6 +187,20 @@ def _read_rows(state: State, name: str, unit: Evolution) -> list[Row]:
     _check_rows(parts)
     f, o, b = parts
     return [(f[i].copy(), o[i].copy(), b[i].copy()) for i in range(len(f))]
+
+
+def _read_layouts(state: State, unit: Evolution) -> list[Layouts]:
+    """Of every search; empty in a file that was written before layouts were remembered."""
+    found = [Layouts() for _ in unit.searches]
+    if "layouts" not in state:
+        return found
+    table, numbers = _indexed(state, "layouts", 3, len(found)), state["layouts.number"]
+    rows = iter(_read_rows(state, "layouts", unit))
+    if numbers.dtype != np.int64 or numbers.shape != (len(table),) or table[:, 2].sum() != len(state["layouts.f"]):
+        raise ValueError("its tables are of different lengths")
+    for (t, score, has_row), number in zip(table, numbers.tolist(), strict=True):
+        found[int(t)].seen[number] = float(score), next(rows) if has_row else None
+    return found
 
 
 def _check_rows(parts: Sequence[np.ndarray]) -> None:

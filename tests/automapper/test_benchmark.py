@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from automapper.evolve import LOCAL
+from automapper.local_search import LOCAL
 
 ROOT = Path(__file__).resolve().parents[2]
 BUDGET = 20000

@@ -7,7 +7,8 @@ from fake_clock import COSTING, FakeClock
 import hw_model
 from automapper.budget import Budget
 from automapper.dataflows import built_in
-from automapper.evolve import FLOOR, LOCAL, Evolution
+from automapper.evolve import FLOOR, Evolution
+from automapper.local_search import LOCAL
 from automapper.objective import parse_objective
 from automapper.search import run_search
 from automapper.space import Search
@@ -74,10 +75,10 @@ def test_seconds_are_kept(seconds, speed, monkeypatch):
 
 
 def test_local_search_ends_when_its_time_is_up(monkeypatch):
-    """Each search has its part of the time, and goes beyond it by one neighbourhood at most."""
+    """Each search has its part of the time, and goes beyond it by what is costed at once, at most."""
     clock = FakeClock(monkeypatch, mappings_per_s=20000)
     took = []
-    for limit_s in (np.inf, 0.12):
+    for limit_s in (np.inf, 0.3):
         evolution = Evolution(searches(), hw_model.load_device("eyeriss"), EDP, 0)
         evolution.advance(1500, 0.7)
         evolution.local_s = limit_s
@@ -85,5 +86,5 @@ def test_local_search_ends_when_its_time_is_up(monkeypatch):
         evolution.climb()
         took.append(clock.now - begin)
         assert (evolution.costed > 0).all()
-    neighbourhood_s = 5000 * COSTING / 20000  # none has so many
-    assert took[1] < 0.12 + neighbourhood_s < took[0] - neighbourhood_s
+    neighbourhood_s = 5000 * COSTING / 20000  # no descents side by side have so many
+    assert took[1] < 0.3 + neighbourhood_s < took[0] - neighbourhood_s

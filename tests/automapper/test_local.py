@@ -30,7 +30,7 @@ def test_neighbours_cover_the_layer_and_differ():
 
 
 def test_climbing_ends_on_a_peak(monkeypatch):
-    monkeypatch.setattr("automapper.evolve.LOCAL", np.inf)  # however long it takes
+    monkeypatch.setattr("automapper.local_search.LOCAL", np.inf)  # however long it takes
     device, objective = load_device("eyeriss"), parse_objective("edp")
     evolution = Evolution([Search(Problem(LAYER, 8))], device, objective, seed=0)
     evolution.step()

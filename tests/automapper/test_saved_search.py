@@ -120,6 +120,9 @@ def damage(state):
         "bred": lambda a: a - 10**9,
         "pool_score": lambda a: a.astype(np.float32),
         "tops.f": lambda a: a[:, :2],
+        "layouts": lambda a: a[:, :1],
+        "layouts.number": lambda a: a[1:],
+        "layouts.o": lambda a: a + 100,
         "together": lambda a: a[:0],
         "evaluated": lambda a: np.zeros(3, int),
     }

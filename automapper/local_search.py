@@ -1,0 +1,123 @@
+"""The local search of a layer shape: descents from many mappings (`descent`), then steps from the best (`local`).
+
+Legend: f o b as in breed; a score is the logarithm of what is minimised.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from automapper.descent import Descents
+from automapper.layouts import Layouts
+from automapper.legal import Space
+from automapper.local import Row, Scored, double_steps, single_steps
+from automapper.space import Search
+
+LOCAL = 12.0  # neighbours that local search may cost, per mapping bred: costing takes a tenth of breeding
+DESCENDING, LAST = 0.75, 0.9  # share of them that is used up after descents: when the bests are merged, at the end
+DESCENTS, IN_DATAFLOW = 200, 40  # layouts that descents begin from, each time; inside a dataflow, of which fewer are
+CLIMBED = 8  # results of descents that steps begin from
+SAME, DIGITS = 1e-9, 9  # scores (logarithms) closer than this, or equal to so many decimals, are the same cost
+
+
+class LocalSearch:
+    """What searches know for their local search, and that search itself."""
+
+    space: Space
+    random: bool
+    rows: list[Row]  # the bests
+    score: np.ndarray  # [T] of them
+    bred: np.ndarray  # [T] mappings, of which the neighbours that may be costed are a multiple
+    stopped: bool
+
+    def __init__(self, searches: Sequence[Search]):
+        self.searches = list(searches)
+        self.layouts = [Layouts() for _ in self.searches]  # where descents begin
+        self.tops: list[dict[float, Scored]] = [{} for _ in self.searches]  # score -> where a climb led
+        self.costed = np.zeros(len(self.searches), int)  # neighbours
+        self.local_s = self.deadline = math.inf  # seconds that it may take, and when the present one ends
+
+    def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _note(self, t: int, score: float, row: Row) -> None:
+        raise NotImplementedError
+
+    def climb(self) -> None:
+        """Local search from every search's best, and from the best of each layout."""
+        for t in self._in_time(np.arange(len(self.searches))):
+            self._climbed_best(t, self._descended(t, [(self.score[t], self.rows[t])], LAST))
+
+    def _descended(self, t: int, starts: Sequence[Scored], share: float) -> list[Scored]:
+        """Where descents lead from some mappings of search t, and from the best layouts that none began from yet.
+        share: of the neighbours that local search may cost, used up then."""
+        if self.random or self.stopped:
+            return list(starts)
+
+        def score(rows: Row) -> np.ndarray:
+            return self._score(*rows, np.full(len(rows[0]), t))
+
+        def may_cost(count: int) -> bool:
+            in_time = not self.stopped and time.perf_counter() < self.deadline
+            enough = in_time and self.costed[t] + count <= share * LOCAL * self.bred[t]
+            self.costed[t] += count if enough else 0
+            return enough
+
+        count = IN_DATAFLOW if self.searches[t].dataflow else DESCENTS
+        starts = [*starts, *self.layouts[t].starts(count)]
+        return Descents(self.space, t, score, may_cost, SAME).run(starts)
+
+    def _climbed_best(self, t: int, found: Sequence[Scored]) -> list[Scored]:
+        """Different mappings, best first; the first CLIMBED after a climb. The best is recorded."""
+        different = {round(score, DIGITS): (score, row) for score, row in found}
+        ranked = [different[score] for score in sorted(different)]
+        ranked[:CLIMBED] = [self._climbed(t, *pair) for pair in ranked[:CLIMBED]]
+        ranked.sort(key=lambda pair: pair[0])
+        if ranked[0][0] < self.score[t] - SAME:
+            self._note(t, *ranked[0])
+        return ranked
+
+    def _in_time(self, which: np.ndarray) -> Iterator[int]:
+        """The searches one after another; in the local search of each, `deadline` is when its part of the time ends."""
+        begin = time.perf_counter()
+        for position, t in enumerate(which, 1):
+            self.deadline = begin + self.local_s * position / len(which)
+            yield t
+
+    def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:
+        """(score, row) where no neighbour is better, or where there is no more time or search t has costed its share of
+        neighbours. Of mappings with the same cost only the first is climbed from."""
+        if self.random or self.stopped:
+            return score, row
+        begin = round(score, DIGITS)
+        if begin in self.tops[t]:
+            return self.tops[t][begin]
+        score, row, is_top = self._climb_from(t, score, row)
+        if is_top:
+            self.tops[t][begin] = self.tops[t][round(score, DIGITS)] = score, row
+        return score, row
+
+    def _climb_from(self, t: int, score: float, row: Row) -> tuple[float, Row, bool]:
+        """`_climbed`, and whether no neighbour is better. Neighbours one step away come first; where none of them is
+        better, those two steps away."""
+        steps = single_steps
+        while time.perf_counter() < self.deadline:
+            around = steps(self.space, t, row)
+            if self.costed[t] + len(around[0]) > LOCAL * self.bred[t]:
+                break
+            self.costed[t] += len(around[0])
+            scores = self._score(*around, np.full(len(around[0]), t))
+            k = int(np.argmin(scores)) if len(scores) else -1
+            if k >= 0 and scores[k] < score - SAME:
+                f, o, b = around
+                score, row = float(scores[k]), (f[k].copy(), o[k].copy(), b[k].copy())
+                steps = single_steps
+            elif steps is single_steps:
+                steps = double_steps
+            else:
+                return score, row, True
+        return score, row, False
