@@ -36,12 +36,8 @@ State = dict[str, np.ndarray]
 
 def state_of(units: Sequence[Engine]) -> State:
     """Copies of the state of every search by evolution."""
-    return {
-        f"{identity(unit)}.{name}": array
-        for unit in units
-        if isinstance(unit, Evolution)
-        for name, array in _unit_state(unit).items()
-    }
+    named = {identity(unit): _unit_state(unit) for unit in units if isinstance(unit, Evolution)}
+    return {f"{owner}.{name}": array for owner, state in named.items() for name, array in state.items()}
 
 
 def in_bytes(state: Mapping[str, np.ndarray]) -> bytes:

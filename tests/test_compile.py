@@ -73,7 +73,10 @@ def test_one_graph_per_bit_width_and_the_same_numbers():
         assert torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5), name
 
 
-@pytest.mark.parametrize("name", [name for name in QUANTIZERS if name != "minmax"])
+OTHERS = [name for name in QUANTIZERS if name != "minmax"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "lsq" else pytest.mark.full) for n in OTHERS])
 def test_other_quantizers(name):
     """No graph breaks, one graph per bit-width, gradients of steps and clipping levels too."""
     plain = DerivedNetwork(["k3_e1_g2"], SMALL, Precision(BITS, quantizer=name))

@@ -51,10 +51,11 @@ def test_its_accuracy_is_the_stored_result(weights):
     assert weights["arch"]["flops"] == kept["result"]["flops"]
 
 
-def test_the_readmes_line_maps_it(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("bits", [["--bits", "8"], pytest.param([], marks=pytest.mark.full)], ids=len)
+def test_the_readmes_line_maps_it(tmp_path, monkeypatch, capsys, bits):
     (words,) = re.findall(r"python -m automapper (pretrained\S*.*?)(?: +#.*)?$", (ROOT / "README.md").read_text(), re.M)
     monkeypatch.chdir(ROOT)
-    assert exit_status(lambda: mapper.main([*words.split(), "--budget", "200", "--save", str(tmp_path)])) == 0
+    assert exit_status(lambda: mapper.main([*words.split(), *bits, "--budget", "200", "--save", str(tmp_path)])) == 0
     assert "EDP" in capsys.readouterr().out
     assert load_network("pretrained", 1).bit_widths == (4, 8, 12, 16, 32)
 

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from tiny_runs import ROOT, TINY_NETWORK
 
+from instantnet.engine.checkpoint import save_checkpoint
+
 ASCII = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 NAME = "Käse \N{GREEK SMALL LETTER ALPHA} \N{SNOWMAN}"
 TRAINS = [*TINY_NETWORK, "--device", "cpu", "--nepochs", "1", "--max_steps", "2", "--batch_size", "4"]
@@ -38,8 +40,9 @@ def run(folder, *words, status=0):
     return result.stdout.decode(), result.stderr.decode()
 
 
-def test_a_terminal_that_is_not_of_utf_8(tmp_path):
-    """Every command, on folders, classes and layers whose names no ASCII terminal can show."""
+@pytest.fixture
+def here(tmp_path):
+    """A folder with images, an architecture and a layer, whose names no ASCII terminal can show."""
     here = tmp_path / NAME
     for part, count in (("train", 12), ("test", 4)):
         for name in (f"{NAME} 1", "plain"):
@@ -47,24 +50,40 @@ def test_a_terminal_that_is_not_of_utf_8(tmp_path):
             for number in range(count):
                 colour = (number * 9, 100 if name == "plain" else 200, 30)
                 Image.new("RGB", (8, 8), colour).save(here / "images" / part / name / f"{NAME}{number}.png")
+    (here / "search").mkdir()
+    save_checkpoint(here / "search" / "arch.pt", {"ops": ["k3_e1", "k3_e1"]})
+    (here / "layers.yaml").write_text(f"- {{name: '{NAME}', K: 16, C: 8}}\n", encoding="utf-8")
+    (here / "case.json").write_text(json.dumps(CASE, ensure_ascii=False), encoding="utf-8")
+    return here
+
+
+SAMPLE = ("map", "cost")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in SAMPLE else pytest.mark.full) for n in COMMANDS])
+def test_a_terminal_that_is_not_of_utf_8(here, name):
     size = ["--image_height", "8", "--image_width", "8", "--num_workers", "0"]
     trains = ["--dataset", "image_folder", "--dataset_path", here / "images", *size, *TRAINS]
-    out, _ = run(here, *COMMANDS["search"], *trains, "--save", here / "search")
-    assert "wrote" in out and "K\\udcc3\\udca4se" in out  # as Python reads the words of such a terminal
-    out, _ = run(here, *COMMANDS["train"], *trains, "--load_path", here / "search", "--save", here / "train")
-    assert "\\udce2" in out and (here / "train" / "weights.pt").is_file()
-    (here / "layers.yaml").write_text(f"- {{name: '{NAME}', K: 16, C: 8}}\n", encoding="utf-8")
-    fast = ["--bits", "8", "--budget", "20", "--stages", "1", "--save", here / "map"]
-    out, _ = run(here, *COMMANDS["map"], here / "layers.yaml", *fast)
-    assert "\\udce2" in out and (here / "map" / "report.html").is_file()
-    (here / "case.json").write_text(json.dumps(CASE, ensure_ascii=False), encoding="utf-8")
-    assert "K\\xe4se" in run(here, *COMMANDS["cost"], here / "case.json")[0]
-    assert "smoke" in run(here, *COMMANDS["experiments"], "--out", here / "results")[0]
-    for name in COMMANDS:
-        wrong = [here / "none.json"] if name == "cost" else [f"--{NAME}", "1"]
-        assert run(here, *COMMANDS[name], *wrong, status=2)[1].count("\n") == 1
+    fast = ["--bits", "8", "--budget", "20", "--stages", "1"]
+    words, said = {
+        "search": ([*trains, "--save", here / "out"], "K\\udcc3\\udca4se"),  # as Python reads such a terminal's words
+        "train": ([*trains, "--load_path", here / "search", "--save", here / "out"], "\\udce2"),
+        "map": ([here / "layers.yaml", *fast, "--save", here / "out"], "\\udce2"),
+        "cost": ([here / "case.json"], "K\\xe4se"),
+        "experiments": (["--out", here / "results"], "smoke"),
+    }[name]
+    assert said in run(here, *COMMANDS[name], *words)[0]
+    product = {"search": "arch.pt", "train": "weights.pt", "map": "report.html"}.get(name)
+    assert product is None or (here / "out" / product).is_file()
 
 
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.full] * (n == "experiments")) for n in COMMANDS])
+def test_a_mistake_in_such_a_terminal_is_one_line(here, name):
+    wrong = [here / "none.json"] if name == "cost" else [f"--{NAME}", "1"]
+    assert run(here, *COMMANDS[name], *wrong, status=2)[1].count("\n") == 1
+
+
+@pytest.mark.full
 def test_an_experiment_in_such_a_terminal(tmp_path):
     words = ["cdt", "--smoke", "--only", "*mobilenet*none*", "--out", tmp_path / NAME, "--work", tmp_path / f"{NAME} w"]
     assert "[1/1]" in run(tmp_path, *COMMANDS["experiments"], *words)[0]

@@ -16,7 +16,7 @@ from hw_model import InputError, Layer, load_device
 from instantnet.engine.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = {"budget": 200, "stages": 1, "fuse": "off"}
+FAST = {"budget": 200, "stages": 1, "fuse": "off", "baselines": ["row_stationary"]}
 LAYERS = [Layer(name="conv", K=8, C=4, P=6, Q=6, R=3, S=3), Layer(K=10, C=8)]
 YAML = "- {name: conv, K: 8, C: 4, P: 6, Q: 6, R: 3, S: 3}\n- {K: 10, C: 8}\n"
 

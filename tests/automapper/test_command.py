@@ -26,6 +26,7 @@ from instantnet.engine.errors import UserError, exit_status
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--budget", "200", "--fuse", "off"]  # test_fusion.py is about groups of layers
 ONE_MODE = ["--stages", "1"]  # where a test is not about pipelines
+ONE_BASELINE = ["--baselines", "row_stationary"]  # where it is not about dataflows
 
 
 def run(*words, folder):
@@ -97,7 +98,7 @@ def test_one_seed_one_result(report, weights, tmp_path):
 
 
 def test_bits_batch_and_folder(weights, tmp_path):
-    words = ["--bits", "16,4", "--batch", "2", "--device", "simple256", *ONE_MODE]
+    words = ["--bits", "16,4", "--batch", "2", "--device", "simple256", *ONE_MODE, *ONE_BASELINE]
     report = run(weights.parent, *words, folder=tmp_path)
     assert [row["bits"] for row in report["bit_widths"]] == [4, 16]
     assert {layer["dims"]["N"] for row in report["bit_widths"] for layer in row["layers"]} == {2}
@@ -105,6 +106,7 @@ def test_bits_batch_and_folder(weights, tmp_path):
 
 def test_as_a_user_runs_it(weights, tmp_path):
     words = [str(weights), "--device", "eyeriss", "--bits", "4,8", "--save", str(tmp_path), *FAST, *ONE_MODE]
+    words += ONE_BASELINE
     command = [sys.executable, "-m", "automapper", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -206,7 +208,7 @@ def test_a_list_of_layers_without_its_option(tmp_path):
 
 def test_objectives_and_goal(tmp_path, capsys):
     (tmp_path / "layers.yaml").write_text(LAYERS)
-    words = ["--network", tmp_path / "layers.yaml", "--bits", "8", *ONE_MODE]
+    words = ["--network", tmp_path / "layers.yaml", "--bits", "8", *ONE_MODE, *ONE_BASELINE]
     found = {
         name: run(*words, "--objective", name, folder=tmp_path)["bit_widths"][0]
         for name in ("edp", "energy", "latency", "energy=1,latency=3")
@@ -244,7 +246,7 @@ def test_budget_in_seconds(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seconds", [0.0, 2.0])  # while the first pools are made, and in the search
 def test_interrupt_writes_the_best_so_far(weights, tmp_path, seconds):
-    words = ["--save", str(tmp_path), "--bits", "4,8", "--budget", "100000000", "--fuse", "off"]
+    words = ["--save", str(tmp_path), "--bits", "4,8", "--budget", "100000000", "--fuse", "off", *ONE_BASELINE]
     command = [sys.executable, "-m", "automapper", str(weights), *words]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         first, second, _ = (process.stdout.readline() for _ in range(3))

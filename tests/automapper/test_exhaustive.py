@@ -115,7 +115,7 @@ def brute_force(layer, device, bits):
     ("layer", "device", "bits"),
     [
         pytest.param(Layer(K=4, C=3), "eyeriss168", 16, marks=pytest.mark.full),
-        (Layer(K=2, P=5, R=3), "simple256", 8),
+        pytest.param(Layer(K=2, P=5, R=3), "simple256", 8, marks=pytest.mark.full),
         (Layer(P=4, R=3, S=2, stride=2), "eyeriss", 4),
         (Layer(G=3, C=2, Q=3), "simple256", 4),
     ],
@@ -159,8 +159,8 @@ def gaps_of(cases):
 
 
 def test_evolution_finds_the_optimum():
-    gaps = gaps_of([KNOWN[index] for index in (3, 5, 8, 14, 18, 20)])
-    assert max(gaps) < 0.01 and sum(gap < 1e-6 for gap in gaps) >= 5, gaps
+    gaps = gaps_of([KNOWN[index] for index in (3, 8, 20)])
+    assert max(gaps) < 0.01 and sum(gap < 1e-6 for gap in gaps) >= 2, gaps
 
 
 @pytest.mark.full

@@ -70,6 +70,10 @@ def random_report(seed: int) -> dict:
 
 
 # 70, 99: the sums of a dataflow are ahead of the layers' own bests
-@pytest.mark.parametrize("seed", [3, 70, 99, 107, 123, *range(200, 210)])
+SAMPLE = (3, 70, 107, 200, 203, 206)
+SEEDS = (3, 70, 99, 107, 123, *range(200, 210))
+
+
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=[] if s in SAMPLE else pytest.mark.full) for s in SEEDS])
 def test_no_baseline_is_ahead_and_no_wider_word_cheaper(seed):
     check_inequalities(random_report(seed))

@@ -43,7 +43,10 @@ def whole():
     return mapped(2000)
 
 
-@pytest.mark.parametrize("rounds", [3, 10, 17])
+FULL = [pytest.param(rounds, marks=pytest.mark.full) for rounds in (3, 17)]
+
+
+@pytest.mark.parametrize("rounds", [10, *FULL])
 def test_stopped_and_resumed_it_finds_what_an_uninterrupted_run_does(whole, rounds, tmp_path, monkeypatch):
     advance, done = search._advance, []
 

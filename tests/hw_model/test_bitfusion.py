@@ -13,8 +13,9 @@ benchmark = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(benchmark)
 
 
-def test_ranks():
-    lines = benchmark.compare(benchmark.simulator_rows(), budget=1500)
+@pytest.mark.parametrize("budget", [300, pytest.param(1500, marks=pytest.mark.full)])
+def test_ranks(budget):
+    lines = benchmark.compare(benchmark.simulator_rows(), budget=budget)
     assert len(lines) == 8
     for line in lines:
         assert line["energy_spearman"] >= 0.95, line
