@@ -24,7 +24,7 @@ import numpy as np
 from automapper import breed
 from automapper.layouts import numbers_of
 from automapper.legal import Space
-from automapper.local import Row
+from automapper.local import Row, Scored
 from automapper.local_search import DESCENDING, SAME, LocalSearch
 from automapper.objective import Scoring
 from automapper.space import Search, build_space, inside, on_single_axes
@@ -36,7 +36,7 @@ KEPT = 64  # bests of earlier starts a search remembers
 EXPLORE = 0.8  # share of the budget before the bests are brought together
 TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before merging is worth the cost of its pool
 NICHE = 8  # maximum number of parents with the same dimensions on array and lanes
-POLISHED = 24  # bests of restarts that descents begin from
+POLISHED = 24  # bests of restarts that descents begin from; layouts in the pool that steps begin from at the end
 FLOOR, AT_ONCE = 512, 8  # a search without a valid mapping breeds up to FLOOR, whatever the budget; how many at once
 INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
 SETTLED = 0.5  # share of the mappings after which a search that has converged gains little
@@ -205,6 +205,12 @@ class Evolution(LocalSearch):
         found = self._descended(t, [*ended, (self.score[t], self.rows[t])], DESCENDING)
         self.starts[t] = sorted(score for score, _ in found[: len(ended)])
         self.kept[t] = [*known, *self._climbed_best(t, found)[:KEPT]]
+
+    def _best_in_pool(self, t: int) -> list[Scored]:
+        """The best mappings of the best layouts in the pool of search t."""
+        _, best = np.unique(self._layout(np.array([t]))[0], return_index=True)
+        ranked = sorted(best.tolist(), key=lambda i: self.pool_score[t, i])[:POLISHED]
+        return [(float(self.pool_score[t, i]), self._row(t, i)) for i in ranked]
 
     def take_over(self) -> None:
         """Give every search of the whole space a built-in dataflow's mapping where that is better."""

@@ -19,8 +19,9 @@ from automapper.space import Search
 
 LOCAL = 12.0  # neighbours that local search may cost, per mapping bred: costing takes a tenth of breeding
 DESCENDING, LAST = 0.75, 0.9  # share of them that is used up after descents: when the bests are merged, at the end
-DESCENTS, IN_DATAFLOW = 200, 40  # layouts that descents begin from, each time; inside a dataflow, of which fewer are
-CLIMBED = 8  # results of descents that steps begin from
+DESCENTS, MOST = 0.01, 256  # layouts that descents begin from each time, per mapping bred; at most
+IN_DATAFLOW = 0.2  # of these and of the neighbours that descents may cost, where a dataflow leaves few layouts
+CLIMBED, AT_END = 8, 24  # results of descents that steps begin from: when the bests are merged, at the end
 SAME, DIGITS = 1e-9, 9  # scores (logarithms) closer than this, or equal to so many decimals, are the same cost
 
 
@@ -47,10 +48,14 @@ class LocalSearch:
     def _note(self, t: int, score: float, row: Row) -> None:
         raise NotImplementedError
 
+    def _best_in_pool(self, t: int) -> list[Scored]:
+        raise NotImplementedError
+
     def climb(self) -> None:
-        """Local search from every search's best, and from the best of each layout."""
+        """Local search from every search's best, from the best of each layout that is new, and in the pool."""
         for t in self._in_time(np.arange(len(self.searches))):
-            self._climbed_best(t, self._descended(t, [(self.score[t], self.rows[t])], LAST))
+            found = self._descended(t, [(self.score[t], self.rows[t])], LAST)
+            self._climbed_best(t, [*found, *self._best_in_pool(t)], AT_END)
 
     def _descended(self, t: int, starts: Sequence[Scored], share: float) -> list[Scored]:
         """Where descents lead from some mappings of search t, and from the best layouts that none began from yet.
@@ -58,24 +63,26 @@ class LocalSearch:
         if self.random or self.stopped:
             return list(starts)
 
+        part = IN_DATAFLOW if self.searches[t].dataflow else 1.0
+
         def score(rows: Row) -> np.ndarray:
             return self._score(*rows, np.full(len(rows[0]), t))
 
         def may_cost(count: int) -> bool:
             in_time = not self.stopped and time.perf_counter() < self.deadline
-            enough = in_time and self.costed[t] + count <= share * LOCAL * self.bred[t]
+            enough = in_time and self.costed[t] + count <= part * share * LOCAL * self.bred[t]
             self.costed[t] += count if enough else 0
             return enough
 
-        count = IN_DATAFLOW if self.searches[t].dataflow else DESCENTS
-        starts = [*starts, *self.layouts[t].starts(count)]
+        layouts = min(MOST, math.ceil(part * DESCENTS * self.bred[t]))
+        starts = [*starts, *self.layouts[t].starts(layouts)]
         return Descents(self.space, t, score, may_cost, SAME).run(starts)
 
-    def _climbed_best(self, t: int, found: Sequence[Scored]) -> list[Scored]:
-        """Different mappings, best first; the first CLIMBED after a climb. The best is recorded."""
+    def _climbed_best(self, t: int, found: Sequence[Scored], count: int = CLIMBED) -> list[Scored]:
+        """Different mappings, best first; the first `count` after a climb. The best is recorded."""
         different = {round(score, DIGITS): (score, row) for score, row in found}
         ranked = [different[score] for score in sorted(different)]
-        ranked[:CLIMBED] = [self._climbed(t, *pair) for pair in ranked[:CLIMBED]]
+        ranked[:count] = [self._climbed(t, *pair) for pair in ranked[:count]]
         ranked.sort(key=lambda pair: pair[0])
         if ranked[0][0] < self.score[t] - SAME:
             self._note(t, *ranked[0])
