@@ -204,7 +204,7 @@ def test_nothing_starts_that_would_not_end(store, begun):
     assert [round(seconds_left(run, SMOKE, store), 3) for run in runs] == [7.2, 2.4, 1.2]
     assert names(work_through(store, SMOKE, runs, Minutes(1.0))) == []
     assert names(work_through(store, SMOKE, runs, Minutes(2.0))) == ["free1"]
-    assert names(work_through(store, SMOKE, runs, Minutes(19.0))) == ["bound0", "free1"]
+    assert names(work_through(store, SMOKE, runs, Minutes(7.0))) == ["bound0", "free1"]
     assert names(work_through(store, SMOKE, runs, Minutes(0.0))) == ["bound0", "free1"], "stored: they take no time"
 
 
