@@ -117,7 +117,7 @@ def test_progress_is_told():
             self.closed = True
 
     seen = Seen()
-    automapper.map_network(LAYERS, "eyeriss", 8, progress=seen, **FAST)
+    automapper.map_network(LAYERS, "eyeriss", 8, progress=seen, **{**FAST, "fuse": "strips"})
     assert seen.shares == sorted(seen.shares) and seen.shares[-1] == 1.0
     assert seen.fusing == [(0, 1)]
     assert seen.closed
