@@ -15,6 +15,7 @@ from typing import Any
 
 from automapper import saved_search
 from automapper.html import render
+from automapper.json_file import LARGEST_REPORT
 from automapper.saved_search import State
 from hw_model import Device, InputError, Layer, evaluate, partition
 from hw_model import Mapping as LoopMapping
@@ -30,7 +31,6 @@ from instantnet.engine.folders import owned
 FILES = ("report.html", "report.json", saved_search.NAME)
 NEW, READY = ".automapper-new-", ".automapper-ready"  # a result half written, and one that only has to be moved
 OURS = re.compile(r"[a-z0-9]+bit")  # the name of a folder in mappings/
-LARGEST_REPORT = 2**30  # bytes
 LONGEST = 80  # letters of a layer's name in the name of a file
 
 

@@ -11,6 +11,7 @@ from hw_model import InputError
 from hw_model.yaml_lines import bounded_text
 from instantnet.engine.errors import UserError
 
+LARGEST_REPORT = 2**30  # bytes of a report.json
 Made = TypeVar("Made")
 
 

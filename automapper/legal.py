@@ -177,6 +177,16 @@ def repair(rng, f, b, x, t, c, space):
 
 
 @jit
+def holds(x, level, b, t, space):
+    """Whether a level has room for its tiles of extents x [8]."""
+    for group in range(3):
+        mask = space.caps[level, group] & space.hold[level] & ~b[level]
+        if mask and tile_bits(x, mask, t, space) > space.cap_bits[level, group]:
+            return False
+    return True
+
+
+@jit
 def fits(f, b, x, t, space):
     """Whether the spatial slots fit the array and every tile its memory. x [8]: scratch."""
     for s in range(1, len(f)):
@@ -193,10 +203,8 @@ def fits(f, b, x, t, space):
             for d in range(8):
                 x[d] *= f[s, d]
         inner = space.level_slot[level]
-        for group in range(3):
-            mask = space.caps[level, group] & space.hold[level] & ~b[level]
-            if mask and tile_bits(x, mask, t, space) > space.cap_bits[level, group]:
-                return False
+        if not holds(x, level, b, t, space):
+            return False
     return True
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from automapper import legal
-from automapper.legal import in_set, tile_bits
+from automapper.legal import holds, in_set
 from hw_model.disk_cache import cached
 
 ORDERS, BYPASSES = 8, 9  # blocks; a smaller number is a dimension
@@ -74,16 +74,6 @@ def room_of(f, d, t, space):
         if not may[s]:
             room[s] = 1
     return room
-
-
-@jit
-def holds(x, level, b, t, space):
-    """Whether a level has room for its tiles of extents x [8]."""
-    for group in range(3):
-        mask = space.caps[level, group] & space.hold[level] & ~b[level]
-        if mask and tile_bits(x, mask, t, space) > space.cap_bits[level, group]:
-            return False
-    return True
 
 
 @jit

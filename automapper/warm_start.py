@@ -13,12 +13,11 @@ from typing import Any
 
 from automapper.engines import Engine
 from automapper.evolve import Evolution, known_row
-from automapper.json_file import read_as
+from automapper.json_file import LARGEST_REPORT, read_as
 from automapper.workload import nameless
 from hw_model import InputError, Layer
 from hw_model import Mapping as LoopMapping
 
-LARGEST_FILE = 2**30  # bytes of a report
 EXPECTED = "a report.json of the mapper, or the folder that holds one"
 Known = Mapping[Layer, Sequence[LoopMapping]]
 
@@ -26,7 +25,7 @@ Known = Mapping[Layer, Sequence[LoopMapping]]
 def read_mappings(path: Path | str) -> Known:
     """Shape -> the mappings in a report, each once. Raises UserError, one line, where it is none."""
     file = Path(path) / "report.json" if os.path.isdir(path) else Path(path)
-    return read_as(file, _by_shape, EXPECTED, LARGEST_FILE, "setting warm_start: ")
+    return read_as(file, _by_shape, EXPECTED, LARGEST_REPORT, "setting warm_start: ")
 
 
 def _by_shape(report: Any) -> Known:

@@ -104,18 +104,12 @@ def by_hand(
     environments = environments or [variables(rank, 2, port) for rank in range(2)]
     files = [folder / f"process {rank}" for rank in range(len(environments))]
     pids = [_forked(main, environment, file) for environment, file in zip(environments, files, strict=True)]
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-    return [
-        SimpleNamespace(status=status, out=Path(f"{file}.out").read_text(), err=Path(f"{file}.err").read_text())
-        for status, file in zip(statuses, files, strict=True)
-    ]
+    return [_ended(pid, file) for pid, file in zip(pids, files, strict=True)]
 
 
 def forked(main: Callable[[], int], files: Path) -> SimpleNamespace:
     """Status, out and err of `main` in a fork of this process; what it prints is written to `files`.out and .err."""
-    pid = _forked(main, {}, files)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return SimpleNamespace(status=status, out=Path(f"{files}.out").read_text(), err=Path(f"{files}.err").read_text())
+    return _ended(_forked(main, {}, files), files)
 
 
 def forked_script(*words: str) -> SimpleNamespace:
@@ -136,7 +130,7 @@ def forked_script(*words: str) -> SimpleNamespace:
 
 
 STARTS = [forked_script, pytest.param(run_script, marks=pytest.mark.full)]
-"""How a test starts a script: as a fork; under `full` in a process of its own too."""
+"""Ways to start a script: in a fork of the test, and under `full` as `python` in a process of its own."""
 
 
 def of_torchrun(restarts: int = 0, processes: int = 2) -> list[dict[str, str]]:
@@ -153,6 +147,12 @@ def of_srun(processes: int = 2) -> list[dict[str, str]]:
     shared |= {"SLURM_JOB_NODELIST": "localhost", "MASTER_PORT": free_port()}
     ranks = [{**shared, "SLURM_PROCID": rank, "SLURM_LOCALID": rank} for rank in range(processes)]
     return [{name: str(value) for name, value in own.items()} for own in ranks]
+
+
+def _ended(pid: int, files: Path) -> SimpleNamespace:
+    """Status, out and err of a process that `_forked` started, once it has ended."""
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return SimpleNamespace(status=status, out=Path(f"{files}.out").read_text(), err=Path(f"{files}.err").read_text())
 
 
 def _forked(main: Callable[[], int], environment: dict[str, str], files: Path) -> int:
