@@ -194,6 +194,8 @@ def _read_layouts(state: State, unit: Evolution) -> list[Layouts]:
     rows = iter(_read_rows(state, "layouts", unit))
     if numbers.dtype != np.int64 or numbers.shape != (len(table),) or table[:, 2].sum() != len(state["layouts.f"]):
         raise ValueError("its tables are of different lengths")
+    if not np.isin(table[:, 2], (0, 1)).all():
+        raise ValueError("it does not say of each layout whether its mapping is there")
     for (t, score, has_row), number in zip(table, numbers.tolist(), strict=True):
         found[int(t)].seen[number] = float(score), next(rows) if has_row else None
     return found

@@ -131,6 +131,9 @@ def damage(state):
     }
     for name, change in changes.items():
         yield name, state | {f"{first}.{name}": np.ascontiguousarray(change(state[f"{first}.{name}"]))}
+    flags = state[f"{first}.layouts"].copy()
+    flags[:, 2] = np.where(np.arange(len(flags)), 0, flags[:, 2].sum())
+    yield "layouts, one for all", state | {f"{first}.layouts": flags}
     yield "missing", {name: array for name, array in state.items() if name != f"{first}.rows.f"}
 
 
