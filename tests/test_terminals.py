@@ -114,7 +114,7 @@ def test_ctrl_c_while_a_command_loads(name, seconds, tmp_path):
         errors = process.communicate(timeout=300)[1]
     finally:
         process.kill()
-    unready = process.returncode == -signal.SIGINT and not errors  # Python had no handler of its own yet
+    unready = process.returncode == -signal.SIGINT and not errors  # no handler of Python's was there yet
     if unready or ("Traceback" in errors and "__main__.py" not in errors):
         pytest.skip("a busy machine: Python itself was still starting, and had not come to the command's first line")
     assert "Traceback" not in errors and "Error" not in errors, errors

@@ -86,5 +86,5 @@ def test_local_search_ends_when_its_time_is_up(monkeypatch):
         evolution.climb()
         took.append(clock.now - begin)
         assert (evolution.costed > 0).all()
-    neighbourhood_s = 5000 * COSTING / 20000  # no descents side by side have so many
+    neighbourhood_s = 5000 * COSTING / 20000  # more than descents side by side ever have
     assert took[1] < 0.3 + neighbourhood_s < took[0] - neighbourhood_s
