@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from hw_model import InputError
 from hw_model.yaml_lines import bounded_text
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import OTHER_CONTENT, UserError, reason
 
 LARGEST_REPORT = 2**30  # bytes of a report.json
 Made = TypeVar("Made")
@@ -32,6 +32,5 @@ def read_as(path: Path | str, make: Callable[[Any], Made], expected: str, larges
         raise UserError(f"{where}: {error}; expected {expected}") from error
     try:
         return make(content)
-    except (UserError, InputError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{where}: {said}; expected {expected}") from error
+    except (UserError, InputError, *OTHER_CONTENT) as error:
+        raise UserError(f"{where}: {reason(error)}; expected {expected}") from error

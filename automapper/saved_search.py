@@ -23,7 +23,7 @@ from automapper.layouts import Layouts
 from automapper.local import Row
 from automapper.space import inside
 from hw_model.yaml_lines import bounded_bytes
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, reason
 
 NAME = "search.safetensors"
 LARGEST_FILE = 2**30  # bytes
@@ -72,8 +72,7 @@ def resume(units: Sequence[Engine], state: State, path: Path | str) -> int:
             try:
                 _restore(unit, own)
             except (ValueError, KeyError) as error:
-                said = f"{error} is missing" if isinstance(error, KeyError) else error
-                raise UserError(f"setting resume: {path} is damaged: {said}") from error
+                raise UserError(f"setting resume: {path} is damaged: {reason(error)}") from error
             resumed += len(unit.searches)
     if not resumed:
         raise UserError(

@@ -32,7 +32,7 @@ import torch
 import instantnet
 from instantnet.dataloader import DataSet
 from instantnet.engine.checkpoint import check_weights, find, load_checkpoint
-from instantnet.engine.errors import UserError, shown
+from instantnet.engine.errors import UserError, reason, shown
 from instantnet.engine.user_code import names_a_function
 from instantnet.engine.version import commit
 from instantnet.networks.build import build_network, own_architecture
@@ -195,8 +195,8 @@ class _named:
         if isinstance(error, UserError):
             raise UserError(f"{self.path}: {error}; expected {self.what}") from error
         if isinstance(error, ValueError | TypeError | KeyError | AttributeError | RuntimeError | OverflowError):
-            said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"{self.path}: its network cannot be rebuilt ({said}); expected {self.what}") from error
+            words = f"its network cannot be rebuilt ({reason(error)})"
+            raise UserError(f"{self.path}: {words}; expected {self.what}") from error
 
 
 def _check_kind(content: Mapping[str, Any], kind: str, path: Path) -> None:

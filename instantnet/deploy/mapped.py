@@ -17,7 +17,7 @@ from typing import Any
 from hw_model import DIMS, TENSORS, Device, InputError, Layer, Mapping, load_device
 from hw_model.yaml_lines import bounded_text
 from instantnet.deploy.program import Step
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import OTHER_CONTENT, UserError, reason
 
 LARGEST_REPORT = 1 << 30  # bytes
 SPATIAL = ("spatial_y", "spatial_x", "lanes")
@@ -81,10 +81,8 @@ def read_mappings(path: Path, bit_widths: Sequence[int], sizes: dict[str, Layer]
                          for one in rows[bits]["layers"]} for bits in bit_widths}  # fmt: skip
         edp_js = {bits: float(rows[bits]["edp_js"]) for bits in bit_widths}
         fused = any(rows[bits].get("fused", {}).get("groups") for bits in bit_widths)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
-            InputError) as error:  # fmt: skip
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"--map {path}: no report.json of the mapper ({reason})") from error
+    except (OSError, InputError, *OTHER_CONTENT) as error:
+        raise UserError(f"--map {path}: no report.json of the mapper ({reason(error)})") from error
     for bits, found in layers.items():
         for name, layer in sizes.items():
             if name not in found or found[name][0].to_dict() != layer.to_dict():

@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 from hw_model.yaml_lines import bounded_bytes, bounded_text
 from instantnet.deploy.packed import packed, unpacked
 from instantnet.deploy.program import Arrays, Program, Step
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import OTHER_CONTENT, UserError, reason
 
 FORMAT = 1
 LARGEST_CARD, LARGEST_NUMBERS = 2**28, 2**31  # bytes of the two files
@@ -81,10 +81,8 @@ def read(folder: Path | str) -> Program:
             raise ValueError(f"format {card['format']}, this version reads {FORMAT}")
         widths = [int(bits) for bits in card["bit_widths"]]
         steps = [_step(given, numbers, widths, card["nested"]) for given in card["steps"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError,
-            SafetensorError) as error:  # fmt: skip
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{folder}: no network of instantnet.deploy ({reason})") from error
+    except (OSError, SafetensorError, *OTHER_CONTENT) as error:
+        raise UserError(f"{folder}: no network of instantnet.deploy ({reason(error)})") from error
     return Program(steps, widths, card["nested"])
 
 

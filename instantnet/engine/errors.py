@@ -25,6 +25,15 @@ class UserError(Exception):
         self.details = tuple(details)
 
 
+OTHER_CONTENT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What plain data of another shape than expected raises in a function that makes something of it."""
+
+
+def reason(error: BaseException) -> str:
+    """What is wrong, in words: a KeyError says no more than a name."""
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error)
+
+
 class Diverged(UserError):
     """A loss, a weight or a logit became NaN or infinite. `what`: what became so and when, without the advice."""
 
