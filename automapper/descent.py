@@ -13,9 +13,9 @@ import numpy as np
 
 from automapper.legal import Space
 from automapper.local import Row, Scored
-from automapper.resplit import BYPASSES, ORDERS, Rows, neighbours_in
+from automapper.resplit import BYPASSES, ORDERS, Bar, Rows, neighbours_in
 
-AT_ONCE = 16  # descents side by side: one call of the cost function for all of them
+AT_ONCE = 32  # descents side by side: one call of the cost function for all of them
 ROOM = 1 << 15  # neighbours costed at once, at most
 FAR = 0.15  # a descent so far above the lowest score after a round of all blocks is given up
 
@@ -30,10 +30,14 @@ class Descents:
         score: Callable[[Row], np.ndarray],
         may_cost: Callable[[int], bool],
         same: float,
+        bar: Bar,
+        all_costed: bool = False,
     ):
         """score: the scores of many mappings f [n, slots, 8], o [n, L, 8], b [n, L]. may_cost: whether so many more may
-        be costed; after a no, all descents end where they are. same: scores that are closer are equal."""
+        be costed; after a no, all descents end where they are. same: scores that are closer are equal. bar: of search
+        t, `best` aside. all_costed: those too that a lower bound rules out."""
         self.space, self.t, self.score, self.may_cost, self.same = space, t, score, may_cost, same
+        self.bar, self.all_costed = bar, all_costed
         self.blocks = np.array([*np.flatnonzero(space.sizes[t] > 1), ORDERS, *[BYPASSES] * bool(space.free[t].any())])
         self.lowest = math.inf
         self.first: dict[int, int] = {}  # score, in units of `same` -> the descent that was there first
@@ -59,12 +63,13 @@ class Descents:
         for i, score in enumerate(best):
             self.joined.append(number + i)
             idle[i] = 0 if self._is_first(score, number + i) else all_blocks
+        bar = self.bar._replace(best=np.full(len(best), math.inf) if self.all_costed else best)
         found = Rows(*(np.empty((ROOM, *part.shape[1:]), part.dtype) for part in rows))
         owner = np.empty(ROOM, np.int64)
         turn = 0
         while len(which := np.flatnonzero(idle < all_blocks)):
             block = self.blocks[turn % all_blocks]
-            count = neighbours_in(block, rows, which, self.t, self.space, found, owner)
+            count = neighbours_in(block, rows, which, self.t, self.space, bar, found, owner)
             if not self.may_cost(count):
                 break
             scores = self.score((found.f[:count], found.o[:count], found.b[:count]))

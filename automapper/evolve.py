@@ -52,9 +52,7 @@ class Evolution(LocalSearch):
     """
 
     def __init__(self, searches: Sequence[Search], device: Device, objective: Scoring, seed: int, random: bool = False):
-        super().__init__(searches)
-        self.device = device
-        self.objective = objective
+        super().__init__(searches, device, objective)
         self.random = random
         self.space = build_space(self.searches, device)
         T, M, slots, levels = len(self.searches), PARENTS + CHILDREN, len(device.slots), len(device.levels)

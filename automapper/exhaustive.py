@@ -18,7 +18,7 @@ import numpy as np
 
 from automapper import tree
 from automapper.evolve import SAME
-from automapper.objective import TIE, Objective
+from automapper.objective import Objective
 from automapper.space import Search, build_space
 from automapper.workload import Problem
 from hw_model import DIMS, Device, Mapping, decode, evaluate_batch
@@ -139,7 +139,7 @@ class _Walk:
             dims=np.array(self.dims, np.int64),
             table=self.table,
             start=self.start,
-            weights=np.array([self.objective.energy_weight + TIE, self.objective.latency_weight + TIE]),
+            weights=np.array(self.objective.weights),
             hold=self.device_table.hold & ~bypass,
             f=np.ones((8, self.levels + 2), np.int64),
             pes=np.ones(depth + 1, np.int64),

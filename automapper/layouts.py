@@ -8,7 +8,7 @@ import numpy as np
 
 from automapper.local import Row, Scored
 
-MOST = 256  # layouts remembered, at most twice as many
+MOST = 512  # layouts remembered, at most twice as many
 MIX = np.random.default_rng(1).integers(1 << 40, size=16)  # of a bypass per level, to a number
 
 

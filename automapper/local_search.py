@@ -15,13 +15,17 @@ from automapper.descent import Descents
 from automapper.layouts import Layouts
 from automapper.legal import Space
 from automapper.local import Row, Scored, double_steps, single_steps
+from automapper.objective import Scoring
+from automapper.resplit import Bar
 from automapper.space import Search
+from hw_model import Device
+from hw_model.tables import device_table, problem_table
 
-LOCAL = 12.0  # neighbours that local search may cost, per mapping bred: costing takes a tenth of breeding
+LOCAL = 8.0  # neighbours that local search may cost, per mapping bred: costing takes a tenth of breeding
 DESCENDING, LAST = 0.75, 0.9  # share of them that is used up after descents: when the bests are merged, at the end
-DESCENTS, MOST = 0.01, 256  # layouts that descents begin from each time, per mapping bred; at most
+DESCENTS, MOST = 0.02, 512  # layouts that descents begin from each time, per mapping bred; at most
 IN_DATAFLOW = 0.2  # of these and of the neighbours that descents may cost, where a dataflow leaves few layouts
-CLIMBED, AT_END = 8, 24  # results of descents that steps begin from: when the bests are merged, at the end
+CLIMBED, AT_END = 4, 8  # results of descents that steps begin from: when the bests are merged, at the end
 SAME, DIGITS = 1e-9, 9  # scores (logarithms) closer than this, or equal to so many decimals, are the same cost
 
 
@@ -34,9 +38,11 @@ class LocalSearch:
     score: np.ndarray  # [T] of them
     bred: np.ndarray  # [T] mappings, of which the neighbours that may be costed are a multiple
     stopped: bool
+    sees_all = False  # whether a subclass wants to see mappings that a lower bound rules out
 
-    def __init__(self, searches: Sequence[Search]):
+    def __init__(self, searches: Sequence[Search], device: Device, objective: Scoring):
         self.searches = list(searches)
+        self.device, self.objective = device, objective
         self.layouts = [Layouts() for _ in self.searches]  # where descents begin
         self.tops: list[dict[float, Scored]] = [{} for _ in self.searches]  # score -> where a climb led
         self.costed = np.zeros(len(self.searches), int)  # neighbours
@@ -76,7 +82,10 @@ class LocalSearch:
 
         layouts = min(MOST, math.ceil(part * DESCENTS * self.bred[t]))
         starts = [*starts, *self.layouts[t].starts(layouts)]
-        return Descents(self.space, t, score, may_cost, SAME).run(starts)
+        problem = self.searches[t].problem
+        tables = device_table(self.device), problem_table([(problem.layer, problem.bits)], self.device)
+        bar = Bar(*tables, np.array(self.objective.weights), np.empty(0))
+        return Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(starts)
 
     def _climbed_best(self, t: int, found: Sequence[Scored], count: int = CLIMBED) -> list[Scored]:
         """Different mappings, best first; the first `count` after a climb. The best is recorded."""

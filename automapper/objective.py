@@ -23,6 +23,10 @@ TIE = 1e-9
 class Scoring(Protocol):
     """What a search minimises."""
 
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the logarithms of energy and latency: no score is below their weighted sum."""
+
     def score(self, energy: np.ndarray, latency: np.ndarray) -> np.ndarray:
         """Lower is better; see Objective.score."""
 
@@ -51,10 +55,16 @@ class Objective:
         weights = (("energy", self.energy_weight), (self.delay, self.latency_weight))
         return " x ".join(name if weight == 1 else f"{name}^{weight:g}" for name, weight in weights)
 
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the logarithms of energy and latency in `score`."""
+        return self.energy_weight + TIE, self.latency_weight + TIE
+
     def score(self, energy: Quantity, latency: Quantity) -> Quantity:
         """Logarithm of the objective, any unit of energy and time (another unit shifts all scores alike)."""
         energy = np.maximum(energy, LEAST)
-        return (self.energy_weight + TIE) * np.log(energy) + (self.latency_weight + TIE) * np.log(latency)
+        of_energy, of_latency = self.weights
+        return of_energy * np.log(energy) + of_latency * np.log(latency)
 
     def value(self, energy_j: Quantity, latency_s: Quantity) -> Quantity:
         """The objective itself: J*s for edp, J for energy, s for latency."""

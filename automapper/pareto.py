@@ -35,6 +35,8 @@ class Frontier(Evolution):
     """The search of one problem that keeps what no other mapping beats: `front`, by rising cycles and falling
     energy."""
 
+    sees_all = True
+
     def __init__(self, search: Search, device: Device, objective: Scoring, seed: int, random: bool = False):
         super().__init__([search], device, objective, seed, random)
         self.front_energy, self.front_cycles = np.zeros(0), np.zeros(0, np.int64)

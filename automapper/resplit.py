@@ -1,27 +1,34 @@
 """Compiled: the neighbours of a mapping in one block of its variables, all others left as they are.
 
-A block is one dimension, with all its splits over the slots; the orders of the loops; or the bypasses.
+A block is one dimension, with all its splits over the slots; the orders of the loops; or the bypasses. Splits that are
+too slow to be better, by a lower bound of the energy that holds for all splits of the dimension, are left out.
 
 Legend: a mapping is f [slots, 8], o [L, 8], b [L]; slots and L levels as in hw_model.batch, 8 dimensions. t: the
 search, space: see `legal.Space`.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from automapper import legal
+from automapper import legal, tree
 from automapper.legal import holds, in_set
+from automapper.objective import LEAST
+from automapper.tree import bound
 from hw_model.disk_cache import cached
+from hw_model.tables import DeviceTable, ProblemTable
 
+SOURCES = (*legal.SOURCES, legal.__file__, *tree.SOURCES, tree.__file__)
 ORDERS, BYPASSES = 8, 9  # blocks; a smaller number is a dimension
 SPLITS = 2048  # of one dimension, at most
 INEXACT = 1  # parts of a split that may not divide what they split, at most
+ALL, NO_SLOT = 255, 255  # dimensions, as bits; the slot of lanes that a device does not have
 
 
 def jit(function):
     """Compiled code whose parts stay functions: inlined into one another, they would take minutes to compile."""
-    return cached(function, sources=(*legal.SOURCES, legal.__file__), nogil=True, error_model="numpy")
+    return cached(function, sources=SOURCES, nogil=True, error_model="numpy")
 
 
 class Rows(NamedTuple):
@@ -30,6 +37,16 @@ class Rows(NamedTuple):
     f: np.ndarray
     o: np.ndarray
     b: np.ndarray
+
+
+class Bar(NamedTuple):
+    """What a neighbour must beat. chip, work: tables of the device and of the problem; weights [2]: of the logarithms
+    of energy and cycles in a score, which is not lower than their sum; best [n]: scores of the mappings."""
+
+    chip: DeviceTable
+    work: ProblemTable
+    weights: np.ndarray
+    best: np.ndarray
 
 
 @jit
@@ -133,6 +150,44 @@ def splits(f, b, d, t, space, found):
 
 
 @jit
+def most_steps(f, b, d, best, bar):
+    """The steps, one after another, of the slowest mapping that can have a score below `best` with some split of
+    dimension d and the other loops of f."""
+    chip, work, weights = bar.chip, bar.work, bar.weights
+    levels = len(b)
+    split = np.ones((8, levels + 2), np.int64)  # as tree.bound takes it: levels, PEs, lanes
+    hold = np.zeros(levels, np.int64)
+    x, y, lanes = chip.slots[levels], chip.slots[levels + 1], chip.slots[levels + 2]
+    for e in range(8):
+        if e != d:
+            for level in range(levels):
+                split[e, level] = f[chip.slots[level], e]
+            split[e, levels] = np.int64(f[x, e]) * f[y, e]
+            if lanes != NO_SLOT:
+                split[e, levels + 1] = f[lanes, e]
+    for level in range(levels):
+        hold[level] = chip.hold[level] & ~b[level]
+    energy, cycles = bound(split, ALL & ~(1 << d), hold, chip, work)
+    rest = best - weights[0] * math.log(max(energy, LEAST))
+    if rest < weights[1] * math.log(cycles):
+        return 0.0
+    if weights[1] == 0.0:
+        return math.inf
+    return math.exp(rest / weights[1]) * work.mac_rate[0, 0] / work.mac_rate[0, 1]
+
+
+@jit
+def steps_of(f, space):
+    """Steps of a mapping, one after another."""
+    steps = 1.0
+    for s in range(len(f)):
+        if space.limit[s] == 0:
+            for d in range(8):
+                steps *= f[s, d]
+    return steps
+
+
+@jit
 def put(found, n, f, o, b, t, space):
     """Write a mapping behind n[0] others, if there is room and search t may return it."""
     i = n[0]
@@ -163,15 +218,17 @@ def place(order, old, d, inside):
 
 
 @jit
-def put_splits(found, n, f, o, b, d, t, space, rows):
-    """`put` every split of dimension d. Where the dimension is new at a level, it is tried outermost and innermost
-    there. rows [SPLITS, slots]: scratch."""
+def put_splits(found, n, f, o, b, d, t, space, rows, most):
+    """`put` every split of dimension d with at most `most` steps. Where the dimension is new at a level, it is tried
+    outermost and innermost there. rows [SPLITS, slots]: scratch."""
     levels = len(o) - 1  # the innermost level's order changes nothing
     before, order = f.copy(), o.copy()
     for i in range(splits(before, b, d, t, space, rows)):
         new = 0
         for s in range(len(f)):
             f[s, d] = rows[i, s]
+        if steps_of(f, space) > most:
+            continue
         for level in range(levels):
             s = space.level_slot[level]
             if before[s, d] == 1 and f[s, d] > 1:
@@ -219,9 +276,9 @@ def put_bypasses(found, n, f, o, b, t, space):
 
 
 @jit
-def neighbours_in(block, rows, which, t, space, found, owner):
-    """The neighbours of the mappings `which` of rows in one block, written into `found`; owner: of each, its mapping.
-    Returns how many there are."""
+def neighbours_in(block, rows, which, t, space, bar, found, owner):
+    """The neighbours of the mappings `which` of rows in one block that may be better, written into `found`; owner: of
+    each, its mapping. Returns how many there are."""
     scratch = np.empty((SPLITS, rows.f.shape[1]), np.int64)
     n = np.zeros(1, np.int64)
     for i in which:
@@ -232,7 +289,8 @@ def neighbours_in(block, rows, which, t, space, found, owner):
         elif block == BYPASSES:
             put_bypasses(found, n, f, o, b, t, space)
         else:
-            put_splits(found, n, f, o, b, block, t, space, scratch)
+            most = most_steps(f, b, block, bar.best[i], bar)
+            put_splits(found, n, f, o, b, block, t, space, scratch, most)
         for k in range(begin, n[0]):
             owner[k] = i
     return n[0]

@@ -48,6 +48,11 @@ class Contribution:
     latency_weight: float
     limit: float
 
+    @property
+    def weights(self) -> tuple[float, float]:
+        """As Objective.weights, without the penalty."""
+        return self.energy_weight, self.latency_weight
+
     def score(self, energy: np.ndarray, latency: np.ndarray) -> np.ndarray:
         """As Objective.score."""
         excess = np.maximum(0.0, self.own.score(energy, latency) - self.limit)

@@ -41,7 +41,8 @@ from hw_model.indices import (
     Y,
 )
 
-jit = jit_of((*axis_words.SOURCES, indices.__file__))
+SOURCES = (*axis_words.SOURCES, indices.__file__)
+jit = jit_of(SOURCES)
 RELEVANT = (1 << G | 1 << K | 1 << C | 1 << R | 1 << S, 255 & ~(1 << K), 1 << N | 1 << G | 1 << K | 1 << P | 1 << Q)
 
 

@@ -20,6 +20,7 @@ from hw_model.widths import BitsLike, Widths, widths_of
 
 ARRAY_SLOTS = ("spatial_x", "spatial_y", "lanes")
 FAR = 2**40  # beyond any position
+MOST_SCRATCH = 16  # sets of arrays kept by a thread
 MEMO_ROWS, KEY_LENGTH = 8192, 10 + 8  # axes remembered; numbers of a key, of them 8 loops
 TENSOR_BIT = {"W": 1, "I": 2, "O": 4}
 
@@ -235,7 +236,7 @@ def keep_table(mapping: Mapping, device: Device) -> np.ndarray:
 
 
 def scratch(device: Device, problems: ProblemTable, loops: int = 0, spatial_loops: int = 0) -> Scratch:
-    """Arrays for the kernel to write on, this thread's own; what it remembers of axes stays from call to call.
+    """Arrays for the kernel to write on, this thread's own, the same ones from call to call.
 
     loops, spatial_loops: at most, more than the 8 per level or axis of a batch where dimensions repeat.
     """
@@ -243,9 +244,18 @@ def scratch(device: Device, problems: ProblemTable, loops: int = 0, spatial_loop
     along = max(4, 2 * n_levels)
     while along < loops:
         along *= 2
-    loops = max(8 * n_levels, loops)
     users = int(min(device.pes, max(1, np.max(problems.axes[:, :, 0] * problems.axes[:, :, 1]))))
-    memo = _memo(n_levels, along)
+    shape = n_levels, along, max(8 * n_levels, loops), max(16, spatial_loops), users
+    pes = device.pes if device.passes_tiles else 1
+    known = _of_thread("scratch")
+    if (*shape, pes) not in known:
+        while len(known) >= MOST_SCRATCH:
+            known.pop(next(iter(known)))
+        known[*shape, pes] = _new_scratch(*shape, pes)
+    return known[*shape, pes]
+
+
+def _new_scratch(n_levels: int, along: int, loops: int, spatial_loops: int, users: int, pes: int) -> Scratch:
     return Scratch(
         loop_dim=np.zeros(loops, np.uint8),
         loop_n=np.zeros(loops, np.int64),
@@ -269,20 +279,25 @@ def scratch(device: Device, problems: ProblemTable, loops: int = 0, spatial_loop
         real=np.ones(7, np.int64),
         box_steps=np.zeros(along, np.int64),
         box_axis=np.array([FAR, FAR, 1, 1, -FAR, FAR], np.int64),
-        **memo,
-        pe_loops=np.ones((5, max(16, spatial_loops)), np.int64),
-        pes=np.zeros((4, device.pes if device.passes_tiles else 1), np.int64),
+        **_memo(along),
+        pe_loops=np.ones((5, spatial_loops), np.int64),
+        pes=np.zeros((4, pes), np.int64),
     )
 
 
-_remembered = threading.local()
+_thread = threading.local()
 
 
-def _memo(n_levels: int, along: int) -> dict[str, np.ndarray]:
+def _of_thread(name: str) -> dict:
+    """What this thread keeps under a name."""
+    if not hasattr(_thread, name):
+        setattr(_thread, name, {})
+    return getattr(_thread, name)
+
+
+def _memo(along: int) -> dict[str, np.ndarray]:
     """What `axis_words.remembered` keeps: keys hold all that its sums depend on, so they serve any layer and device."""
-    known = getattr(_remembered, "tables", None)
-    if known is None:
-        known = _remembered.tables = {}
+    known = _of_thread("memo")
     if along not in known:
         known[along] = {
             "key": np.zeros(KEY_LENGTH, np.int64),
