@@ -18,7 +18,8 @@ GROWN, TRIES = 0.5, 4  # share of the bred mappings whose tiles are grown, and l
 FILLED = 0.5  # share of the random mappings whose spatial slots are filled once more
 TURNED = 0.1  # share of the children that are moved to another of their search's sets
 
-jit = jit_of((*legal.SOURCES, legal.__file__))
+SOURCES = (*legal.SOURCES, legal.__file__)
+jit = jit_of(SOURCES)
 
 
 @jit
@@ -321,7 +322,7 @@ def cross(rng, f, o, b, pool_f, pool_o, pool_b, parents, mix):
         b[level] = pool_b[source, level]
 
 
-@jit
+@jit_of(SOURCES, makes_arrays=True)
 def breed(which, seeds, generation, fresh, pool_f, pool_o, pool_b, parents, space):
     """Fill rows parents.. of the pools of some searches (pool_f [T, M, slots, 8], ..) with children of rows
     0..parents-1, which are sorted best first.

@@ -24,7 +24,7 @@ from automapper.workload import Problem
 from hw_model import DIMS, Device, Mapping, decode, evaluate_batch
 from hw_model.tables import device_table, problem_table
 
-NODE_LIMIT = 20_000_000  # nodes of the tree visited for one problem, well under a minute
+NODE_LIMIT = 40_000_000  # nodes of the tree visited for one problem, about half a minute
 GAPS = (0.8, 0.6, 0.45, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.0)  # shares of the objective, one by one
 LEAVES = 512
 ROWS = 1 << 16  # mappings costed at once
@@ -112,7 +112,7 @@ class _Walk:
         for bypass in bypasses:
             at = self._tree(bypass)
             assigned = tree.assigned_at_start(self.tables)
-            energy, cycles = tree.bound(at.f, assigned, at.hold, self.device_table, self.tables)
+            energy, cycles = tree.bound(at.f, assigned, at.hold, self.device_table, self.tables, at.room)
             bounds.append(float(at.weights @ np.log([energy, cycles])))
         return min(bounds)
 
@@ -145,6 +145,7 @@ class _Walk:
             pes=np.ones(depth + 1, np.int64),
             lanes=np.ones(depth + 1, np.int64),
             reach=self.reach,
+            room=tree.room_for(self.levels),
         )
 
     def _cost(self, leaves: np.ndarray, bypass: np.ndarray) -> None:

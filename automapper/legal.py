@@ -258,7 +258,7 @@ def in_set(f, o, t, c, space):
     return True
 
 
-@jit
+@jit_of(SOURCES, makes_arrays=True)
 def inside(f, o, b, t, space):
     """[n] bool: which of the mappings f [n, slots, 8], o [n, L, 8], b [n, L] are among those of search t."""
     found = np.zeros(len(f), np.bool_)

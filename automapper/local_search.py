@@ -18,6 +18,7 @@ from automapper.local import Row, Scored, double_steps, single_steps
 from automapper.objective import Scoring
 from automapper.resplit import Bar
 from automapper.space import Search
+from automapper.tree import room_for
 from hw_model import Device
 from hw_model.tables import device_table, problem_table
 
@@ -84,7 +85,7 @@ class LocalSearch:
         starts = [*starts, *self.layouts[t].starts(layouts)]
         problem = self.searches[t].problem
         tables = device_table(self.device), problem_table([(problem.layer, problem.bits)], self.device)
-        bar = Bar(*tables, np.array(self.objective.weights), np.empty(0))
+        bar = Bar(*tables, np.array(self.objective.weights), np.empty(0), room_for(len(self.device.levels)))
         return Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(starts)
 
     def _climbed_best(self, t: int, found: Sequence[Scored], count: int = CLIMBED) -> list[Scored]:

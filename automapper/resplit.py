@@ -15,7 +15,7 @@ import numpy as np
 from automapper import legal, tree
 from automapper.legal import holds, in_set
 from automapper.objective import LEAST
-from automapper.tree import bound
+from automapper.tree import Room, bound
 from hw_model.disk_cache import cached
 from hw_model.tables import DeviceTable, ProblemTable
 
@@ -41,12 +41,14 @@ class Rows(NamedTuple):
 
 class Bar(NamedTuple):
     """What a neighbour must beat. chip, work: tables of the device and of the problem; weights [2]: of the logarithms
-    of energy and cycles in a score, which is not lower than their sum; best [n]: scores of the mappings."""
+    of energy and cycles in a score, which is not lower than their sum; best [n]: scores of the mappings; room: for
+    bounds."""
 
     chip: DeviceTable
     work: ProblemTable
     weights: np.ndarray
     best: np.ndarray
+    room: Room
 
 
 @jit
@@ -167,7 +169,7 @@ def most_steps(f, b, d, best, bar):
                 split[e, levels + 1] = f[lanes, e]
     for level in range(levels):
         hold[level] = chip.hold[level] & ~b[level]
-    energy, cycles = bound(split, ALL & ~(1 << d), hold, chip, work)
+    energy, cycles = bound(split, ALL & ~(1 << d), hold, chip, work, bar.room)
     rest = best - weights[0] * math.log(max(energy, LEAST))
     if rest < weights[1] * math.log(cycles):
         return 0.0

@@ -56,12 +56,25 @@ def product(f, column, dims):
     return result
 
 
+class Room(NamedTuple):
+    """What bounds write on: extents [8]; bits read, written [L]; parent [3], the level that a tensor comes from."""
+
+    extents: np.ndarray
+    read: np.ndarray
+    written: np.ndarray
+    parent: np.ndarray
+
+
+def room_for(levels: int) -> Room:
+    """Arrays for bounds on a device with so many levels."""
+    return Room(np.empty(8), np.empty(levels), np.empty(levels), np.empty(3, np.int64))
+
+
 @jit
-def fits(f, hold, chip, work):
+def fits(f, hold, chip, work, room):
     """Whether the tiles of f, dimensions not yet assigned being 1, fit every level."""
     levels = f.shape[1] - 2
-    steps, bits = work.steps[0], work.bits[0]
-    x = np.ones(8)
+    steps, bits, x = work.steps[0], work.bits[0], room.extents
     for d in range(8):
         x[d] = f[d, levels + 1]
     for level in range(levels - 1, 0, -1):
@@ -217,7 +230,7 @@ def least_steps(f, assigned, chip, work):
 
 
 @jit
-def bound(f, assigned, hold, chip, work):
+def bound(f, assigned, hold, chip, work, room):
     """A lower bound of (energy in pJ, cycles) of every mapping that splits the assigned dimensions as f does.
 
     f [8, L + 2], 1 where not assigned.
@@ -228,15 +241,16 @@ def bound(f, assigned, hold, chip, work):
     first_pe = device[FIRST_PE]
     multicast = device[MULTICAST] != 0
     reduction = device[REDUCE_X] != 0 or device[REDUCE_Y] != 0
-    cycles, room, rest_reduction = least_steps(f, assigned, chip, work)
+    cycles, units, rest_reduction = least_steps(f, assigned, chip, work)
     macs, weights, outputs = float(work.macs[0]), float(work.words[0, W]), float(work.words[0, O])
     fan_w = product(f, levels, 1 << N | 1 << P | 1 << Q)
     fan_o = product(f, levels, 1 << C | 1 << R | 1 << S)
     gate = work.gate[0]
     energy = gate * macs * work.mac_pj[0]
-    read = np.zeros(levels)
-    written = np.zeros(levels)
-    parent = np.zeros(3, np.int64)
+    read, written, parent = room.read, room.written, room.parent
+    read[:] = 0.0
+    written[:] = 0.0
+    parent[:] = 0
     inner_o = 0
     for level in range(levels):
         if hold[level] & 4:
@@ -289,7 +303,7 @@ def bound(f, assigned, hold, chip, work):
         energy += real_pairs / device[LANE_COUNT] * per_word[parent[I], I, 0]
     if inner_o >= first_pe:
         energy += gate * accesses * per_word[inner_o, O, 1]
-        kept = outputs * fan_o * min(rest_reduction, room)
+        kept = outputs * fan_o * min(rest_reduction, units)
         energy += gate * max(0.0, accesses - kept) * per_word[inner_o, O, 0]
     for level in range(first_pe):
         if bandwidth[level, 0] < math.inf:
@@ -324,7 +338,8 @@ class Tree(NamedTuple):
 
     dims [depth]: dimensions in the order they are assigned; table, start: the splits of dims[k] are rows
     start[k]..start[k + 1] - 1; weights [2]: of log energy and log cycles in the score; hold [L]: tensor bits;
-    f [8, L + 2], pes, lanes [depth + 1], reach [depth + 1, x + 1]: the current path, changed in place.
+    f [8, L + 2], pes, lanes [depth + 1], reach [depth + 1, x + 1]: the current path, changed in place; room: for
+    bounds.
     """
 
     dims: np.ndarray
@@ -336,6 +351,14 @@ class Tree(NamedTuple):
     pes: np.ndarray
     lanes: np.ndarray
     reach: np.ndarray
+    room: Room
+
+
+@jit
+def put_row(f, d, row):
+    """f[d] = row, without numba's copy of it."""
+    for i in range(len(row)):
+        f[d, i] = row[i]
 
 
 @jit
@@ -343,7 +366,7 @@ def alive(d, row, k, assigned, best, tree, chip, work):
     """Whether a mapping that beats `best` can have the split `row` of dimension d, which joins the current path."""
     f, pes, lanes = tree.f, tree.pes, tree.lanes
     levels = f.shape[1] - 2
-    f[d] = row
+    put_row(f, d, row)
     pes[k + 1] = pes[k] * row[levels]
     lanes[k + 1] = lanes[k] * row[levels + 1]
     if pes[k + 1] > chip.device[X] * chip.device[Y] or lanes[k + 1] > chip.device[LANE_COUNT]:
@@ -351,9 +374,9 @@ def alive(d, row, k, assigned, best, tree, chip, work):
     widen(tree.reach[k], tree.reach[k + 1], row[levels])
     if not room_on_array(tree.reach[k + 1], pes[k + 1], chip.device[Y]):
         return False
-    if not fits(f, tree.hold, chip, work):
+    if not fits(f, tree.hold, chip, work, tree.room):
         return False
-    energy, cycles = bound(f, assigned, tree.hold, chip, work)
+    energy, cycles = bound(f, assigned, tree.hold, chip, work, tree.room)
     return tree.weights[0] * math.log(energy) + tree.weights[1] * math.log(cycles) < best
 
 
@@ -382,7 +405,7 @@ def walk(index, best, leaves, node_limit, tree, chip, work):
     k = 0
     while k < depth and index[k] >= 0:  # restore the path to where it stopped
         row = table[start[k] + index[k]]
-        f[dims[k]] = row
+        put_row(f, dims[k], row)
         tree.pes[k + 1] = tree.pes[k] * row[levels]
         tree.lanes[k + 1] = tree.lanes[k] * row[levels + 1]
         assigned |= 1 << dims[k]
@@ -406,7 +429,8 @@ def walk(index, best, leaves, node_limit, tree, chip, work):
         if k + 1 < depth:
             k += 1
             continue
-        leaves[written] = f
+        for e in range(8):
+            put_row(leaves[written], e, f[e])
         written += 1
         if written == len(leaves) or nodes > node_limit:
             return written, nodes, False

@@ -15,6 +15,7 @@ from automapper.local import neighbours
 from automapper.objective import parse_objective
 from automapper.resplit import BYPASSES, INEXACT, SPLITS, Bar, Rows, neighbours_in, splits
 from automapper.space import Search, build_space
+from automapper.tree import room_for
 from automapper.workload import Problem
 from hw_model import DIMS, Layer, device_names, encode, evaluate, load_device
 from hw_model.tables import device_table, problem_table
@@ -33,7 +34,7 @@ def bar_of(evolution, t, best=math.inf):
     """What the neighbours of one mapping of search t must beat."""
     problem = evolution.searches[t].problem
     tables = device_table(evolution.device), problem_table([(problem.layer, problem.bits)], evolution.device)
-    return Bar(*tables, np.array(evolution.objective.weights), np.array([best]))
+    return Bar(*tables, np.array(evolution.objective.weights), np.array([best]), room_for(len(evolution.device.levels)))
 
 
 def in_blocks(evolution, t, best=math.inf):
