@@ -58,6 +58,7 @@ def _run(layer: Layer, mapping: Mapping, device: Device, bits: Widths) -> Cost:
     work.prefix[:count] = np.cumprod(trips)
     work.level_end[:] = np.cumsum([len(level) for level in levels])
     work.keep[:] = keep_table(mapping, device)
+    work.pe_loops[:] = 1  # what an earlier mapping left there is no loop of this one
     work.pe_loops[:2, : len(spatial)] = np.array([(DIMS.index(dim), n) for dim, n in spatial]).reshape(-1, 2).T
     row = Batch(
         factors,
