@@ -114,7 +114,7 @@ def test_float_block_is_that_of_float64(name):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.full), 16])
 def test_quantized_block_is_no_farther_from_float64_than_its_modules(name, bits):
     """A value on the edge between two codes may fall on either side, of both; so the two are compared by their distance
     from float64, over several inputs. Ranges and statistics are recorded alike. (At 2 bit sums of the few values there

@@ -178,7 +178,7 @@ def test_a_stop_request_is_noted_once():
     assert stopped.value.status == 130
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
 def test_a_signal_to_the_whole_process_group_leaves_the_workers_at_work(searched, tmp_path, number):
     """As a terminal's Ctrl-C, or a cluster's end of a job, sends it."""
     from PIL import Image

@@ -116,7 +116,7 @@ def brute_force(layer, device, bits):
     [
         pytest.param(Layer(K=4, C=3), "eyeriss168", 16, marks=pytest.mark.full),
         pytest.param(Layer(K=2, P=5, R=3), "simple256", 8, marks=pytest.mark.full),
-        (Layer(P=4, R=3, S=2, stride=2), "eyeriss", 4),
+        pytest.param(Layer(P=4, R=3, S=2, stride=2), "eyeriss", 4, marks=pytest.mark.full),
         (Layer(G=3, C=2, Q=3), "simple256", 4),
     ],
 )
