@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -30,8 +31,8 @@ CLIMBED, AT_END = 4, 8  # results of descents that steps begin from: when the be
 SAME, DIGITS = 1e-9, 9  # scores (logarithms) closer than this, or equal to so many decimals, are the same cost
 
 
-class LocalSearch:
-    """What searches know for their local search, and that search itself."""
+class LocalSearch(ABC):
+    """What searches know for their local search, and that search itself; a subclass scores, records and has a pool."""
 
     space: Space
     random: bool
@@ -49,14 +50,17 @@ class LocalSearch:
         self.costed = np.zeros(len(self.searches), int)  # neighbours
         self.local_s = self.deadline = math.inf  # seconds that it may take, and when the present one ends
 
+    @abstractmethod
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """[n]: scores of mappings f [n, slots, 8], o [n, L, 8], b [n, L] of the searches `which` [n]."""
 
+    @abstractmethod
     def _note(self, t: int, score: float, row: Row) -> None:
-        raise NotImplementedError
+        """Record a better mapping of search t."""
 
+    @abstractmethod
     def _best_in_pool(self, t: int) -> list[Scored]:
-        raise NotImplementedError
+        """The best mappings of the best layouts in the pool of search t."""
 
     def climb(self) -> None:
         """Local search from every search's best, from the best of each layout that is new, and in the pool."""
