@@ -626,7 +626,7 @@ def stored(tmp_path):
     return tmp_path / "results"
 
 
-def test_the_report_puts_claims_between_the_markers_and_tables_on_their_pages(stored, tmp_path):
+def test_the_report_puts_claims_between_the_markers_and_tables_on_their_pages(stored, tmp_path, monkeypatch):
     page = tmp_path / "results.md"
     page.write_text(f"# before\n\n{report.BEGIN}\nstale\n{report.END}\n\n# after\n")
     readme = tmp_path / "README.md"
@@ -651,6 +651,9 @@ def test_the_report_puts_claims_between_the_markers_and_tables_on_their_pages(st
     assert {"results.md", "cdt.md", "end_to_end_cifar_cpu.svg", "end_to_end_cifar_cpu.png"} <= names
     assert {"cdt_cifar_cpu.svg", "cdt_cifar_cpu.png"} <= names
     assert all(path.stat().st_size > 500 for path in written)
+    monkeypatch.setattr(report, "FIGURES", tmp_path / "figures")
+    again = report.Report(stored)
+    assert again.sections() in text and again.claims_list() in claims, "the same results give the same page"
 
 
 def test_missing_runs_are_counted(stored):
