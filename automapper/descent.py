@@ -21,7 +21,7 @@ FAR = 0.15  # a descent so far above the lowest score after a round of all block
 
 
 class Descents:
-    """Descents of search t. Where two come to the same score, only the first goes on."""
+    """Descents of one search, t. When two reach the same score, only the first continues."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ DESCENDING, LAST = 0.75, 0.9  # share of them that is used up after descents: wh
 DESCENTS, MOST = 0.02, 512  # layouts that descents begin from each time, per mapping bred; at most
 IN_DATAFLOW = 0.2  # of these and of the neighbours that descents may cost, where a dataflow leaves few layouts
 CLIMBED, AT_END = 4, 8  # results of descents that steps begin from: when the bests are merged, at the end
-SAME, DIGITS = 1e-9, 9  # scores (logarithms) closer than this, or equal to so many decimals, are the same cost
+SAME, DIGITS = 1e-9, 9  # scores (logarithms) that differ by less, or agree in so many decimals, count as equal
 
 
 class LocalSearch(ABC):

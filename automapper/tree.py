@@ -66,7 +66,7 @@ class Room(NamedTuple):
 
 
 def room_for(levels: int) -> Room:
-    """Arrays for bounds on a device with so many levels."""
+    """New arrays for the bounds of a device with `levels` memory levels."""
     return Room(np.empty(8), np.empty(levels), np.empty(levels), np.empty(3, np.int64))
 
 

@@ -245,14 +245,14 @@ def scratch(device: Device, problems: ProblemTable, loops: int = 0, spatial_loop
     while along < loops:
         along *= 2
     users = int(min(device.pes, max(1, np.max(problems.axes[:, :, 0] * problems.axes[:, :, 1]))))
-    shape = n_levels, along, max(8 * n_levels, loops), max(16, spatial_loops), users
     pes = device.pes if device.passes_tiles else 1
+    shape = n_levels, along, max(8 * n_levels, loops), max(16, spatial_loops), users, pes
     known = _of_thread("scratch")
-    if (*shape, pes) not in known:
-        while len(known) >= MOST_SCRATCH:
+    if shape not in known:
+        if len(known) == MOST_SCRATCH:
             known.pop(next(iter(known)))
-        known[*shape, pes] = _new_scratch(*shape, pes)
-    return known[*shape, pes]
+        known[shape] = _new_scratch(*shape)
+    return known[shape]
 
 
 def _new_scratch(n_levels: int, along: int, loops: int, spatial_loops: int, users: int, pes: int) -> Scratch:
