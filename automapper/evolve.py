@@ -25,7 +25,7 @@ from automapper import breed
 from automapper.layouts import numbers_of
 from automapper.legal import Space
 from automapper.local import Row, Scored
-from automapper.local_search import DESCENDING, SAME, LocalSearch
+from automapper.local_search import DESCENDING, INVALID, SAME, LocalSearch
 from automapper.objective import Scoring
 from automapper.space import Search, build_space, inside, on_single_axes
 from hw_model import BatchCost, Device, Mapping, decode, encode, evaluate_batch
@@ -38,7 +38,6 @@ TOGETHER = 8 * (PARENTS + CHILDREN)  # mappings bred before merging is worth the
 NICHE = 8  # maximum number of parents with the same dimensions on array and lanes
 POLISHED = 24  # bests of restarts that descents begin from; layouts in the pool that steps begin from at the end
 FLOOR, AT_ONCE = 512, 8  # a search without a valid mapping breeds up to FLOOR, whatever the budget; how many at once
-INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
 SETTLED = 0.5  # share of the mappings after which a search that has converged gains little
 CONVERGED = math.log1p(0.05)  # largest gaps of a search that has converged: 5 %
 MIX = np.random.default_rng(0).integers(1 << 40, size=(2, 8))  # of layouts, to a number each

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from automapper.objective import Scoring
 from automapper.resplit import Bar
 from automapper.space import Search
 from automapper.tree import room_for
+from automapper.unrolling import unrolled
 from hw_model import Device
 from hw_model.tables import device_table, problem_table
 
@@ -27,7 +28,9 @@ LOCAL = 8.0  # neighbours that local search may cost, per mapping bred: costing 
 DESCENDING, LAST = 0.75, 0.9  # share of them that is used up after descents: when the bests are merged, at the end
 DESCENTS, MOST = 0.02, 512  # layouts that descents begin from each time, per mapping bred; at most
 IN_DATAFLOW = 0.2  # of these and of the neighbours that descents may cost, where a dataflow leaves few layouts
+UNROLLED, BYPASSES = 64, 8  # other unrollings that descents go on from, around the best of so many kinds of bypass
 CLIMBED, AT_END = 4, 8  # results of descents that steps begin from: when the bests are merged, at the end
+INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
 SAME, DIGITS = 1e-9, 9  # scores (logarithms) that differ by less, or agree in so many decimals, count as equal
 
 
@@ -90,7 +93,31 @@ class LocalSearch(ABC):
         problem = self.searches[t].problem
         tables = device_table(self.device), problem_table([(problem.layer, problem.bits)], self.device)
         bar = Bar(*tables, np.array(self.objective.weights), np.empty(0), room_for(len(self.device.levels)))
-        return Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(starts)
+        ends = Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(starts)
+        more = self._unrolled(t, ends, min(UNROLLED, layouts), score, may_cost)
+        return [*ends, *Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(more)]
+
+    def _unrolled(
+        self,
+        t: int,
+        ends: Sequence[Scored],
+        count: int,
+        score: Callable[[Row], np.ndarray],
+        may_cost: Callable[[int], bool],
+    ) -> list[Scored]:
+        """The `count` best mappings that take the loops of one of `ends`, the best of each kind of bypass, around other
+        unrollings on the array."""
+        best: dict[bytes, Row] = {}
+        for end_score, row in sorted(ends, key=lambda pair: pair[0]):
+            if end_score < INVALID:
+                best.setdefault(row[2].tobytes(), row)
+        if not best:
+            return []
+        f, o, b = unrolled(self.space, t, list(best.values())[:BYPASSES], self.device)
+        if not may_cost(len(f)):
+            return []
+        scores = score((f, o, b))
+        return [(float(scores[i]), (f[i], o[i], b[i])) for i in np.argsort(scores, kind="stable")[:count]]
 
     def _climbed_best(self, t: int, found: Sequence[Scored], count: int = CLIMBED) -> list[Scored]:
         """Different mappings, best first; the first `count` after a climb. The best is recorded."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from automapper.dataflows import Dataflow, Unfit, constraints
-from automapper.evolve import INVALID, TOGETHER, Evolution, known_row
+from automapper.evolve import TOGETHER, Evolution, known_row
+from automapper.local_search import INVALID
 from automapper.objective import parse_objective
 from automapper.parallel import run_parallel
 from automapper.space import Search

@@ -9,9 +9,10 @@ import pytest
 from automapper import legal
 from automapper.dataflows import built_in, why_none
 from automapper.descent import Descents
-from automapper.evolve import INVALID, SAME, Evolution
+from automapper.evolve import Evolution
 from automapper.layouts import MOST, Layouts
 from automapper.local import neighbours
+from automapper.local_search import INVALID, SAME
 from automapper.objective import parse_objective
 from automapper.resplit import BYPASSES, INEXACT, SPLITS, Bar, Rows, neighbours_in, splits
 from automapper.space import Search, build_space
