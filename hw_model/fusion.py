@@ -127,15 +127,27 @@ def row_ends(group: Group, strips: int) -> np.ndarray:
         for reader in _readers(group)[index]:
             member = group[reader]
             if member.source == index:
-                layer = member.layer
-                last = (ends[reader] - 1) * layer.stride_h + (layer.R - 1) * layer.dilation_h - layer.pad_top
-                wanted.append(np.where(ends[reader] > 0, last + 1, 0))
+                wanted.append(_rows_read(member.layer)[1][ends[reader]])
             if index in member.adds:
                 wanted.append(ends[reader])
         ends[index] = np.clip(np.max(wanted, axis=0), 0, own.P) if wanted else -(-own.P * even // strips)
         ends[index, -1] = own.P
     ends.flags.writeable = False
     return ends
+
+
+@lru_cache(maxsize=256)
+def _rows_read(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """[P + 1] each: the first real input row that outputs from row n on read, H where there is none; and one more than
+    the last that outputs before row n read, 0 where there is none. A dilated filter skips rows, at the edges too."""
+    start = np.arange(layer.P) * layer.stride_h - layer.pad_top
+    before = np.maximum(0, -(start // layer.dilation_h))  # taps on padding
+    after = np.minimum(layer.R - 1, (layer.H - 1 - start) // layer.dilation_h)  # the last tap that is not
+    any_real = before <= after
+    first = np.where(any_real, start + before * layer.dilation_h, layer.H)
+    end = np.where(any_real, start + after * layer.dilation_h + 1, 0)
+    first = np.minimum.accumulate(np.append(layer.H, first[::-1]))[::-1]
+    return first, np.maximum.accumulate(np.append(0, end))
 
 
 @lru_cache(maxsize=64)
@@ -157,12 +169,11 @@ def live_rows(group: Group, strips: int) -> np.ndarray:
     for index, member in enumerate(group):
         if not member.stays or not readers[index]:
             continue
-        if strips == 1:  # whole, from the layer that makes it to the last one that reads it
-            held[index : max(readers[index]) + 1, 0, index] = member.layer.P
-            continue
         for running in range(len(group)):
             made = ends[index, 1:] if index <= running else ends[index, :-1]
             held[running, :, index] = made - _first_wanted(group, ends, index, readers[index], running, made)
+        if strips == 1:  # whole, as long as some of it is wanted
+            held[:, :, index] = np.where(held[:, :, index] > 0, member.layer.P, 0)
     held.flags.writeable = False
     return held
 
@@ -175,8 +186,7 @@ def _first_wanted(
     for reader in readers:
         member, done = group[reader], ends[reader, 1:] if reader < running else ends[reader, :-1]
         if member.source == index:
-            want = np.maximum(0, done * member.layer.stride_h - member.layer.pad_top)
-            first = np.where(done < member.layer.P, np.minimum(first, want), first)
+            first = np.minimum(first, _rows_read(member.layer)[0][done])
         if index in member.adds:
             first = np.where(done < member.layer.P, np.minimum(first, done), first)
     return first

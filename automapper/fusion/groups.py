@@ -14,6 +14,7 @@ from hw_model import Device, InputError, Layer, fusion
 from hw_model.tables import word_bits
 from hw_model.widths import Bits
 
+ROWS = 1 << 14  # of a layer's output, at most: strips are tried, and rows followed, one by one
 LONGEST = 8  # layers of a group in strips; whole maps may stay over any number
 SPARE = 0.05  # share of the buffer that each layer must have left for its own tiles
 FEWEST = 4  # numbers of strips that are tried of a group, from the fewest that fit: more only read more often
@@ -143,8 +144,10 @@ class Grouping:
                 yield from found or ()
 
     def _linked(self, index: int, begin: int) -> bool:
-        """Whether a layer has to do with the group that begins at `begin`."""
+        """Whether a layer may be in the group that begins at `begin`, and has to do with it."""
         item = self.layers[index]
+        if max(item.layer.P, self.layers[begin].layer.P) > ROWS:
+            return False
         return any(other is not None and other >= begin for other in (item.source, *item.adds))
 
     def _complete(self, begin: int, end: int) -> bool:
@@ -165,10 +168,9 @@ class Grouping:
             return
         if group.pinned and (self.mode == "maps" and self.passes(group) == 1):
             return  # weights are read once anyway
-        for strips in range(1, rows + 1) if self.mode == "strips" else (1,):
+        may_divide = self.mode == "strips" and len(group) <= LONGEST and self._in_order(group)
+        for strips in [n for n in range(1, rows + 1) if rows % n == 0] if may_divide else [1]:
             one = replace(group, strips=strips)
-            if rows % strips or (strips > 1 and (len(group) > LONGEST or not self._in_order(group))):
-                continue
             if strips == 1 and group.pinned and self.passes(group) == 1:
                 continue
             left = self.left(one, bits)

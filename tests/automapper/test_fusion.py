@@ -12,7 +12,7 @@ from automapper.__main__ import main
 from automapper.api import map_network
 from automapper.budget import parse_budget
 from automapper.fusion.fuse import fuse_network, fused_report
-from automapper.fusion.groups import Group, Grouping
+from automapper.fusion.groups import ROWS, Group, Grouping
 from automapper.fusion.plan import Effort
 from automapper.objective import parse_objective
 from automapper.search import run_search
@@ -187,6 +187,17 @@ def test_what_cannot_stay_is_not_fused(change, why):
     layers = (layers[0], dataclasses.replace(layers[1], **({"source": None} if "source" in change else {})))
     _, found = found_by(layers, device_of(10**9))
     assert not any(step.fused for step in found[8].plan.steps), why
+
+
+@pytest.mark.parametrize(("rows", "grouped"), [(ROWS, True), (ROWS + 1, False), (2**31 - 1, False)])
+def test_a_layer_of_very_many_rows_is_in_no_group(rows, grouped):
+    layers = [
+        NetworkLayer(Layer(name="a", P=rows)),
+        NetworkLayer(Layer(name="b", P=rows), source=0),
+        NetworkLayer(Layer(name="c", P=2, stride=rows // 2), source=1),
+    ]
+    found = list(Grouping(Network("n", tuple(layers), ()), device_of(10**9), "strips").candidates(8))
+    assert bool(found) == grouped
 
 
 def test_a_tensor_read_outside_its_group_goes_to_dram():
