@@ -516,26 +516,6 @@ def price(p, chip, work, scratch, steps, pes, accumulator):
 
 
 @part
-def cost_of(b, p, factors, chip, work, scratch):
-    """Cost of row b of factors for problem p: the function that single and batched evaluation share.
-
-    Of scratch are read loop_dim, loop_n [M]: temporal loops, outermost first; prefix [M]: products of loop_n;
-    level_end [L]: how many of them belong to a level or one further out; keep [L]: tensor bits each level holds.
-    Returns (reason bits, violation, energy in pJ, cycles); energy is infinite where the mapping is invalid.
-    """
-    reason, violation = check(b, p, factors, chip, work, scratch)
-    if reason != 0:
-        return reason, violation, math.inf, NO_CYCLES
-    steps, pes, accumulator, spilt = count(b, p, factors, chip, work, scratch)
-    if spilt > 0:
-        return CAPACITY, math.log2(1.0 + spilt / work.words[p, O]), math.inf, NO_CYCLES
-    total, cycles = price(p, chip, work, scratch, steps, pes, accumulator)
-    if cycles == NO_CYCLES:
-        return OVERFLOW, 1.0, math.inf, NO_CYCLES
-    return 0, 0.0, total, cycles
-
-
-@part
 def list_loops(b, batch, chip, scratch):
     """Fill loop_dim, loop_n, prefix, level_end and keep of scratch from row b; returns reason bits, 0 where it is a
     mapping at all."""
@@ -583,23 +563,28 @@ def cost_batch(begin, end, batch, chip, work, scratch, result):
     """Rows begin..end-1 of a batch.
 
     batch: factors [B, slots, 8]; orders [B, L, 8]: dimensions outermost first; bypass [B, L] tensor bits; problem [B]:
-    row of the ProblemTable. result: energy_pj, cycles, reason, violation [B]. No orders (B = 0 of them): the loops of
-    the one row stand in scratch already, in any order, a dimension repeated or not.
+    row of the ProblemTable. result: energy_pj, cycles, reason bits, violation [B]; energy is infinite where a mapping
+    is invalid. No orders (B = 0 of them): the loops of the one row stand in scratch already (loop_dim, loop_n, prefix,
+    level_end, keep), in any order, a dimension repeated or not.
     """
-    orders = batch.orders
-    listed = len(orders) > 0
+    factors, listed = batch.factors, len(batch.orders) > 0
     for row in range(begin, end):
         b = np.uint64(row)
+        p = index(batch.problem[b])
+        total, cycles = math.inf, NO_CYCLES
+        reason, violation = 0, math.inf
         if listed:
             reason = list_loops(b, batch, chip, scratch)
-            if reason != 0:
-                result.reason[b] = reason
-                result.violation[b] = math.inf
-                result.energy_pj[b] = math.inf
-                result.cycles[b] = NO_CYCLES
-                continue
-        p = index(batch.problem[b])
-        reason, violation, total, cycles = cost_of(b, p, batch.factors, chip, work, scratch)
+        if reason == 0:
+            reason, violation = check(b, p, factors, chip, work, scratch)
+        if reason == 0:
+            steps, pes, accumulator, spilt = count(b, p, factors, chip, work, scratch)
+            if spilt > 0:
+                reason, violation = CAPACITY, math.log2(1.0 + spilt / work.words[p, O])
+            else:
+                total, cycles = price(p, chip, work, scratch, steps, pes, accumulator)
+        if reason == 0 and cycles == NO_CYCLES:
+            reason, violation, total = OVERFLOW, 1.0, math.inf
         result.reason[b] = reason
         result.violation[b] = violation
         result.energy_pj[b] = total
