@@ -67,13 +67,13 @@ def of_random(seed, folder):
     is_bit_equal(program, Library(program, folder), images)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(12), 139])  # 139: a layer with the same codes at two bit-widths
 def test_c_equals_the_numpy_form_on_random_networks(seed, tmp_path):
     of_random(seed, tmp_path)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("seed", range(12, 200))
+@pytest.mark.parametrize("seed", [seed for seed in range(12, 200) if seed != 139])
 def test_c_equals_the_numpy_form_on_more_random_networks(seed, tmp_path):
     of_random(seed, tmp_path)
 

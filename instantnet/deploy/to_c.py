@@ -173,9 +173,8 @@ class _Source:
         held = self.program.bit_widths[-1] if self.program.nested else bits
         name = f"weight{index}_{'all' if self.program.nested else bits}"
         weight, kind = step.at[held]["weight"], 4 if held <= 4 else 8 if held <= 8 else 16
-        if name not in self.tables:
-            values = packed(weight) if kind == 4 else weight.reshape(-1)
-            self.table(name, values, {4: "uint8", 8: "int8", 16: "int16"}[kind], self.program.nested)
+        values = packed(weight) if kind == 4 else weight.reshape(-1)
+        name = self.table(name, values, {4: "uint8", 8: "int8", 16: "int16"}[kind], self.program.nested)
         return name, kind, held - bits
 
     def channels(self, name: str, values: np.ndarray, kind: str = "int32") -> tuple[str, int]:
