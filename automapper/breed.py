@@ -10,8 +10,9 @@ search, c: one of the sets of mappings that it may take from, space: see `Space`
 import numpy as np
 
 from automapper import legal
-from automapper.draw import MULTIPLY, MULTIPLY_AGAIN, below, jit_of, random_divisor, random_part, uniform
+from automapper.draw import MULTIPLY, MULTIPLY_AGAIN, below, random_divisor, random_part, uniform
 from automapper.legal import arrange, conform, cover, fits, in_set, repair
+from hw_model.disk_cache import jit_of
 
 N, G, K, C, P, Q, R, S = range(8)
 GROWN, TRIES = 0.5, 4  # share of the bred mappings whose tiles are grown, and loops tried for it
@@ -19,7 +20,7 @@ FILLED = 0.5  # share of the random mappings whose spatial slots are filled once
 TURNED = 0.1  # share of the children that are moved to another of their search's sets
 
 SOURCES = (*legal.SOURCES, legal.__file__)
-jit = jit_of(SOURCES)
+jit = jit_of(SOURCES, forceinline=True)
 
 
 @jit

@@ -1,33 +1,15 @@
 """Compiled: random numbers, and random sizes of tiles."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import numpy as np
 
-from hw_model.axis_words import uncounted
-from hw_model.disk_cache import cached
+from hw_model.disk_cache import jit_of
 
 MULTIPLY = np.uint64(0xBF58476D1CE4E5B9)
 MULTIPLY_AGAIN = np.uint64(0x94D049BB133111EB)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def jit_of(sources: Iterable[str], makes_arrays: bool = False) -> Callable[[Callable], Callable]:
-    """A decorator: compiled functions, kept on disk until one of the files `sources` changes, or their own.
-
-    makes_arrays: arrays are counted then, which costs more than most of these functions do.
-    """
-
-    def make(function: Callable, **options: Any) -> Callable:
-        return cached(function, sources=sources, forceinline=True, **options)
-
-    if makes_arrays:
-        return lambda function: make(function, nogil=True, error_model="numpy")
-    return lambda function: uncounted(make, function)
-
-
-jit = jit_of(())
+jit = jit_of((), forceinline=True)
 
 
 def _smallest_factors(below: int) -> np.ndarray:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from automapper import tree
+from automapper import lower_bound, tree
 from automapper.evolve import SAME
 from automapper.objective import Objective
 from automapper.space import Search, build_space
 from automapper.workload import Problem
-from hw_model import DIMS, Device, Mapping, decode, evaluate_batch
+from hw_model import DIMS, Device, Mapping, decode, evaluate_batch, indices
 from hw_model.tables import device_table, problem_table
 
 NODE_LIMIT = 40_000_000  # nodes of the tree visited for one problem, about half a minute
@@ -112,7 +112,7 @@ class _Walk:
         for bypass in bypasses:
             at = self._tree(bypass)
             assigned = tree.assigned_at_start(self.tables)
-            energy, cycles = tree.bound(at.f, assigned, at.hold, self.device_table, self.tables, at.room)
+            energy, cycles = lower_bound.bound(at.f, assigned, at.hold, self.device_table, self.tables, at.room)
             bounds.append(float(at.weights @ np.log([energy, cycles])))
         return min(bounds)
 
@@ -145,7 +145,7 @@ class _Walk:
             pes=np.ones(depth + 1, np.int64),
             lanes=np.ones(depth + 1, np.int64),
             reach=self.reach,
-            room=tree.room_for(self.levels),
+            room=lower_bound.room_for(self.levels),
         )
 
     def _cost(self, leaves: np.ndarray, bypass: np.ndarray) -> None:
@@ -262,7 +262,7 @@ def different_orders(active: tuple[int, ...]) -> list[tuple[int, ...]]:
     def inwards(inner: tuple[int, ...]) -> None:
         mask = sum(1 << d for d in inner)
         rest = tuple(d for d in range(8) if d not in inner)
-        complete = mask & tree.RELEVANT[0] and mask & tree.RELEVANT[2] and mask & tree.PLANES
+        complete = mask & lower_bound.RELEVANT[0] and mask & lower_bound.RELEVANT[2] and mask & indices.PLANES
         choices = [d for d in active if d not in inner]
         if complete or not choices:
             found.append((*rest, *inner))

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from automapper import draw
-from automapper.draw import below, jit_of, random_divisor, uniform
+from automapper.draw import below, random_divisor, uniform
 from hw_model import compiled_rules
 from hw_model.compiled_rules import capacity_bits, input_words, output_words, span, weight_words
+from hw_model.disk_cache import jit_of
 
 N, G, K, C, P, Q, R, S = range(8)
 SOURCES = (*compiled_rules.SOURCES, draw.__file__)
 
-jit = jit_of(SOURCES)
+jit = jit_of(SOURCES, forceinline=True)
 
 
 class Space(NamedTuple):

@@ -16,10 +16,10 @@ from automapper.descent import Descents
 from automapper.layouts import Layouts
 from automapper.legal import Space
 from automapper.local import Row, Scored, double_steps, single_steps
+from automapper.lower_bound import room_for
 from automapper.objective import Scoring
 from automapper.resplit import Bar
 from automapper.space import Search
-from automapper.tree import room_for
 from automapper.unrolling import unrolled
 from hw_model import Device
 from hw_model.tables import device_table, problem_table

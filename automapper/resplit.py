@@ -12,23 +12,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from automapper import legal, tree
+from automapper import legal, lower_bound
 from automapper.legal import holds, in_set
+from automapper.lower_bound import Room, bound
 from automapper.objective import LEAST
-from automapper.tree import Room, bound
-from hw_model.disk_cache import cached
+from hw_model.disk_cache import jit_of
 from hw_model.tables import DeviceTable, ProblemTable
 
-SOURCES = (*legal.SOURCES, legal.__file__, *tree.SOURCES, tree.__file__)
+SOURCES = (*legal.SOURCES, legal.__file__, *lower_bound.SOURCES, lower_bound.__file__)
 ORDERS, BYPASSES = 8, 9  # blocks; a smaller number is a dimension
 SPLITS = 2048  # of one dimension, at most
 INEXACT = 1  # parts of a split that may not divide what they split, at most
 ALL, NO_SLOT = 255, 255  # dimensions, as bits; the slot of lanes that a device does not have
 
 
-def jit(function):
-    """Compiled code whose parts stay functions: inlined into one another, they would take minutes to compile."""
-    return cached(function, sources=SOURCES, nogil=True, error_model="numpy")
+jit = jit_of(SOURCES, makes_arrays=True)  # not inlined: that would take minutes to compile
 
 
 class Rows(NamedTuple):
@@ -157,7 +155,7 @@ def most_steps(f, b, d, best, bar):
     dimension d and the other loops of f."""
     chip, work, weights = bar.chip, bar.work, bar.weights
     levels = len(b)
-    split = np.ones((8, levels + 2), np.int64)  # as tree.bound takes it: levels, PEs, lanes
+    split = np.ones((8, levels + 2), np.int64)  # as lower_bound takes it: levels, PEs, lanes
     hold = np.zeros(levels, np.int64)
     x, y, lanes = chip.slots[levels], chip.slots[levels + 1], chip.slots[levels + 2]
     for e in range(8):

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from hw_model import compiled_rules
-from hw_model.disk_cache import cached
+from hw_model.disk_cache import jit_of, uncounted
 
 SOURCES = (*compiled_rules.SOURCES, __file__)
 OUTPUTS, TAPS, STRIDE, DILATION, LOW, HIGH = range(6)
@@ -44,25 +44,6 @@ class Loops(NamedTuple):
     trips: np.ndarray
     steps: np.ndarray
     depth: int
-
-
-def uncounted(make, function, **options):
-    """`make` is njit or one like it. No reference counting (`_nrt`): all arrays belong to the caller, and counting took
-    half the time."""
-    options = {"nogil": True, "error_model": "numpy", **options}
-    try:
-        return make(function, _nrt=False, **options)
-    except (KeyError, TypeError):  # a numba without that option
-        return make(function, **options)
-
-
-def jit_of(sources):
-    """A decorator: compiled functions, kept on disk until one of the files `sources` changes."""
-
-    def make(function, **options):
-        return cached(function, sources=sources, **options)
-
-    return lambda function: uncounted(make, function)
 
 
 jit = jit_of(SOURCES)

@@ -39,6 +39,30 @@ class DiskCache(FunctionCache):
                 super().save_overload(sig, data)
 
 
+def uncounted(make: Callable, function: Callable, **options: Any) -> Callable:
+    """`make` is njit or one like it. No reference counting (`_nrt`): all arrays belong to the caller, and counting took
+    half the time and more."""
+    options = {"nogil": True, "error_model": "numpy", **options}
+    try:
+        return make(function, _nrt=False, **options)
+    except (KeyError, TypeError):  # a numba without that option
+        return make(function, **options)
+
+
+def jit_of(sources: Iterable[str], makes_arrays: bool = False, **options: Any) -> Callable[[Callable], Callable]:
+    """A decorator: compiled functions, kept on disk until one of the files `sources` changes, or their own.
+
+    makes_arrays: arrays are counted then, which costs more than most small functions do. options: of numba's njit.
+    """
+
+    def make(function: Callable, **more: Any) -> Callable:
+        return cached(function, sources=sources, **options, **more)
+
+    if makes_arrays:
+        return lambda function: make(function, nogil=True, error_model="numpy")
+    return lambda function: uncounted(make, function)
+
+
 def cached(function: Callable, *, sources: Iterable[str] = (), **options: Any) -> Callable:
     """`numba.njit(function, **options)` with a `DiskCache`; without one where numba finds no folder it can write."""
     dispatcher = njit(function, **options)

@@ -16,11 +16,11 @@ from hw_model.axis_words import (
     EACH,
     Loops,
     Tile,
-    jit_of,
     part,
     remembered,
 )
 from hw_model.compiled_rules import capacity_bits, input_words, output_words, returning, span, weight_words
+from hw_model.disk_cache import jit_of
 from hw_model.indices import (
     FIRST_PE,
     FORWARD,

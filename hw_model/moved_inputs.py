@@ -20,12 +20,12 @@ from hw_model.axis_words import (
     Loops,
     Tile,
     distinct_starts,
-    jit_of,
     part,
     remembered,
     union_length,
 )
 from hw_model.compiled_rules import span
+from hw_model.disk_cache import jit_of
 from hw_model.indices import (
     BOX,
     FIRST_PE,

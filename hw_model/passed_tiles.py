@@ -13,8 +13,9 @@ import math
 from typing import NamedTuple
 
 from hw_model import axis_words, indices
-from hw_model.axis_words import DILATION, STRIDE, jit_of, part
+from hw_model.axis_words import DILATION, STRIDE, part
 from hw_model.compiled_rules import span
+from hw_model.disk_cache import jit_of
 from hw_model.indices import FIRST_PE, LEVELS, PLANES, C, G, K, N, P, Q, R, S, X
 
 SOURCES = (*axis_words.SOURCES, indices.__file__, __file__)

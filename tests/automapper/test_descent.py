@@ -13,10 +13,10 @@ from automapper.evolve import Evolution
 from automapper.layouts import MOST, Layouts
 from automapper.local import neighbours
 from automapper.local_search import INVALID, SAME
+from automapper.lower_bound import room_for
 from automapper.objective import parse_objective
 from automapper.resplit import BYPASSES, INEXACT, SPLITS, Bar, Rows, neighbours_in, splits
 from automapper.space import Search, build_space
-from automapper.tree import room_for
 from automapper.workload import Problem
 from hw_model import DIMS, Layer, device_names, encode, evaluate, load_device
 from hw_model.tables import device_table, problem_table

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from automapper import exhaustive, tree
+from automapper import exhaustive, lower_bound
 from automapper.evolve import Evolution
 from automapper.exhaustive import _covers, _tile_sizes, different_orders, find_optimum, splits_of
 from automapper.objective import parse_objective
@@ -62,7 +62,7 @@ def test_the_bound_is_below_every_cost_at_every_node(layer, device, bits):
     f, o, b = random_rows(Problem(layer, bits), device, 2000)
     cost = evaluate_batch(layer, f, o, device, bits, bypass=b)
     slots, levels = device.slots, len(device.levels)
-    of = device_table(device), problem_table([(layer, bits)], device), tree.room_for(levels)
+    of = device_table(device), problem_table([(layer, bits)], device), lower_bound.room_for(levels)
     rng = np.random.default_rng(1)
     checked = 0
     for row in np.flatnonzero(cost.valid):
@@ -74,7 +74,7 @@ def test_the_bound_is_below_every_cost_at_every_node(layer, device, bits):
         for d in rng.permutation(8):
             node[d] = leaf[d]
             assigned |= 1 << int(d)
-            energy, cycles = tree.bound(node, assigned, of[0].hold & ~b[row], *of)
+            energy, cycles = lower_bound.bound(node, assigned, of[0].hold & ~b[row], *of)
             assert energy <= cost.energy_pj[row] * (1 + 1e-9)
             assert cycles <= cost.cycles[row]
             checked += 1
