@@ -28,7 +28,8 @@ LOCAL = 8.0  # neighbours that local search may cost, per mapping bred: costing 
 DESCENDING, LAST = 0.75, 0.9  # share of them that is used up after descents: when the bests are merged, at the end
 DESCENTS, MOST = 0.02, 512  # layouts that descents begin from each time, per mapping bred; at most
 IN_DATAFLOW = 0.2  # of these and of the neighbours that descents may cost, where a dataflow leaves few layouts
-UNROLLED, BYPASSES = 64, 8  # other unrollings that descents go on from, around the best of so many kinds of bypass
+UNROLLED, AROUND = 128, 24  # other unrollings that descents go on from, around so many of the bests
+ROUNDS = 2  # of this at the end
 CLIMBED, AT_END = 4, 8  # results of descents that steps begin from: when the bests are merged, at the end
 INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
 SAME, DIGITS = 1e-9, 9  # scores (logarithms) that differ by less, or agree in so many decimals, count as equal
@@ -68,12 +69,13 @@ class LocalSearch(ABC):
     def climb(self) -> None:
         """Local search from every search's best, from the best of each layout that is new, and in the pool."""
         for t in self._in_time(np.arange(len(self.searches))):
-            found = self._descended(t, [(self.score[t], self.rows[t])], LAST)
+            found = self._descended(t, [(self.score[t], self.rows[t])], LAST, ROUNDS)
             self._climbed_best(t, [*found, *self._best_in_pool(t)], AT_END)
 
-    def _descended(self, t: int, starts: Sequence[Scored], share: float) -> list[Scored]:
-        """Where descents lead from some mappings of search t, and from the best layouts that none began from yet.
-        share: of the neighbours that local search may cost, used up then."""
+    def _descended(self, t: int, starts: Sequence[Scored], share: float, rounds: int = 1) -> list[Scored]:
+        """Where descents lead from some mappings of search t, and from the best layouts that none began from yet; and
+        then from other unrollings of the best, in some rounds. share: of the neighbours that local search may cost,
+        used up then."""
         if self.random or self.stopped:
             return list(starts)
 
@@ -94,35 +96,40 @@ class LocalSearch(ABC):
         tables = device_table(self.device), problem_table([(problem.layer, problem.bits)], self.device)
         bar = Bar(*tables, np.array(self.objective.weights), np.empty(0), room_for(len(self.device.levels)))
         ends = Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(starts)
-        more = self._unrolled(t, ends, min(UNROLLED, layouts), score, may_cost)
-        return [*ends, *Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(more)]
+        begun: set[float] = set()
+        for _ in range(rounds):
+            more = self._unrolled(t, ends, min(UNROLLED, layouts), begun, score, may_cost)
+            begun |= {round(value, DIGITS) for value, _ in more}
+            ends = [*ends, *Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(more)]
+        return ends
 
     def _unrolled(
         self,
         t: int,
         ends: Sequence[Scored],
         count: int,
+        begun: set[float],
         score: Callable[[Row], np.ndarray],
         may_cost: Callable[[int], bool],
     ) -> list[Scored]:
-        """The `count` best mappings that take the loops of one of `ends`, the best of each kind of bypass, around other
-        unrollings on the array."""
-        best: dict[bytes, Row] = {}
-        for end_score, row in sorted(ends, key=lambda pair: pair[0]):
-            if end_score < INVALID:
-                best.setdefault(row[2].tobytes(), row)
-        if not best:
+        """The `count` best mappings with the loops of the best of `ends`, and of the best with each bypass, around other
+        unrollings on the array, but for those with a score in `begun`."""
+        ranked = [row for value, row in _different(ends) if value < INVALID]
+        if not ranked:
             return []
-        f, o, b = unrolled(self.space, t, list(best.values())[:BYPASSES], self.device)
+        of_bypass = {row[2].tobytes(): i for i, row in reversed([*enumerate(ranked)])}
+        chosen = sorted({*range(min(AROUND, len(ranked))), *of_bypass.values()})
+        f, o, b = unrolled(self.space, t, [ranked[i] for i in chosen], self.device)
         if not may_cost(len(f)):
             return []
         scores = score((f, o, b))
-        return [(float(scores[i]), (f[i], o[i], b[i])) for i in np.argsort(scores, kind="stable")[:count]]
+        values, first = np.unique(scores.round(DIGITS), return_index=True)
+        new = first[(scores[first] < INVALID) & ~np.isin(values, list(begun))][:count]
+        return [(float(scores[i]), (f[i], o[i], b[i])) for i in new]
 
     def _climbed_best(self, t: int, found: Sequence[Scored], count: int = CLIMBED) -> list[Scored]:
         """Different mappings, best first; the first `count` after a climb. The best is recorded."""
-        different = {round(score, DIGITS): (score, row) for score, row in found}
-        ranked = [different[score] for score in sorted(different)]
+        ranked = _different(found)
         ranked[:count] = [self._climbed(t, *pair) for pair in ranked[:count]]
         ranked.sort(key=lambda pair: pair[0])
         if ranked[0][0] < self.score[t] - SAME:
@@ -169,3 +176,9 @@ class LocalSearch(ABC):
             else:
                 return score, row, True
         return score, row, False
+
+
+def _different(found: Sequence[Scored]) -> list[Scored]:
+    """Mappings with different scores, best first."""
+    different = {round(score, DIGITS): (score, row) for score, row in found}
+    return [different[score] for score in sorted(different)]

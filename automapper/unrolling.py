@@ -20,7 +20,7 @@ from hw_model import Device
 
 SLACK = 1.1  # steps of the array that an unrolling may take, as a multiple of those of the best mapping
 ON_AXIS, PAIRS = 1024, 1 << 15  # unrollings of one axis and pairs of them looked at, at most: those with most PEs
-MOST = 2048  # unrollings of the array tried, at most: those with fewest steps
+MOST = 512  # unrollings of the array tried, at most: those with fewest steps
 
 
 def unrolled(space: Space, t: int, rows: Sequence[Row], device: Device) -> Row:

@@ -116,9 +116,16 @@ def test_a_search_goes_on_from_the_best_unrollings():
     def score(rows):
         return evolution._score(*rows, np.zeros(len(rows[0]), int))
 
-    found = evolution._unrolled(0, [end, (2 * INVALID, end[1])], 5, score, lambda count: True)
+    def more(ends, begun=frozenset(), may=True, count=10**6):
+        return evolution._unrolled(0, ends, count, begun, score, lambda number: may)
+
+    found = more([end, (2 * INVALID, end[1])])
     f, o, b = unrolled(evolution.space, 0, [end[1]], device)
-    assert [value for value, _ in found] == sorted(score((f, o, b)).tolist())[:5]
+    scores = score((f, o, b))
+    assert [round(value, 9) for value, _ in found] == sorted(set(scores[scores < INVALID].round(9).tolist()))
     assert all(score(tuple(part[None] for part in row))[0] == value for value, row in found)
-    assert evolution._unrolled(0, [end], 5, score, lambda count: False) == []  # nothing more may be costed
-    assert evolution._unrolled(0, [(INVALID, end[1])], 5, score, lambda count: True) == []  # nothing to go on from
+    first = round(found[0][0], 9)
+    assert [value for value, _ in more([end], {first})] == [value for value, _ in found[1:]]
+    assert [value for value, _ in more([end], count=3)] == [value for value, _ in found[:3]]
+    assert more([end], may=False) == []  # nothing more may be costed
+    assert more([(INVALID, end[1])]) == []  # nothing to go on from
