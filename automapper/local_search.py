@@ -112,8 +112,8 @@ class LocalSearch(ABC):
         score: Callable[[Row], np.ndarray],
         may_cost: Callable[[int], bool],
     ) -> list[Scored]:
-        """The `count` best mappings with the loops of the best of `ends`, and of the best with each bypass, around other
-        unrollings on the array, but for those with a score in `begun`."""
+        """The `count` best mappings with the loops of the best of `ends`, and of the best with each bypass, around
+        other unrollings on the array, but for those with a score in `begun`."""
         ranked = [row for value, row in _different(ends) if value < INVALID]
         if not ranked:
             return []
