@@ -323,7 +323,7 @@ def cross(rng, f, o, b, pool_f, pool_o, pool_b, parents, mix):
         b[level] = pool_b[source, level]
 
 
-@jit_of(SOURCES, makes_arrays=True)
+@jit_of(SOURCES, makes_arrays=True, from_python=True)
 def breed(which, seeds, generation, fresh, pool_f, pool_o, pool_b, parents, space):
     """Fill rows parents.. of the pools of some searches (pool_f [T, M, slots, 8], ..) with children of rows
     0..parents-1, which are sorted best first.

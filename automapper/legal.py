@@ -18,6 +18,7 @@ N, G, K, C, P, Q, R, S = range(8)
 SOURCES = (*compiled_rules.SOURCES, draw.__file__)
 
 jit = jit_of(SOURCES, forceinline=True)
+entry = jit_of(SOURCES, makes_arrays=True, from_python=True)
 
 
 class Space(NamedTuple):
@@ -187,7 +188,7 @@ def holds(x, level, b, t, space):
     return True
 
 
-@jit
+@jit_of(SOURCES, forceinline=True, from_python=True)
 def fits(f, b, x, t, space):
     """Whether the spatial slots fit the array and every tile its memory. x [8]: scratch."""
     for s in range(1, len(f)):
@@ -259,7 +260,7 @@ def in_set(f, o, t, c, space):
     return True
 
 
-@jit_of(SOURCES, makes_arrays=True)
+@entry
 def inside(f, o, b, t, space):
     """[n] bool: which of the mappings f [n, slots, 8], o [n, L, 8], b [n, L] are among those of search t."""
     found = np.zeros(len(f), np.bool_)

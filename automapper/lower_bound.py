@@ -227,7 +227,7 @@ def least_steps(f, assigned, chip, work):
     return math.ceil(steps * math.ceil(rest / room) * rate[1] / rate[0]), room, rest_reduction
 
 
-@jit
+@jit_of(SOURCES, forceinline=True, from_python=True)
 def bound(f, assigned, hold, chip, work, room):
     """A lower bound of (energy in pJ, cycles) of every mapping that splits the assigned dimensions as f does.
 

@@ -27,6 +27,7 @@ ALL, NO_SLOT = 255, 255  # dimensions, as bits; the slot of lanes that a device 
 
 
 jit = jit_of(SOURCES, makes_arrays=True)  # not inlined: that would take minutes to compile
+entry = jit_of(SOURCES, makes_arrays=True, from_python=True)
 
 
 class Rows(NamedTuple):
@@ -102,7 +103,7 @@ def next_part(rest, part):
     return -(-rest // (trips - 1)) if trips > 1 else rest + 1
 
 
-@jit
+@entry
 def splits(f, b, d, t, space, found):
     """Write the splits of dimension d into found [n, slots]; returns how many there are, at most n.
 
@@ -275,7 +276,7 @@ def put_bypasses(found, n, f, o, b, t, space):
                 put(found, n, f, o, other, t, space)
 
 
-@jit
+@entry
 def neighbours_in(block, rows, which, t, space, bar, found, owner):
     """The neighbours of the mappings `which` of rows in one block that may be better, written into `found`; owner: of
     each, its mapping. Returns how many there are."""

@@ -18,7 +18,8 @@ from automapper.lower_bound import Room, bound, fits
 from hw_model.disk_cache import jit_of
 from hw_model.indices import LANE_COUNT, X, Y
 
-jit = jit_of((*lower_bound.SOURCES, lower_bound.__file__), forceinline=True)
+SOURCES = (*lower_bound.SOURCES, lower_bound.__file__)
+jit, entry = jit_of(SOURCES, forceinline=True), jit_of(SOURCES, from_python=True)
 
 
 @jit
@@ -88,7 +89,7 @@ def alive(d, row, k, assigned, best, tree, chip, work):
     return tree.weights[0] * math.log(energy) + tree.weights[1] * math.log(cycles) < best
 
 
-@jit
+@jit_of(SOURCES, forceinline=True, from_python=True)
 def assigned_at_start(work):
     """Bits of the dimensions of size 1, which have nothing to split."""
     assigned = 0
@@ -98,7 +99,7 @@ def assigned_at_start(work):
     return assigned
 
 
-@jit
+@entry
 def walk(index, best, leaves, node_limit, tree, chip, work):
     """Continue the walk; write splits that may beat the score `best` into leaves [n, 8, L + 2].
 

@@ -46,7 +46,7 @@ class Loops(NamedTuple):
     depth: int
 
 
-jit = jit_of(SOURCES)
+jit, entry = jit_of(SOURCES), jit_of(SOURCES, from_python=True)
 
 
 def part(function):
@@ -54,7 +54,7 @@ def part(function):
     return uncounted(njit, function, inline="always")
 
 
-@jit
+@entry
 def union_length(length, step_a, count_a, step_b, count_b):
     """Integers covered by `length` long intervals starting at a*step_a + b*step_b, a < count_a, b < count_b."""
     if length <= 0:

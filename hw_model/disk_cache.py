@@ -49,11 +49,15 @@ def uncounted(make: Callable, function: Callable, **options: Any) -> Callable:
         return make(function, **options)
 
 
-def jit_of(sources: Iterable[str], makes_arrays: bool = False, **options: Any) -> Callable[[Callable], Callable]:
+def jit_of(
+    sources: Iterable[str], makes_arrays: bool = False, from_python: bool = False, **options: Any
+) -> Callable[[Callable], Callable]:
     """A decorator: compiled functions, kept on disk until one of the files `sources` changes, or their own.
 
-    makes_arrays: arrays are counted then, which costs more than most small functions do. options: of numba's njit.
+    makes_arrays: arrays are counted then, which costs more than most small functions do. from_python: Python may call
+    them too; the code that unpacks its arguments takes a sixth of the compilation. options: of numba's njit.
     """
+    options |= {"no_cfunc_wrapper": True, "no_cpython_wrapper": not from_python}
 
     def make(function: Callable, **more: Any) -> Callable:
         return cached(function, sources=sources, **options, **more)

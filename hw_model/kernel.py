@@ -66,7 +66,7 @@ REDUCED = 1 << C | 1 << R | 1 << S
 RELEVANT_W = 1 << G | 1 << K | REDUCED
 RELEVANT_O = 1 << N | 1 << G | 1 << K | 1 << P | 1 << Q
 
-jit = jit_of(SOURCES)
+jit, entry = jit_of(SOURCES), jit_of(SOURCES, from_python=True)
 
 
 @part
@@ -558,7 +558,7 @@ def list_loops(b, batch, chip, scratch):
     return reason
 
 
-@jit
+@entry
 def cost_batch(begin, end, batch, chip, work, scratch, result):
     """Rows begin..end-1 of a batch.
 
