@@ -29,6 +29,7 @@ from automapper.local_search import DESCENDING, INVALID, SAME, LocalSearch
 from automapper.objective import Scoring
 from automapper.space import Search, build_space, inside, on_single_axes
 from hw_model import BatchCost, Device, Mapping, decode, encode, evaluate_batch
+from hw_model.widths import widths_of
 
 PARENTS, CHILDREN = 48, 80  # of a pool of 128, the worst 80 are dropped each generation
 PATIENCE = 8  # generations without improvement before a pool restarts: many short starts beat few long ones
@@ -54,6 +55,8 @@ class Evolution(LocalSearch):
         super().__init__(searches, device, objective)
         self.random = random
         self.space = build_space(self.searches, device)
+        of_searches = [search.problem for search in self.searches]
+        self.problems = [one.layer for one in of_searches], [widths_of(one.bits) for one in of_searches]
         T, M, slots, levels = len(self.searches), PARENTS + CHILDREN, len(device.slots), len(device.levels)
         self.pool: Row = (
             np.ones((T, M, slots, 8), np.int32),
@@ -68,6 +71,7 @@ class Evolution(LocalSearch):
         self.kept: list[list[tuple[float, Row]]] = [[] for _ in self.searches]
         self.rows = [self._row(t, 0) for t in range(T)]  # the bests, at first of no loops at all
         self.score = np.full(T, np.inf)
+        self.decoded: dict[int, tuple[Row, Mapping]] = {}  # the bests that `best` was asked for
         self.improved: list[list[tuple[int, float]]] = [[] for _ in self.searches]  # (mappings bred, best score)
         self.starts: list[list[float]] = [[] for _ in self.searches]  # scores of the starts that ended
         self.generation = np.zeros(T, int)
@@ -109,6 +113,13 @@ class Evolution(LocalSearch):
     def best(self, index: int) -> Mapping:
         """The best mapping that search `index` has found so far."""
         row = self.rows[index]
+        known, mapping = self.decoded.get(index, (None, None))
+        if mapping is None or known is not row:
+            mapping = self._decoded(index, row)
+            self.decoded[index] = row, mapping
+        return mapping
+
+    def _decoded(self, index: int, row: Row) -> Mapping:
         assert inside(self.space, index, row), f"a mapping outside the constraints of {self.searches[index]}"
         f, o, b = row
         f = f if self.searches[index].definition.constrained else on_single_axes(f, self.device)
@@ -241,11 +252,10 @@ class Evolution(LocalSearch):
                 setattr(self, name, _writable(value))
 
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
-        layers = [search.problem.layer for search in self.searches]
-        bits = [search.problem.bits for search in self.searches]
         self.evaluated += len(which)
         problem = np.asarray(which, np.int32)
-        cost = evaluate_batch(layers, f, o, self.device, bits, bypass=b, problem=problem, threads=1)
+        layers, widths = self.problems
+        cost = evaluate_batch(layers, f, o, self.device, widths, bypass=b, problem=problem, threads=1)
         self.see(cost, (f, o, b))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(cost.valid, self.objective.score(cost.energy_pj, cost.cycles), INVALID + cost.violation)

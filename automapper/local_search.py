@@ -20,6 +20,7 @@ from automapper.lower_bound import room_for
 from automapper.objective import Scoring
 from automapper.resplit import Bar
 from automapper.space import Search
+from automapper.unrolling import MOST as MOST_UNROLLED
 from automapper.unrolling import unrolled
 from hw_model import Device
 from hw_model.tables import device_table, problem_table
@@ -80,13 +81,14 @@ class LocalSearch(ABC):
             return list(starts)
 
         part = IN_DATAFLOW if self.searches[t].dataflow else 1.0
+        allowance = part * share * LOCAL * self.bred[t]
 
         def score(rows: Row) -> np.ndarray:
             return self._score(*rows, np.full(len(rows[0]), t))
 
         def may_cost(count: int) -> bool:
             in_time = not self.stopped and time.perf_counter() < self.deadline
-            enough = in_time and self.costed[t] + count <= part * share * LOCAL * self.bred[t]
+            enough = in_time and self.costed[t] + count <= allowance
             self.costed[t] += count if enough else 0
             return enough
 
@@ -98,6 +100,8 @@ class LocalSearch(ABC):
         ends = Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(starts)
         begun: set[float] = set()
         for _ in range(rounds):
+            if self.costed[t] + MOST_UNROLLED > allowance:
+                break
             more = self._unrolled(t, ends, min(UNROLLED, layouts), begun, score, may_cost)
             begun |= {round(value, DIGITS) for value, _ in more}
             ends = [*ends, *Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(more)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from hw_model import Layer
@@ -102,6 +103,7 @@ def problem_of(item: NetworkLayer, bits: Bits) -> Problem:
     return Problem(nameless(item.layer), item.bits_at(bits))
 
 
+@lru_cache(maxsize=4096)
 def nameless(layer: Layer) -> Layer:
     """Its shape."""
     sizes = layer.to_dict()

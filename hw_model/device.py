@@ -111,7 +111,7 @@ class Device:
         """Index of the first level inside the PEs: the network and the spatial loops are just outside it."""
         return sum(not level.in_pe for level in self.levels)
 
-    @property
+    @functools.cached_property
     def slots(self) -> tuple[str, ...]:
         """Where a mapping's factors go, outermost first: "dram", .., "spatial_y", "spatial_x", .., ("lanes")."""
         names = list(self.level_names)

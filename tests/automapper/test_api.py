@@ -16,7 +16,7 @@ from hw_model import InputError, Layer, load_device
 from instantnet.engine.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-FAST = {"budget": 200, "stages": 1, "fuse": "off", "baselines": ["row_stationary"]}
+FAST = {"budget": 60, "stages": 1, "fuse": "off", "baselines": ["row_stationary"]}
 LAYERS = [Layer(name="conv", K=8, C=4, P=6, Q=6, R=3, S=3), Layer(K=10, C=8)]
 YAML = "- {name: conv, K: 8, C: 4, P: 6, Q: 6, R: 3, S: 3}\n- {K: 10, C: 8}\n"
 
@@ -27,8 +27,8 @@ def rows(report):
 
 def test_the_report_is_the_commands(tmp_path):
     (tmp_path / "layers.yaml").write_text(YAML)
-    main([str(tmp_path / "layers.yaml"), "--bits", "4,8", "--budget", "200", "--save", str(tmp_path / "command")])
-    report = automapper.map_network(tmp_path / "layers.yaml", "eyeriss", [4, 8], budget=200)
+    main([str(tmp_path / "layers.yaml"), "--bits", "4,8", "--budget", "60", "--save", str(tmp_path / "command")])
+    report = automapper.map_network(tmp_path / "layers.yaml", "eyeriss", [4, 8], budget=60)
     report.write(tmp_path / "python")
     written = {name: json.loads((tmp_path / name / "report.json").read_text()) for name in ("command", "python")}
     assert written["python"] == report.to_dict()
@@ -43,8 +43,8 @@ def test_the_report_is_the_commands(tmp_path):
 
 def test_a_report_is_printed_as_the_command_does(tmp_path, capsys):
     (tmp_path / "layers.yaml").write_text(YAML)
-    main([str(tmp_path / "layers.yaml"), "--bits", "4", "--budget", "200", "--save", str(tmp_path)])
-    report = automapper.map_network(str(tmp_path / "layers.yaml"), "eyeriss", 4, budget=200)
+    main([str(tmp_path / "layers.yaml"), "--bits", "4", "--budget", "60", "--save", str(tmp_path)])
+    report = automapper.map_network(str(tmp_path / "layers.yaml"), "eyeriss", 4, budget=60)
     assert str(report) == report.summary()
     assert str(report) in capsys.readouterr().out
 
