@@ -14,7 +14,8 @@ from instantnet.operations import Geometry
 from instantnet.quantize import Precision, SwitchableBatchNorm2d
 
 TINY = Geometry((1, 1), (4, 6), (2, 2), 4, 1, 8, 10, 8, 8, False)
-WORDS = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--batch_size", "64", "--max_steps", "4"]
+WORDS = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--batch_size", "64", "--max_steps", "4",
+         "--num_bits_list", "4,32"]  # fmt: skip
 OPS = ["k3_e3", "k5_e1_g2"]
 
 

@@ -72,7 +72,7 @@ def test_training_equals_that_of_one_process(arch, tmp_path, two):
 
 
 def test_search_equals_that_of_one_process(tmp_path):
-    words = [*DIGITS, *FLOAT, "--nepochs", "2", "--max_steps", "3"]
+    words = [*DIGITS, *FLOAT, "--nepochs", "2", "--max_steps", "2"]
     alone(train_search, *words, "--save", tmp_path / "one")
     result = torchrun("train_search.py", *words, "--sync_bn", "--save", str(tmp_path / "two"))
     assert result.status == 0, result.err

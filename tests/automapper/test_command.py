@@ -105,7 +105,7 @@ def test_bits_batch_and_folder(weights, tmp_path):
 
 
 def test_as_a_user_runs_it(weights, tmp_path):
-    words = [str(weights), "--device", "eyeriss", "--bits", "4,8", "--save", str(tmp_path), *FAST, *ONE_MODE]
+    words = [str(weights), "--device", "eyeriss", "--bits", "8", "--save", str(tmp_path), *FAST, *ONE_MODE]
     words += ONE_BASELINE
     command = [sys.executable, "-m", "automapper", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -244,7 +244,7 @@ def test_budget_in_seconds(tmp_path, monkeypatch):
     assert report["search"]["mappings"] > 0.6 * 1.5 * 20000
 
 
-@pytest.mark.parametrize("seconds", [0.0, 2.0])  # while the first pools are made, and in the search
+@pytest.mark.parametrize("seconds", [0.0, 0.5])  # while the first pools are made, and in the search
 def test_interrupt_writes_the_best_so_far(weights, tmp_path, seconds):
     words = ["--save", str(tmp_path), "--bits", "4,8", "--budget", "100000000", "--fuse", "off", *ONE_BASELINE]
     command = [sys.executable, "-m", "automapper", str(weights), *words]
