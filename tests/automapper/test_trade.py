@@ -41,7 +41,7 @@ def searched():
     )
     conv, fc = distinct_problems(NETWORK, [32])
     fronts = []
-    for weights in ("energy=1.8,latency=0.2", "energy=1.5,latency=0.5", "edp"):
+    for weights in ("energy=1.95,latency=0.05", "energy=1.7,latency=0.3", "energy=1.3,latency=0.7", "edp"):
         found = run_search([conv], DEVICE, parse_objective(weights), Budget(2000), 0, workers=1).found
         fronts += [Found(Search(conv), one.mapping, one.cost) for one in found.values()]
     pairs = [
