@@ -31,7 +31,9 @@ class Results:
 
     def of(self, run: Run) -> dict | None:
         """What `run` arrived at, None where it is not finished or diverged."""
-        content = self.store.result(run)
+        if run.name in self.missing:
+            return None
+        content = self.used.get(run.name) or self.store.result(run)
         if content is None:
             self.missing.add(run.name)
             return None
