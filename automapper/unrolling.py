@@ -20,6 +20,7 @@ from hw_model import Device
 
 SLACK = 1.1  # steps of the array that an unrolling may take, as a multiple of those of the best mapping
 ON_AXIS, PAIRS = 1024, 1 << 15  # unrollings of one axis and pairs of them looked at, at most: those with most PEs
+IN_THE_MAKING = 4096  # unrollings of the first dimensions of an axis, at most: evenly spread over all
 MOST = 512  # unrollings of the array tried, at most: those with fewest steps
 
 
@@ -77,6 +78,7 @@ def _on_axis(sizes: np.ndarray, allowed: int, limit: int, least: float) -> np.nd
             longer = np.repeat(found, len(factors), axis=0)
             longer[:, d] = np.tile(factors, len(found))
             found = longer[longer.prod(1) <= limit]
+            found = found[:: 1 + len(found) // IN_THE_MAKING]
     used = found.prod(1)
     return found[np.argsort(-used, kind="stable")][: min(ON_AXIS, int((used >= least).sum()))]
 

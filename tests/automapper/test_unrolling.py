@@ -99,9 +99,11 @@ def test_bypasses_and_orders_of_several_mappings_are_tried():
     assert {b.tobytes() for b in both[2]} == {row[2].tobytes(), past[2].tobytes()}
 
 
-def test_there_is_a_limit_to_how_many_are_tried():
+@pytest.mark.parametrize("pes", [256, 1 << 16])
+def test_there_is_a_limit_to_how_many_are_tried(pes):
+    """Of either axis there are tens of millions with 65,536 PEs."""
     layer = Layer(N=64, G=64, K=64, C=64, P=64, Q=64, R=64, S=64)
-    device = load_device({"extends": "eyeriss", "array": {"x": 256, "y": 256}})
+    device = load_device({"extends": "eyeriss", "array": {"x": pes, "y": pes}})
     row = row_of({"dram": [[dim, 64] for dim in DIMS]}, device)
     f, _, _ = unrolled(space_of(layer, device), 0, [row], device)
     assert len(f) == MOST
