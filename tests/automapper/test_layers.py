@@ -84,7 +84,8 @@ def test_the_model_is_left_as_it_was():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_network_of_a_file_and_of_its_folder(weights):
+def test_network_of_a_file_and_of_its_folder(tmp_path):
+    weights = write_weights(tmp_path)
     network = load_network(str(weights), batch=1)
     assert network == load_network(str(weights.parent), batch=1)
     assert network.bit_widths == (4, 8, 16)

@@ -11,6 +11,7 @@ from instantnet.quantize import Precision
 from instantnet.settings.presets import TRAIN
 
 OPS = ["k3_e3", "k3_e1_g2", "skip", "k5_e1"]
+FEWER = ["k3_e3", "k3_e1_g2", "skip", "skip"]  # for tests that search
 SIZES = {
     "num_layer_list": [1, 2, 1],
     "num_channel_list": [8, 12, 16],
@@ -32,10 +33,10 @@ def tiny_model(ops=OPS, **replace):
     return build({"ops": ops}, settings, Precision(settings["num_bits_list"]), "test")
 
 
-def write_weights(folder: Path, **replace) -> Path:
+def write_weights(folder: Path, ops=OPS, **replace) -> Path:
     content = {
-        "model": tiny_model(**replace).state_dict(),
-        "arch": {"ops": OPS, "flops": 0},
+        "model": tiny_model(ops, **replace).state_dict(),
+        "arch": {"ops": ops, "flops": 0},
         "bits": [4, 8, 16],
         "accuracy": {4: 90.5, 8: 95.25, 16: 96.0},
         "config": tiny_settings(**replace),
