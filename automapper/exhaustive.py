@@ -24,7 +24,7 @@ from automapper.workload import Problem
 from hw_model import DIMS, Device, Mapping, decode, evaluate_batch, indices
 from hw_model.tables import device_table, problem_table
 
-NODE_LIMIT = 40_000_000  # nodes of the tree visited for one problem, about half a minute
+NODE_LIMIT = 40_000_000  # nodes of the tree visited, and mappings costed, for one problem: half a minute to a minute
 GAPS = (0.8, 0.6, 0.45, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.0)  # shares of the objective, one by one
 LEAVES = 512
 ROWS = 1 << 16  # mappings costed at once
@@ -54,7 +54,7 @@ def find_optimum(problem: Problem, device: Device, objective: Objective, score: 
         score: of a known mapping; a better one makes the walk shorter.
 
     Each walk looks for mappings that are better by some margin, from large to any. A walk that ends raises the lower
-    bound. After NODE_LIMIT nodes it gives up, with the bound and the best mapping so far.
+    bound. After NODE_LIMIT nodes and mappings it gives up, with the bound and the best mapping so far.
     """
     walk = _Walk(problem, device, objective, score)
     free = walk.free_bypasses()
@@ -126,9 +126,9 @@ class _Walk:
             return True
         of = self._tree(bypass), self.device_table, self.tables
         over = False
-        while not over and self.nodes <= NODE_LIMIT:
+        while not over and self.nodes + self.evaluated <= NODE_LIMIT:
             best = self.score - max(SAME, margin)
-            written, nodes, over = tree.walk(index, best, leaves, NODE_LIMIT - self.nodes, *of)
+            written, nodes, over = tree.walk(index, best, leaves, NODE_LIMIT - self.nodes - self.evaluated, *of)
             self.nodes += nodes
             self._cost(leaves[:written], bypass)
         return over
