@@ -55,8 +55,8 @@ class Evolution(LocalSearch):
         super().__init__(searches, device, objective)
         self.random = random
         self.space = build_space(self.searches, device)
-        of_searches = [search.problem for search in self.searches]
-        self.problems = [one.layer for one in of_searches], [widths_of(one.bits) for one in of_searches]
+        self.layers = [search.problem.layer for search in self.searches]
+        self.widths = [widths_of(search.problem.bits) for search in self.searches]
         T, M, slots, levels = len(self.searches), PARENTS + CHILDREN, len(device.slots), len(device.levels)
         self.pool: Row = (
             np.ones((T, M, slots, 8), np.int32),
@@ -254,8 +254,7 @@ class Evolution(LocalSearch):
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         self.evaluated += len(which)
         problem = np.asarray(which, np.int32)
-        layers, widths = self.problems
-        cost = evaluate_batch(layers, f, o, self.device, widths, bypass=b, problem=problem, threads=1)
+        cost = evaluate_batch(self.layers, f, o, self.device, self.widths, bypass=b, problem=problem, threads=1)
         self.see(cost, (f, o, b))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(cost.valid, self.objective.score(cost.energy_pj, cost.cycles), INVALID + cost.violation)

@@ -42,7 +42,7 @@ def single_steps(space: Space, t: int, row: Row) -> Row:
     past = [*(np.repeat(one[None], len(changed), axis=0) for one in (b, *flips))]
     past += [np.repeat(b[None], len(placed_f), axis=0), *(one[None] for one in flips)]
     b_all = np.concatenate([*past, np.repeat(b[None], len(orders), axis=0)])
-    return _within(space, t, (f_all, o_all, b_all))
+    return within(space, t, (f_all, o_all, b_all))
 
 
 def double_steps(space: Space, t: int, row: Row) -> Row:
@@ -56,7 +56,7 @@ def double_steps(space: Space, t: int, row: Row) -> Row:
     new = _moved(np.repeat(f[None], len(one), axis=0), every[one])
     new = _moved(new, every[other])
     n = len(new)
-    return _within(space, t, (new, np.repeat(o[None], n, axis=0), np.repeat(b[None], n, axis=0)))
+    return within(space, t, (new, np.repeat(o[None], n, axis=0), np.repeat(b[None], n, axis=0)))
 
 
 def _moved(f: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -90,7 +90,7 @@ def _placed(space: Space, f: np.ndarray, o: np.ndarray, changed: np.ndarray) -> 
     return np.concatenate(factors), np.concatenate(orders)
 
 
-def _within(space: Space, t: int, rows: Row) -> Row:
+def within(space: Space, t: int, rows: Row) -> Row:
     """Those of some mappings that are among the mappings of search t."""
     if space.own[t] == 1 and space.allowed[t, 0].min() == 255 and space.least[t, 0].max() == 1:
         return rows
@@ -103,13 +103,14 @@ def moves(f: np.ndarray) -> np.ndarray:
     found = []
     for source, d in np.argwhere(f > 1):
         size = int(f[source, d])
-        parts = {part for part in _divisors(size) if part > 1} | {part for part in (2, 3) if part < size}
+        parts = {part for part in divisors(size) if part > 1} | {part for part in (2, 3) if part < size}
         found += [(d, source, target, part) for target in range(len(f)) if target != source for part in parts]
     return np.array(found, np.int32).reshape(-1, 4)
 
 
 @functools.lru_cache(maxsize=1 << 12)
-def _divisors(size: int) -> list[int]:
+def divisors(size: int) -> list[int]:
+    """All of them, the smallest first."""
     small = [part for part in range(1, math.isqrt(size) + 1) if size % part == 0]
     return sorted({*small, *(size // part for part in small)})
 

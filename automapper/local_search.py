@@ -29,11 +29,11 @@ LOCAL = 8.0  # neighbours that local search may cost, per mapping bred: costing 
 DESCENDING, LAST = 0.75, 0.9  # share of them that is used up after descents: when the bests are merged, at the end
 DESCENTS, MOST = 0.02, 512  # layouts that descents begin from each time, per mapping bred; at most
 IN_DATAFLOW = 0.2  # of these and of the neighbours that descents may cost, where a dataflow leaves few layouts
-UNROLLED, AROUND = 128, 24  # other unrollings that descents go on from, around so many of the bests
-ROUNDS = 2  # of this at the end
+UNROLLED, AROUND = 128, 24  # unrollings that descents continue from; the best mappings that they are tried around
+ROUNDS = 2  # of unrollings and descents, at the end
 CLIMBED, AT_END = 4, 8  # results of descents that steps begin from: when the bests are merged, at the end
 INVALID = 1e6  # score of an invalid mapping: worse than any valid one, plus its distance from validity
-SAME, DIGITS = 1e-9, 9  # scores (logarithms) that differ by less, or agree in so many decimals, count as equal
+SAME, DIGITS = 1e-9, 9  # scores (logarithms) closer than SAME are equal; so are those equal in DIGITS decimals
 
 
 class LocalSearch(ABC):
@@ -97,14 +97,18 @@ class LocalSearch(ABC):
         problem = self.searches[t].problem
         tables = device_table(self.device), problem_table([(problem.layer, problem.bits)], self.device)
         bar = Bar(*tables, np.array(self.objective.weights), np.empty(0), room_for(len(self.device.levels)))
-        ends = Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(starts)
+
+        def descended(starts: Sequence[Scored]) -> list[Scored]:
+            return Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(starts)
+
+        ends = descended(starts)
         begun: set[float] = set()
         for _ in range(rounds):
             if self.costed[t] + MOST_UNROLLED > allowance:
                 break
             more = self._unrolled(t, ends, min(UNROLLED, layouts), begun, score, may_cost)
             begun |= {round(value, DIGITS) for value, _ in more}
-            ends = [*ends, *Descents(self.space, t, score, may_cost, SAME, bar, self.sees_all).run(more)]
+            ends = [*ends, *descended(more)]
         return ends
 
     def _unrolled(

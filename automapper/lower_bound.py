@@ -227,6 +227,20 @@ def least_steps(f, assigned, chip, work):
     return math.ceil(steps * math.ceil(rest / room) * rate[1] / rate[0]), room, rest_reduction
 
 
+@jit
+def with_entering(energy, tensor, level, fills, reads, crossing, work, room):
+    """`energy` with that of the words of W or I that enter a level, `fills`, and that the level before it reads for
+    them, `reads`; room notes both, and the level as the tensor's new parent."""
+    per_word, width, parent = work.per_word[0], work.bits[0, tensor], room.parent[tensor]
+    energy += fills * per_word[level, tensor, 1] + reads * per_word[parent, tensor, 0]
+    if crossing:
+        energy += fills * work.per_hop[0, tensor]
+    room.read[parent] += reads * width
+    room.written[level] += fills * width
+    room.parent[tensor] = level
+    return energy
+
+
 @jit_of(SOURCES, forceinline=True, from_python=True)
 def bound(f, assigned, hold, chip, work, room):
     """A lower bound of (energy in pJ, cycles) of every mapping that splits the assigned dimensions as f does.
@@ -260,22 +274,12 @@ def bound(f, assigned, hold, chip, work, room):
             words = weights * again(f, level, RELEVANT[0])
             fills = words * (fan_w if in_pe else 1.0)
             reads = words if crossing and multicast else fills
-            energy += fills * per_word[level, W, 1] + reads * per_word[parent[W], W, 0]
-            if crossing:
-                energy += fills * per_hop[W]
-            read[parent[W]] += reads * bits[W]
-            written[level] += fills * bits[W]
-            parent[W] = level
+            energy = with_entering(energy, W, level, fills, reads, crossing, work, room)
         if hold[level] & 2:
             crossing = in_pe and parent[I] < first_pe
             fills, together = least_inputs(f, level, crossing, chip, work)
             reads = together if crossing and multicast else fills
-            energy += fills * per_word[level, I, 1] + reads * per_word[parent[I], I, 0]
-            if crossing:
-                energy += fills * per_hop[I]
-            read[parent[I]] += reads * bits[I]
-            written[level] += fills * bits[I]
-            parent[I] = level
+            energy = with_entering(energy, I, level, fills, reads, crossing, work, room)
         if hold[level] & 4:
             crossing = in_pe and parent[O] < first_pe
             groups = fan_o if in_pe else 1.0

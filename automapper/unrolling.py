@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from automapper import legal
 from automapper.legal import Space
-from automapper.local import Row
+from automapper.local import Row, within
 from hw_model import Device
 
 SLACK = 1.1  # steps of the array that an unrolling may take, as a multiple of those of the best mapping
@@ -37,8 +36,7 @@ def unrolled(space: Space, t: int, rows: Sequence[Row], device: Device) -> Row:
     alike = [row for row in rows if lanes is None or (row[0][lanes] == best[lanes]).all()]
     found = [_around(array, row, sizes, (x, y), lanes) for row in alike]
     f, o, b = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    within = legal.inside(f, o, b, t, space)
-    return f[within], o[within], b[within]
+    return within(space, t, (f, o, b))
 
 
 def unrollings(space: Space, t: int, sizes: np.ndarray, axes: tuple[int, int], most: float, alike: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 It is here because this package imports nothing else of the project."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -59,12 +60,10 @@ def jit_of(
     """
     options |= {"no_cfunc_wrapper": True, "no_cpython_wrapper": not from_python}
 
-    def make(function: Callable, **more: Any) -> Callable:
-        return cached(function, sources=sources, **options, **more)
-
+    make = functools.partial(cached, sources=sources, **options)
     if makes_arrays:
-        return lambda function: make(function, nogil=True, error_model="numpy")
-    return lambda function: uncounted(make, function)
+        return functools.partial(make, nogil=True, error_model="numpy")
+    return functools.partial(uncounted, make)
 
 
 def cached(function: Callable, *, sources: Iterable[str] = (), **options: Any) -> Callable:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from automapper.graph import consumers
+from automapper.local import divisors
 from automapper.workload import DRAM, Network, nameless
 from hw_model import Device, InputError, Layer, fusion
 from hw_model.tables import word_bits
@@ -169,7 +170,7 @@ class Grouping:
         if group.pinned and (self.mode == "maps" and self.passes(group) == 1):
             return  # weights are read once anyway
         may_divide = self.mode == "strips" and len(group) <= LONGEST and self._in_order(group)
-        for strips in [n for n in range(1, rows + 1) if rows % n == 0] if may_divide else [1]:
+        for strips in divisors(rows) if may_divide else [1]:
             one = replace(group, strips=strips)
             if strips == 1 and group.pinned and self.passes(group) == 1:
                 continue

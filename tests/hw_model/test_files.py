@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from automapper.local import _divisors
+from automapper.local import divisors
 from hw_model import InputError, Layer, load_device
 from hw_model.__main__ import main
 from hw_model.axis import Axis
@@ -52,11 +52,11 @@ def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("size", [1, 2, 36, 97, 360, 1024])
 def test_divisors(size):
-    assert _divisors(size) == [part for part in range(1, size + 1) if size % part == 0]
+    assert divisors(size) == [part for part in range(1, size + 1) if size % part == 0]
 
 
 def test_divisors_of_the_largest_size():
-    assert _divisors(2**31 - 1) == [1, 2**31 - 1]
+    assert divisors(2**31 - 1) == [1, 2**31 - 1]
 
 
 def test_real_pairs_are_those_counted_one_by_one():
