@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(options)
     except KeyboardInterrupt:
+        exec("")  # else, had it gone through an `exec` of text, `python -m` would end by SIGINT and not with a status
         print("interrupted", file=sys.stderr)
         return 130
 

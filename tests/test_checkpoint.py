@@ -159,6 +159,17 @@ def test_exit_status(capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_the_status_of_ctrl_c_within_text_that_is_executed(tmp_path):
+    """`python -m` would end by the signal, though the interrupt was caught: a namedtuple is such a text."""
+    (tmp_path / "command.py").write_text(
+        "import sys; from instantnet.engine.errors import exit_status; "
+        "sys.exit(exit_status(lambda: exec('raise KeyboardInterrupt')))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-m", "command"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize("lines", [1, 10_000])  # found out at the end, or in the middle
 def test_a_reader_that_has_gone_is_no_error(lines):
     program = (

@@ -100,6 +100,10 @@ def exit_status(main: Callable[[], int | None]) -> int:
         if isinstance(error, OSError):
             _discard_output()
         return print_error(error)
+    finally:
+        # Where KeyboardInterrupt went through an `exec` of text (namedtuple, numba), `python -m` ends by SIGINT
+        # whatever the status, though it was caught; the next `exec` takes that mark off (CPython's pythonrun.c).
+        exec("")
 
 
 def _discard_output() -> None:
