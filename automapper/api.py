@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automapper.baselines import Baselines, check_fit, chosen_baselines
-from automapper.budget import parse_budget
+from automapper.budget import FRONTS, FUSING, TRADING, Clock, parse_budget
 from automapper.engines import Engine, check_engine
 from automapper.fixed import add_fixed, fixed_problems
 from automapper.folder import result_folder, write_outputs
 from automapper.fusion.fuse import fuse_network, fused_report
+from automapper.fusion.groups import Grouping
 from automapper.fusion.plan import Effort
 from automapper.interrupt import interrupt_held_back
 from automapper.layer_list import network_of, read_layers
@@ -230,6 +231,12 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     known = read_mappings(settings["warm_start"]) if settings["warm_start"] else {}
     saved = read_state(settings["resume"]) if settings["resume"] else {}
     limits = Limits(settings["max_latency"], settings["max_energy"])
+    fronting = bool(settings["pareto"] or limits)
+    fusing = settings["fuse"] != "off" and not limits
+    may_fuse = fusing and Grouping(network, device, settings["fuse"]).may_fuse
+    after_trading = 1 - FRONTS * fronting - FUSING * may_fuse  # shares of the budget, as it is used up
+    after_searching = after_trading - TRADING * (engine != "random")
+    searching = budget.without(1 - after_searching)
     progress = progress or Progress()
 
     with interrupt_held_back() as early:
@@ -237,7 +244,7 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
             network, bit_widths, device, objective, 1 if limits else settings["stages"], seed, *parallel,
             engine == "random", baselines.own,
         )  # fmt: skip
-        pipelines.limit_local_search(budget.local_s)
+        pipelines.limit_local_search(searching.local_s)
         load_kernels(device)
     begun, resumed = 0, 0
 
@@ -247,9 +254,10 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         resumed = resume(units, saved, settings["resume"]) if saved else 0
 
     watch = Watch(network, bit_widths, objective, settings["goal"], pipelines, progress)
+    clock = Clock(budget.seconds)
     try:
         outcome = run_search(
-            problems, device, objective, budget, seed, engine, *parallel, watch.after_round, progress.proved,
+            problems, device, objective, searching, seed, engine, *parallel, watch.after_round, progress.proved,
             bool(early), baselines, fixed_problems(network, bit_widths, baselines.fixed_at), prepare,
         )  # fmt: skip
     except NoMapping as error:
@@ -262,19 +270,25 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     add_published(outcome, problems, device, objective)
     add_fixed(outcome, network, bit_widths, device)
     with interrupt_held_back() as came:
-        trade_layers(network, bit_widths, outcome, device, objective, seed, *parallel, engine != "random")
+        trade_layers(
+            network, bit_widths, outcome, device, objective, seed, *parallel, engine != "random",
+            lambda: clock.until(after_trading),
+        )  # fmt: skip
     outcome.interrupted |= bool(came)
     fronts: dict[Bits, NetworkFront] = {}
     mappings_for_fronts = 0
-    if settings["pareto"] or limits:
+    if fronting:
         of_layers, mappings_for_fronts = layer_fronts(
-            network, bit_widths, outcome, device, seed, *parallel, engine == "random"
-        )
+            network, bit_widths, outcome, device, seed, *parallel, engine == "random",
+            clock.until(1 - FUSING * may_fuse),
+        )  # fmt: skip
         fronts = {bits: network_front(network, bits, of_layers) for bits in bit_widths}
         if limits:
             outcome.chosen = {bits: limits.choice(front, objective) for bits, front in fronts.items()}
     begin_fusing = time.perf_counter()
-    fused = _fused(network, bit_widths, outcome, device, objective, settings, bool(limits), progress)
+    fused = {}
+    if fusing and not outcome.interrupted:
+        fused = _fused(network, bit_widths, outcome, device, objective, settings, clock.until(), progress)
     statistics = {
         "engine": engine,
         "mappings": watch.mappings,
@@ -304,16 +318,15 @@ def _fused(
     device: Device,
     objective: Objective,
     settings: Mapping[str, Any],
-    limited: bool,
+    seconds: float,
     progress: Progress,
 ) -> dict[Bits, dict[str, Any]]:
-    """`fused` of report.json by bit-width; none with `--fuse off`, after Ctrl-C, or within limits."""
-    if settings["fuse"] == "off" or outcome.interrupted or limited:
-        return {}
+    """`fused` of report.json by bit-width; none after Ctrl-C."""
     mappings = parse_budget(settings["budget"]).mappings or outcome.per_search
     effort = Effort(
-        mappings, settings["seed"], settings["workers"], settings["backend"], settings["engine"] == "random"
-    )
+        mappings, settings["seed"], settings["workers"], settings["backend"], settings["engine"] == "random",
+        seconds,
+    )  # fmt: skip
     try:
         planner, found = fuse_network(
             network, bit_widths, outcome, device, objective, settings["fuse"], effort, progress.fused

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 
 from instantnet.engine.errors import UserError
 
 LOCAL_SHARE = 0.1  # of the seconds: for a local search, once among the mappings bred and once at the end
+PROVING = 0.5  # of the seconds of a search: for the branch and bound of the exhaustive engine
+TRADING, FRONTS, FUSING = 0.05, 0.2, 0.3  # of all seconds: for what may follow a search
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,21 @@ class Budget:
     def breeding_s(self) -> float:
         """Seconds after which no more mappings are bred: the last local searches, of layers and pipelines, follow."""
         return (1 - 2 * LOCAL_SHARE) * self.seconds
+
+    def without(self, share: float) -> Budget:
+        """What is left where a share of the seconds goes to something else."""
+        return replace(self, seconds=(1 - share) * self.seconds)
+
+
+class Clock:
+    """The seconds of a budget, which begin to pass."""
+
+    def __init__(self, seconds: float = math.inf):
+        self.seconds, self.begin = seconds, time.perf_counter()
+
+    def until(self, share: float = 1.0) -> float:
+        """Seconds until a share of them, above 0, is over; not below 0."""
+        return max(0.0, self.begin + share * self.seconds - time.perf_counter())
 
 
 def parse_budget(text: str) -> Budget:

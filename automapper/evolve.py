@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import astuple, replace
 
@@ -88,11 +89,12 @@ class Evolution(LocalSearch):
 
     def advance(self, mappings: int, share: float) -> Evolution:
         """Search until every search has bred and costed exactly `mappings`. Only a search without a valid mapping
-        continues, up to FLOOR. share: of the whole budget that is then used."""
+        continues, up to FLOOR. Where `ends` comes first, no search breeds less than a generation. share: of the whole
+        budget that is then used."""
         self.running = True
         self._own_arrays()
         try:
-            while not (self.stopped and self.mappings):
+            while not (self.mappings and (self.stopped or time.perf_counter() >= self.ends)):
                 budget = max(1, mappings)
                 missing = (self.score >= INVALID) & (self.bred >= budget) & (self.bred < FLOOR)
                 most = np.where(missing, self.bred + AT_ONCE, budget)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from automapper import lower_bound, tree
+from automapper.budget import Clock
 from automapper.evolve import SAME
 from automapper.objective import Objective
 from automapper.space import Search, build_space
@@ -26,7 +27,7 @@ from hw_model.tables import device_table, problem_table
 
 NODE_LIMIT = 40_000_000  # nodes of the tree visited, and mappings costed, for one problem: half a minute to a minute
 GAPS = (0.8, 0.6, 0.45, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.0)  # shares of the objective, one by one
-LEAVES = 512
+LEAVES, NODES_AT_ONCE = 512, 1 << 17  # written, and visited, between two looks at the time
 ROWS = 1 << 16  # mappings costed at once
 
 
@@ -47,16 +48,20 @@ class Optimum:
     complete: bool = True
 
 
-def find_optimum(problem: Problem, device: Device, objective: Objective, score: float = math.inf) -> Optimum:
+def find_optimum(
+    problem: Problem, device: Device, objective: Objective, score: float = math.inf, seconds: float = math.inf
+) -> Optimum:
     """The optimum of one problem, or a bound on how far the best mapping can be from it.
 
     Args:
         score: of a known mapping; a better one makes the walk shorter.
 
     Each walk looks for mappings that are better by some margin, from large to any. A walk that ends raises the lower
-    bound. After NODE_LIMIT nodes and mappings it gives up, with the bound and the best mapping so far.
+    bound. After NODE_LIMIT nodes and mappings, or so many seconds, it gives up, with the bound and the best mapping so
+    far.
     """
-    walk = _Walk(problem, device, objective, score)
+    clock = Clock(seconds)
+    walk = _Walk(problem, device, objective, score, clock)
     free = walk.free_bypasses()
     covered = walk.mappings() * len(free)
     lower = walk.root_bound([np.array(bypass, np.uint8) for bypass in free])
@@ -72,8 +77,8 @@ def find_optimum(problem: Problem, device: Device, objective: Objective, score: 
 
 
 class _Walk:
-    def __init__(self, problem: Problem, device: Device, objective: Objective, score: float):
-        self.problem, self.device, self.objective, self.score = problem, device, objective, score
+    def __init__(self, problem: Problem, device: Device, objective: Objective, score: float, clock: Clock):
+        self.problem, self.device, self.objective, self.score, self.clock = problem, device, objective, score, clock
         self.mapping: Mapping | None = None
         self.evaluated = self.nodes = 0
         self.space = build_space([Search(problem)], device)
@@ -126,9 +131,10 @@ class _Walk:
             return True
         of = self._tree(bypass), self.device_table, self.tables
         over = False
-        while not over and self.nodes + self.evaluated <= NODE_LIMIT:
+        while not over and self.nodes + self.evaluated <= NODE_LIMIT and self.clock.until() > 0:
             best = self.score - max(SAME, margin)
-            written, nodes, over = tree.walk(index, best, leaves, NODE_LIMIT - self.nodes - self.evaluated, *of)
+            at_once = min(NODES_AT_ONCE, NODE_LIMIT - self.nodes - self.evaluated)
+            written, nodes, over = tree.walk(index, best, leaves, at_once, *of)
             self.nodes += nodes
             self._cost(leaves[:written], bypass)
         return over

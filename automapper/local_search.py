@@ -54,6 +54,7 @@ class LocalSearch(ABC):
         self.tops: list[dict[float, Scored]] = [{} for _ in self.searches]  # score -> where a climb led
         self.costed = np.zeros(len(self.searches), int)  # neighbours
         self.local_s = self.deadline = math.inf  # seconds that it may take, and when the present one ends
+        self.ends = math.inf  # when the whole search does
 
     @abstractmethod
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
@@ -70,6 +71,8 @@ class LocalSearch(ABC):
     def climb(self) -> None:
         """Local search from every search's best, from the best of each layout that is new, and in the pool."""
         for t in self._in_time(np.arange(len(self.searches))):
+            if time.perf_counter() >= self.deadline:
+                continue
             found = self._descended(t, [(self.score[t], self.rows[t])], LAST, ROUNDS)
             self._climbed_best(t, [*found, *self._best_in_pool(t)], AT_END)
 
@@ -77,7 +80,7 @@ class LocalSearch(ABC):
         """Where descents lead from some mappings of search t, and from the best layouts that none began from yet; and
         then from other unrollings of the best, in some rounds. share: of the neighbours that local search may cost,
         used up then."""
-        if self.random or self.stopped:
+        if self.random or self.stopped or time.perf_counter() >= self.deadline:
             return list(starts)
 
         part = IN_DATAFLOW if self.searches[t].dataflow else 1.0
@@ -147,8 +150,9 @@ class LocalSearch(ABC):
     def _in_time(self, which: np.ndarray) -> Iterator[int]:
         """The searches one after another; in the local search of each, `deadline` is when its part of the time ends."""
         begin = time.perf_counter()
+        seconds = min(self.local_s, self.ends - begin)
         for position, t in enumerate(which, 1):
-            self.deadline = begin + self.local_s * position / len(which)
+            self.deadline = begin + seconds * position / len(which)
             yield t
 
     def _climbed(self, t: int, score: float, row: Row) -> tuple[float, Row]:

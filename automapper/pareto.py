@@ -7,6 +7,7 @@ combination of the layers' mappings is covered, also those that minimise no prod
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from automapper.evolve import EXPLORE, Evolution, known_row
 from automapper.local import Row
 from automapper.objective import Objective, Scoring
-from automapper.parallel import run_parallel
+from automapper.parallel import run_parallel, seconds_each
 from automapper.search import Choice, Found, Outcome
 from automapper.space import Search, on_single_axes
 from automapper.workload import Network, Problem, problem_of
@@ -86,9 +87,10 @@ def layer_fronts(
     workers: int,
     backend: str,
     random: bool = False,
+    seconds: float = math.inf,
 ) -> tuple[dict[Problem, list[Found]], int]:
-    """(the front of every problem, by rising latency; mappings tried). Ctrl-C ends the searches; the fronts are then
-    the best so far."""
+    """(the front of every problem, by rising latency; mappings tried). seconds: for all searches. Ctrl-C ends them;
+    the fronts are then the best so far."""
     problems = list(dict.fromkeys(problem_of(item, bits) for bits in bit_widths for item in network.layers))
     known = {problem: _known(problem, outcome) for problem in problems}
     units = []
@@ -104,7 +106,8 @@ def layer_fronts(
     mappings = max(1, outcome.per_search // len(WEIGHTS))
     try:
         if not outcome.interrupted:
-            units = run_parallel(_advanced, [(unit, mappings) for unit in units], workers, backend)
+            each = seconds_each(seconds, len(units), workers)
+            units = run_parallel(_advanced, [(unit, mappings, each) for unit in units], workers, backend)
     except KeyboardInterrupt:
         outcome.interrupted = True
         for unit in units:
@@ -119,7 +122,8 @@ def layer_fronts(
     return {problem: _front(found) for problem, found in known.items()}, sum(unit.evaluated for unit in units)
 
 
-def _advanced(unit: Frontier, mappings: int) -> Frontier:
+def _advanced(unit: Frontier, mappings: int, seconds: float) -> Frontier:
+    unit.ends = time.perf_counter() + seconds
     unit.advance(max(1, int(EXPLORE * mappings)), EXPLORE)
     unit.advance(mappings, 1.0)
     return unit

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from automapper.baselines import Baselines
-from automapper.budget import Budget
+from automapper.budget import PROVING, Budget, Clock
 from automapper.dataflows import built_in, why_none
 from automapper.engines import ENGINES, Engine
 from automapper.evolve import CONVERGED, Evolution
@@ -149,6 +149,9 @@ def run_search(
         units = [ENGINES[engine](searches, device, objective, seed) for searches in by_shape.values()]
         load_kernels(device)
         prepare(units)
+    clock = Clock(budget.seconds)
+    if engine == "exhaustive":
+        budget = budget.without(PROVING)
     for unit in units:
         unit.local_s = seconds_each(budget.local_s, len(units), workers)
     outcome = Outcome(baselines, interrupted=bool(came) or interrupted)
@@ -179,7 +182,7 @@ def run_search(
     if engine == "exhaustive" and not outcome.interrupted:
         try:
             evolved = [unit for unit in units if isinstance(unit, Evolution)]
-            _find_optima(outcome, evolved, workers, backend, after_proof)
+            _find_optima(outcome, evolved, workers, backend, after_proof, clock)
         except KeyboardInterrupt:
             outcome.interrupted = True
         outcome.seconds = time.perf_counter() - begin
@@ -277,8 +280,9 @@ def _find_optima(
     workers: int,
     backend: str,
     after_proof: Callable[[int, int], None],
+    clock: Clock,
 ) -> None:
-    """Replace what evolution found by the optimum, where that is better."""
+    """Replace what evolution found by the optimum, where that is better, until the clock has run down."""
     work = [
         (search.problem, unit.device, unit.objective, float(unit.score[index]))
         for unit in units
@@ -287,8 +291,9 @@ def _find_optima(
     ]
     at_once = workers or os.cpu_count() or 1
     for begin in range(0, len(work), at_once):
-        part = work[begin : begin + at_once]
-        for (problem, device, _, _), optimum in zip(
+        seconds = clock.until() / math.ceil((len(work) - begin) / at_once)
+        part = [(*one, seconds) for one in work[begin : begin + at_once]]
+        for (problem, device, *_), optimum in zip(
             part, run_parallel(find_optimum, part, workers, backend), strict=True
         ):
             outcome.optima[problem] = optimum

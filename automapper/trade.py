@@ -18,14 +18,15 @@ be ahead by a fraction of a percent. Where that happens at a bit-width, layers r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from automapper.evolve import EXPLORE, Evolution, known_row
 from automapper.objective import LEAST, Objective
-from automapper.parallel import run_parallel
+from automapper.parallel import run_parallel, seconds_each
 from automapper.search import Found, Outcome
 from automapper.space import Search
 from automapper.workload import Network, Problem, problem_of
@@ -73,18 +74,20 @@ def trade_layers(
     workers: int = MapSettings.workers,
     backend: str = MapSettings.backend,
     searching: bool = True,
+    seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> None:
     """Set `outcome.traded`: what layers run for the network, where a reference's sums are ahead at a bit-width.
 
-    searching: False uses known mappings only, so that a comparison of engines stays fair.
+    searching: False uses known mappings only, so that a comparison of engines stays fair. seconds_left: for searching.
     """
     selection = _Selection(network, bit_widths, outcome, device, objective)
     for sweep, mappings in enumerate((0, *(MAPPINGS if searching else ()))):
         behind = [bits for bits in selection.bit_widths if selection.is_behind(bits) and not selection.substitute(bits)]
-        if not behind:
+        if not behind or not seconds_left():
             break
-        for bits in behind if mappings else ():
-            work = selection.searches(bits, mappings, seed + sweep - 1)
+        for number, bits in enumerate(behind if mappings else ()):
+            seconds = seconds_left() / (len(behind) - number)
+            work = selection.searches(bits, mappings, seed + sweep - 1, seconds, workers)
             for found in run_parallel(_search_again, work, workers, backend):
                 if found:
                     selection.searched.setdefault((bits, found.search.problem), []).append(found)
@@ -152,11 +155,13 @@ class _Selection:
             self._set(bits, candidates[int(np.argmin(after))])
         return True
 
-    def searches(self, bits: Bits, mappings: int, seed: int) -> list[tuple]:
-        """Arguments of `_search_again` for every problem of the network."""
+    def searches(self, bits: Bits, mappings: int, seed: int, seconds: float, workers: int) -> list[tuple]:
+        """Arguments of `_search_again` for every problem of the network; seconds: for all of them, some at once."""
         current, references = self.current(bits), self.references(bits)
         energy_j, latency_s = _sums(current)
-        work = []
+        work: list[tuple] = []
+        problems = dict.fromkeys(self.layers[bits])
+        each = seconds_each(seconds, len(problems), workers)
         for problem, found in dict(zip(self.layers[bits], current, strict=True)).items():
             joules = self.objective.energy_weight * found.cost.energy_j / energy_j
             seconds = self.objective.latency_weight * found.cost.latency_s / latency_s
@@ -166,7 +171,7 @@ class _Selection:
             contribution = Contribution(self.objective, joules * scale, seconds * scale, limit)
             known = dict.fromkeys([found.mapping, *(one.mapping for one in self._allowed(bits, problem, references))])
             search = Search(problem, self.outcome.baselines.own)
-            work.append((contribution, search, list(known), self.device, mappings, seed))
+            work.append((contribution, search, list(known), self.device, mappings, seed, each))
         return work
 
     def adopt_reference(self, bits: Bits) -> None:
@@ -288,9 +293,16 @@ def _comparisons(
 
 
 def _search_again(
-    contribution: Contribution, search: Search, known: Sequence[Mapping], device: Device, mappings: int, seed: int
+    contribution: Contribution,
+    search: Search,
+    known: Sequence[Mapping],
+    device: Device,
+    mappings: int,
+    seed: int,
+    seconds: float,
 ) -> Found | None:
     evolution = Evolution([search], device, contribution, seed)
+    evolution.ends = time.perf_counter() + seconds
     for mapping in known:
         if (row := known_row(evolution.space, mapping, device)) is not None:
             evolution.remember(0, row)

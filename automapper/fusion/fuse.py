@@ -7,6 +7,7 @@ from collections.abc import Mapping as MappingABC
 from dataclasses import dataclass
 from typing import Any
 
+from automapper.budget import Clock
 from automapper.fusion.groups import SPARE, Group, Grouping
 from automapper.fusion.plan import Effort, Plan, Planner, Step
 from automapper.objective import Objective
@@ -44,9 +45,11 @@ def fuse_network(
     """The best plan of every bit-width. mode: "maps" or "strips"; show: called with bit-widths done, and their
     number."""
     planner = Planner(Grouping(network, device, mode), objective, effort)
+    clock = Clock(effort.seconds)
     found: dict[Bits, Fused] = {}
     for bits in sorted(bit_widths, key=width_order, reverse=True):
         show(len(found), len(bit_widths))
+        planner.clock = Clock(clock.until() / (len(bit_widths) - len(found)))
         best = best_of(network, bits, outcome)
         alone = planner.layer_by_layer(bits, best)
         wider = [found[other].plan for other in found if is_wider(other, bits)]
@@ -64,9 +67,10 @@ def fuse_network(
 
 def everything_stays(planner: Planner, plan: Plan, alone: Plan) -> Cost | None:
     """The cost of an inference while all weights and every map that may stay are on the chip, from mappings found for
-    the whole network as one group; None where they do not fit, or the chip holds no weights with its maps."""
+    the whole network as one group; None where they do not fit, or the chip holds no weights with its maps, or there is
+    no time."""
     grouping = planner.grouping
-    if len({item.layer.N for item in planner.layers}) > 1:
+    if not planner.clock.until() or len({item.layer.N for item in planner.layers}) > 1:
         return None
     whole = Group(0, len(planner.layers), 1, grouping.batch, pinned=True)
     if not grouping.may_pin or max(grouping.reserved_bits(whole, plan.bits)) > (1 - SPARE) * grouping.room_bits:

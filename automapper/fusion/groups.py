@@ -59,6 +59,11 @@ class Grouping:
         """Whether weights may stay there too."""
         return fusion.may_pin(self.device)
 
+    @cached_property
+    def may_fuse(self) -> bool:
+        """Whether a layer reads another one's output, which the device could keep."""
+        return bool(self.room_bits) and any(item.source not in (None, DRAM) for item in self.layers)
+
     def stays(self, index: int, begin: int, end: int) -> bool:
         """Whether a layer's output stays on the chip in a group: all that reads it, adds included, is in it."""
         readers = self.readers[index]

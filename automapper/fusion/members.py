@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ from automapper.dataflows import Dataflow, Unfit, constraints
 from automapper.evolve import TOGETHER, Evolution, known_row
 from automapper.local_search import INVALID
 from automapper.objective import parse_objective
-from automapper.parallel import run_parallel
+from automapper.parallel import run_parallel, seconds_each
 from automapper.space import Search
 from automapper.workload import Problem
 from hw_model import Device, InputError, Mapping, evaluate_batch
@@ -55,9 +57,10 @@ def search_places(
     workers: int,
     backend: str,
     random: bool = False,
+    seconds: float = math.inf,
 ) -> list[Placed | None]:
-    """For every place, with known mappings of the layer to begin with, the best mapping found by `mappings` bred ones;
-    None where none is valid."""
+    """For every place, with known mappings of the layer to begin with, the best mapping found by `mappings` bred ones,
+    or in `seconds` for all places; None where none is valid."""
     alike: dict[tuple[str, int], list[int]] = {}
     for index, (place, _) in enumerate(places):
         alike.setdefault((place.stays, place.reserved_bits), []).append(index)
@@ -69,8 +72,11 @@ def search_places(
             part = indices[begin : begin + AT_ONCE]
             order.append(part)
             work.append(([places[index] for index in part], view, mappings, seed, random))
+    each = seconds_each(seconds, len(work), workers)
     found: list[Placed | None] = [None] * len(places)
-    for part, results in zip(order, run_parallel(_search, work, workers, backend), strict=True):
+    for part, results in zip(
+        order, run_parallel(_search, [(*one, each) for one in work], workers, backend), strict=True
+    ):
         for index, result in zip(part, results, strict=True):
             found[index] = result
     return found
@@ -86,9 +92,16 @@ def _possible(place: Place, view: Device) -> bool:
 
 
 def _search(
-    places: Sequence[tuple[Place, Sequence[Mapping]]], view: Device, mappings: int, seed: int, random: bool
+    places: Sequence[tuple[Place, Sequence[Mapping]]],
+    view: Device,
+    mappings: int,
+    seed: int,
+    random: bool,
+    seconds: float,
 ) -> list[Placed | None]:
+    ends = time.perf_counter() + seconds
     evolution = StripEvolution([place for place, _ in places], view, seed, random)
+    evolution.ends = ends
     for index, (place, known) in enumerate(places):
         evolution.know(index, evolution.rows_of(index, place, known))
     evolution.advance(mappings, 1.0)

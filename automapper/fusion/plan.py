@@ -12,7 +12,9 @@ import math
 from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+from automapper.budget import Clock
 from automapper.dataflows import Dataflow
 from automapper.fusion.groups import Group, Grouping
 from automapper.fusion.members import Place, Placed, search_places
@@ -26,6 +28,7 @@ from hw_model.widths import Bits
 ROUGH = 150  # mappings bred to compare groups
 MOST = 3000  # mappings bred for each layer of the plan: they begin with good ones, and cost more than a layer's own
 LEVELS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05)  # of the buffer, as what is left is rounded to compare
+SHARE = 0.5  # of the seconds that are left, for each of the searches one after another
 TURNS = 8  # of the iteration of E and T, at most
 
 
@@ -51,29 +54,37 @@ class Plan:
     bits: Bits
     steps: tuple[Step, ...]
 
-    @property
+    @cached_property
     def cost(self) -> Cost:
         """The sum over the layers."""
         return sum((cost for step in self.steps for cost in step.costs), Cost())
 
+    @property
+    def energy_and_latency(self) -> tuple[float, float]:
+        """Those of `cost`, in J and s, without the sums of all else that it counts."""
+        costs = [cost for step in self.steps for cost in step.costs]
+        return sum(cost.energy_pj for cost in costs) * 1e-12, sum(cost.latency_s for cost in costs)
+
 
 @dataclass(frozen=True)
 class Effort:
-    """Of the searches: mappings bred for each, the seed, workers and backend as `run_parallel` has them, and whether
-    mappings are random ones."""
+    """Of the searches: mappings bred for each, the seed, workers and backend as `run_parallel` has them, whether
+    mappings are random ones, and seconds for all of them."""
 
     mappings: int
     seed: int
     workers: int
     backend: str
     random: bool = False
+    seconds: float = math.inf
 
 
 class Planner:
-    """Plans of one network on one device."""
+    """Plans of one network on one device. clock: how long the next searches may take."""
 
     def __init__(self, grouping: Grouping, objective: Objective, effort: Effort):
         self.grouping, self.objective, self.effort = grouping, objective, effort
+        self.clock = Clock()
         self.device: Device = grouping.device
         self.layers = grouping.layers
 
@@ -95,10 +106,12 @@ class Planner:
 
     def plan(self, alone: Plan, wider: Plan | None = None, dataflow: str | Dataflow = "") -> Plan:
         """The best plan found. alone: layer by layer; wider: the plan of wider words, which is worth a look; dataflow:
-        as `Search.dataflow`, what every mapping has to stay within."""
-        known = {step.group.begin: step.mappings[0] for step in alone.steps}
-        groups, weights = self.choose(alone, self._rough(alone, known, dataflow))
-        best = self.without_losses(self.searched(groups, alone, known, weights, dataflow), alone)
+        as `Search.dataflow`, what every mapping has to stay within. Without time, only the wider one is looked at."""
+        best = alone
+        if self.clock.until():
+            known = {step.group.begin: step.mappings[0] for step in alone.steps}
+            groups, weights = self.choose(alone, self._rough(alone, known, dataflow))
+            best = self.without_losses(self.searched(groups, alone, known, weights, dataflow), alone)
         if wider is not None:
             same = [step if step.fused else alone.steps[step.group.begin] for step in wider.steps]
             steps = [self.recosted(step, alone.bits) if step.fused else step for step in same]
@@ -108,7 +121,10 @@ class Planner:
         return best
 
     def within(self, plan: Plan, alone: Plan, dataflow: str | Dataflow) -> Plan:
-        """The groups of a plan with mappings of a dataflow, where they pay. alone: its mappings layer by layer."""
+        """The groups of a plan with mappings of a dataflow, where they pay. alone: its mappings layer by layer, which
+        is the result where there is no time."""
+        if not self.clock.until():
+            return alone
         known = {step.group.begin: step.mappings[0] for step in alone.steps}
         weights = self.weights(plan.cost.energy_pj, plan.cost.cycles)
         groups = [step.group for step in plan.steps if step.fused]
@@ -126,7 +142,7 @@ class Planner:
 
     def value(self, plan: Plan) -> float:
         """The objective."""
-        return self.objective.value(plan.cost.energy_j, plan.cost.latency_s)
+        return self.objective.value(*plan.energy_and_latency)
 
     def choose(
         self, alone: Plan, rough: MappingABC[Group, tuple[float, float]]
@@ -282,6 +298,8 @@ class Planner:
         places: dict[tuple[Group, int], Place] = {}
         scale: dict[tuple[Group, int], float] = {}
         for group in self.grouping.candidates(bits):
+            if not self.clock.until(SHARE):
+                break
             parts, reserved = self.grouping.strips_of(group), self.grouping.reserved_bits(group, bits)
             assert parts is not None
             for index, strips in enumerate(parts):
@@ -326,7 +344,7 @@ class Planner:
         effort = self.effort
         found = search_places(
             [(place, [mapping]) for place, mapping in begin.items()], self.device, mappings, effort.seed,
-            effort.workers, effort.backend, effort.random,
+            effort.workers, effort.backend, effort.random, SHARE * self.clock.until(),
         )  # fmt: skip
         by_place = dict(zip(begin, found, strict=True))
         return {key: by_place[place] for key, place in places.items()}

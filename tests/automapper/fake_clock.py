@@ -31,6 +31,16 @@ class FakeClock:
 
         monkeypatch.setattr(Evolution, "step", timed_step)
         monkeypatch.setattr(Evolution, "_score", timed_score)
-        for module in ("search", "api", "local_search", "watch"):
+        for module in (
+            "search",
+            "api",
+            "local_search",
+            "watch",
+            "evolve",
+            "budget",
+            "trade",
+            "pareto",
+            "fusion.members",
+        ):
             clock = SimpleNamespace(perf_counter=lambda: self.now, sleep=time.sleep)
             monkeypatch.setattr(f"automapper.{module}.time", clock)

@@ -5,6 +5,7 @@ import pytest
 from fake_clock import COSTING, FakeClock
 
 import hw_model
+from automapper.api import map_network
 from automapper.budget import Budget
 from automapper.dataflows import built_in
 from automapper.evolve import FLOOR, Evolution
@@ -72,6 +73,48 @@ def test_seconds_are_kept(seconds, speed, monkeypatch):
     assert 0.75 * seconds <= outcome.seconds <= 1.05 * seconds
     assert outcome.seconds <= clock.now
     assert np.isfinite([found.cost.edp_js for found in outcome.found.values()]).all()
+
+
+CHAIN = """
+- {name: a, K: 32, C: 16, P: 28, Q: 28}
+- {name: b, from: a, G: 32, P: 28, Q: 28, R: 3, S: 3, H: 28, W: 28, pad_top: 1, pad_left: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"fuse": "off"},
+        {"pareto": True, "fuse": "off"},
+        {"pareto": True},
+        {"max_latency": 1e-4},
+        {"engine": "random"},
+    ],
+    ids=str,
+)
+def test_seconds_count_what_follows_the_search(settings, tmp_path, monkeypatch):
+    """Mappings for the network, for fronts and for fused groups are bred within the budget too."""
+    clock = FakeClock(monkeypatch, mappings_per_s=5000)
+    (tmp_path / "layers.yaml").write_text(CHAIN)
+    report = map_network(
+        tmp_path / "layers.yaml", "eyeriss", bits=[8], budget="4s", workers=1, stages=1, **settings
+    ).to_dict()
+    assert 0.6 * 4 <= clock.now <= 1.05 * 4
+    fused = report["bit_widths"][0].get("fused")
+    assert (fused is not None) == ("fuse" not in settings and "max_latency" not in settings)
+    assert not fused or fused["objective_value"] <= fused["layer_by_layer"]["objective_value"]
+
+
+@pytest.mark.parametrize("seconds", [0.01, 30.0])
+def test_a_budget_that_ends_before_layers_are_fused(seconds, tmp_path, monkeypatch):
+    """No group is then looked at, and the layers alone are what the network runs; with time, groups are found."""
+    FakeClock(monkeypatch, mappings_per_s=500)
+    (tmp_path / "layers.yaml").write_text(CHAIN)
+    report = map_network(tmp_path / "layers.yaml", "eyeriss", bits=[4, 8], budget=f"{seconds}s", workers=1, stages=1)
+    for row in report.to_dict()["bit_widths"]:
+        assert bool(row["fused"]["groups"]) == (seconds > 1)
+        assert row["fused"]["edp_js"] <= row["fused"]["layer_by_layer"]["edp_js"]
 
 
 def test_local_search_ends_when_its_time_is_up(monkeypatch):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,20 @@ def test_splits_against_enumeration():
             if math.prod(row) >= size and all(n == 1 or math.prod(row) // n * (n - 1) < size for n in row)
         ]
         assert sorted(_covers(size, limits)) == sorted(every)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, math.inf])
+def test_a_proof_that_its_time_ends_is_a_bound(seconds, monkeypatch):
+    """The clock moves by a hundredth of a second each time the walk looks at it."""
+    ticks = itertools.count()
+    monkeypatch.setattr("automapper.budget.time", SimpleNamespace(perf_counter=lambda: next(ticks) * 0.01))
+    monkeypatch.setattr(exhaustive, "NODES_AT_ONCE", 16)
+    problem, device = Problem(Layer(K=8, C=6, P=5), 8), load_device("eyeriss")
+    best = find_optimum(problem, device, EDP)
+    ended = find_optimum(problem, device, EDP, best.score + 0.5, seconds)
+    assert ended.complete == (seconds == math.inf)
+    assert ended.lower <= best.score + 1e-9
+    assert (ended.nodes == 0) == (seconds == 0.0)
 
 
 def random_rows(problem, device, count, seed=0):
