@@ -78,6 +78,7 @@ class Evolution(LocalSearch):
         self.generation = np.zeros(T, int)
         self.next_row = np.full(T, M)  # rows of a generation that are bred and not yet costed; M: none
         self.bred = np.zeros(T, int)
+        self.climbed = np.zeros(T, int)  # how many were bred when the last local search ended
         self.evaluated = 0  # by all searches together
         self.together = np.zeros(T, bool)
         self.running = self.stopped = False  # set from another thread, stopped ends `advance` after a generation
@@ -104,10 +105,12 @@ class Evolution(LocalSearch):
                 self.step(which, most[which])
             if share >= EXPLORE and not (self.random or self.stopped):
                 self.bring_together(np.flatnonzero(~self.together & (self.bred >= TOGETHER)))
-            if share >= 1.0:
+            if share >= 1.0 and (self.climbed != self.bred).any():
                 self.take_over()
                 self.climb()
                 self.take_over()
+                if not self.stopped and time.perf_counter() < self.ends:
+                    self.climbed[:] = self.bred
         finally:
             self.running = False
         return self

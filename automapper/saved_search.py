@@ -27,7 +27,7 @@ from instantnet.engine.errors import UserError, reason
 
 NAME = "search.safetensors"
 LARGEST_FILE = 2**30  # bytes
-COUNTERS = ("fresh", "stale", "generation", "next_row", "bred", "costed")
+COUNTERS = ("fresh", "stale", "generation", "next_row", "bred", "costed", "climbed")
 SCORES = ("pool_score", "start_score", "score")
 PARTS = ("f", "o", "b")
 EXPECTED = f"{NAME} of the mapper, or the folder that holds it"
@@ -126,6 +126,7 @@ def _table(rows: Sequence[tuple[Any, ...]], columns: int) -> np.ndarray:
 def _restore(unit: Evolution, state: State) -> None:
     """ValueError or KeyError where a state is not of this unit; it is then as it was."""
     T, M = unit.pool_score.shape
+    state = {"climbed": np.zeros_like(unit.climbed), **state}  # not in a file that is older than it
     values = {name: _like(state[name], getattr(unit, name), name) for name in (*COUNTERS, *SCORES, "together")}
     if any(values[name].min() < 0 for name in COUNTERS) or values["fresh"].max() > 2 or values["next_row"].max() > M:
         raise ValueError("its counters are out of range")

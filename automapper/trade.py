@@ -299,7 +299,7 @@ def _search_again(
     device: Device,
     mappings: int,
     seed: int,
-    seconds: float,
+    seconds: float = math.inf,
 ) -> Found | None:
     evolution = Evolution([search], device, contribution, seed)
     evolution.ends = time.perf_counter() + seconds

@@ -72,8 +72,18 @@ def test_a_finished_search_goes_on_with_a_larger_budget(whole, tmp_path):
     more = mapped(6000, resume=str(tmp_path / NAME))
     for before, after in zip(whole.to_dict()["bit_widths"], more.to_dict()["bit_widths"], strict=True):
         assert after["edp_js"] <= before["edp_js"] * (1 + 1e-12)
+
+
+def test_a_finished_search_is_not_searched_again(whole, tmp_path):
+    whole.write(tmp_path)
     same = mapped(2000, resume=str(tmp_path))
-    assert [row["edp_js"] for row in same.to_dict()["bit_widths"]] == [
+    assert found(same) == found(whole)
+    assert same.to_dict()["search"]["mappings"] == whole.to_dict()["search"]["mappings"]
+    older = {name: array for name, array in load_file(tmp_path / NAME).items() if not name.endswith(".climbed")}
+    save_file(older, tmp_path / NAME)
+    again = mapped(2000, resume=str(tmp_path))
+    assert again.to_dict()["search"]["mappings"] >= same.to_dict()["search"]["mappings"]
+    assert [row["edp_js"] for row in again.to_dict()["bit_widths"]] == [
         row["edp_js"] for row in whole.to_dict()["bit_widths"]
     ]
 
