@@ -86,36 +86,52 @@ def measure(
             "clear_agreement": float((logits.argmax(1) == wanted.argmax(1))[clear].mean()) if clear.any() else None,
         }
     if importlib.util.find_spec("openvino"):
-        row["openvino_ms"] = openvino_latencies(found, images[:1], calls)
+        chosen = {bits: model for bits, model in found.items() if bits in widths}
+        row["openvino"] = openvino_row(network, graph, chosen, images, calls)
     return row
 
 
-def openvino_latencies(found: dict[int, Any], image: np.ndarray, calls: int) -> dict[int, float]:
-    """As `parity.latencies`, by openvino on one thread."""
+def openvino_row(
+    network: Any, graph: Any, found: dict[int, Any], images: np.ndarray, calls: int
+) -> dict[str, dict[int, float]]:
+    """latency_ms, as `parity.latencies`, and top1, the share of images in the same class as torch, by openvino on one
+    thread with float32 where nothing is an integer."""
     import openvino
 
     core = openvino.Core()
-    options = {"INFERENCE_NUM_THREADS": 1}
+    options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     compiled = {bits: core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
                 for bits, model in found.items()}  # fmt: skip
+
+    def logits(bits: int, image: np.ndarray) -> np.ndarray:
+        return np.asarray(next(iter(compiled[bits]({"image": image}).values())))
+
     taken: dict[int, list[float]] = {bits: [] for bits in compiled}
     for _ in range(calls):
-        for bits, model in compiled.items():
-            model({"image": image})
+        for bits in compiled:
+            logits(bits, images[:1])
             begun = time.process_time()
-            model({"image": image})
+            logits(bits, images[:1])
             taken[bits].append(time.process_time() - begun)
-    return {bits: 1e3 * statistics.median(times) for bits, times in taken.items()}
+    top1 = {}
+    for bits in compiled:
+        theirs = np.concatenate([logits(bits, images[i : i + 1]) for i in range(len(images))])
+        wanted = parity.torch_logits(network, graph, images, bits)
+        top1[bits] = float((theirs.argmax(1) == wanted.argmax(1)).mean())
+    return {"latency_ms": {bits: 1e3 * statistics.median(times) for bits, times in taken.items()}, "top1": top1}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| network | 4 bit ms | 8 bit ms | 16 bit ms | 32 bit ms | 32 / 8 bit | top-1 as torch % below 32 bit |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in rows:
-        taken = row["latency_ms"]
-        agreement = ", ".join(f"{100 * one['top1']:.1f}" for bits, one in row["parity"].items() if bits < 32)
-        times = " | ".join(f"{taken[bits]:.3g}" if bits in taken else "" for bits in BITS)
-        lines.append(f"| {row['name']} | {times} | {taken[32] / taken[8]:.2f} | {agreement} |")
+        engines = {row["name"]: (row["latency_ms"], {bits: one["top1"] for bits, one in row["parity"].items()})}
+        if "openvino" in row:
+            engines[f"{row['name']}, openvino"] = row["openvino"]["latency_ms"], row["openvino"]["top1"]
+        for name, (taken, top1) in engines.items():
+            agreement = ", ".join(f"{100 * share:.1f}" for bits, share in top1.items() if bits < 32)
+            times = " | ".join(f"{taken[bits]:.3g}" if bits in taken else "" for bits in BITS)
+            lines.append(f"| {name} | {times} | {taken[32] / taken[8]:.2f} | {agreement} |")
     return "\n".join(lines)
 
 

@@ -76,7 +76,8 @@ def test_one_graph_per_bit_width_and_the_same_numbers():
 OTHERS = [name for name in QUANTIZERS if name != "minmax"]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "lsq" else pytest.mark.full) for n in OTHERS])
+@pytest.mark.full
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_quantizers(name):
     """No graph breaks, one graph per bit-width, gradients of steps and clipping levels too."""
     plain = DerivedNetwork(["k3_e1_g2"], SMALL, Precision(BITS, quantizer=name))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import TINY_SEARCH, run_here
+from tiny_runs import ONE_LAYER, SHORT_TRAINING, run_here
 
 from instantnet import train, train_search
 from instantnet.model_infer import DerivedNetwork
@@ -56,9 +56,10 @@ def test_the_codes_of_12_bit_survive_the_quantizer():
 
 
 def test_both_stages_run_with_it_and_differ_from_float32(tmp_path):
+    short = ["--preset", "digits", *ONE_LAYER, *SHORT_TRAINING, "--nepochs", "1"]
     for stage, words in (
-        (train_search, TINY_SEARCH),
-        (train, [*TINY_SEARCH[:-2], "--load_path", tmp_path / "train_search" / "none"]),
+        (train_search, short),
+        (train, [*short, "--load_path", tmp_path / "train_search" / "none"]),
     ):
         for kind in ("none", "bfloat16"):
             save = tmp_path / Path(stage.__file__).stem / kind

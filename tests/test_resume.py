@@ -303,7 +303,8 @@ def count_calls(killed_at=None) -> itertools.count:
     return events
 
 
-def test_killed_at_random_moments(stage, tmp_path):
+@pytest.mark.parametrize("most", [2, pytest.param(5, marks=pytest.mark.full)])
+def test_killed_at_random_moments(stage, most, tmp_path):
     """`tests/kill_and_resume.py` does it at full size."""
     words = ["--save", tmp_path, "--checkpoint_every", 1]
     for _ in range(2):  # the first run imports and loads
@@ -315,7 +316,7 @@ def test_killed_at_random_moments(stage, tmp_path):
     rng, kills, status = random.Random(7), 0, None
     while status is None:
         resume = ["--resume"] if (tmp_path / "checkpoint.pt").exists() else []
-        moment = rng.randrange(int(0.7 * moments)) if kills < 5 else None
+        moment = rng.randrange(int(0.7 * moments)) if kills < most else None
         status = killed_run(stage, [*words, *resume], patch=lambda at=moment: count_calls(at))
         kills += status is None
     assert status == 0 and kills >= 2

@@ -71,19 +71,34 @@ def test_training_equals_that_of_one_process(arch, tmp_path, two):
         torch.testing.assert_close(two["model"][name], tensor, rtol=1e-2, atol=1e-2, msg=name)
 
 
-def test_search_equals_that_of_one_process(tmp_path):
-    words = [*DIGITS, *FLOAT, "--nepochs", "2", "--max_steps", "2"]
-    alone(train_search, *words, "--save", tmp_path / "one")
-    result = torchrun("train_search.py", *words, "--sync_bn", "--save", str(tmp_path / "two"))
-    assert result.status == 0, result.err
-    assert result.out.count("search on digits") == 1
-    assert re.search(r"^next: .*torch.distributed.run --nproc-per-node 2 train.py --preset digits", result.out, re.M)
+def assert_the_same_search(tmp_path):
+    """That in `two` as that in `one`."""
     for one, two in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert two["alpha_loss"] == pytest.approx(one["alpha_loss"], rel=1e-4)
     one, two = (load(tmp_path / name / "arch.pt") for name in ("one", "two"))
     torch.testing.assert_close(two["alpha"], one["alpha"], rtol=1e-3, atol=1e-5)
     assert two["ops"] == one["ops"]
+
+
+def test_search_equals_that_of_one_process(tmp_path, two):
+    words = [*DIGITS, *FLOAT, "--nepochs", "2", "--max_steps", "2"]
+    alone(train_search, *words, "--save", tmp_path / "one")
+    results = two(train_search, *words, "--sync_bn", "--save", tmp_path / "two")
+    assert [result.status for result in results] == [0, 0], results[0].err
+    assert results[0].out.count("search on digits") == 1 and results[1].out == ""
+    assert_the_same_search(tmp_path)
+
+
+@pytest.mark.full
+def test_search_by_torchrun_equals_that_of_one_process(tmp_path):
+    words = [*DIGITS, *FLOAT, "--nepochs", "2", "--max_steps", "2"]
+    alone(train_search, *words, "--save", tmp_path / "one")
+    result = torchrun("train_search.py", *words, "--sync_bn", "--save", str(tmp_path / "two"))
+    assert result.status == 0, result.err
+    assert result.out.count("search on digits") == 1
+    assert re.search(r"^next: .*torch.distributed.run --nproc-per-node 2 train.py --preset digits", result.out, re.M)
+    assert_the_same_search(tmp_path)
 
 
 def test_srun_starts_both_stages(tmp_path, two):

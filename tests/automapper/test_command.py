@@ -245,7 +245,7 @@ def test_budget_in_seconds(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "seconds", [0.0, 0.5, pytest.param(2.0, marks=pytest.mark.full)]
+    "seconds", [0.0, *(pytest.param(s, marks=pytest.mark.full) for s in (0.5, 2.0))]
 )  # while the first pools are made, and in the search
 def test_interrupt_writes_the_best_so_far(weights, tmp_path, seconds):
     words = ["--save", str(tmp_path), "--bits", "4,8", "--budget", "100000000", "--fuse", "off", *ONE_BASELINE]

@@ -102,8 +102,8 @@ def check(case):
 
 
 def test_every_mapping_is_in_its_dataflow_sampled():
-    found = sum(map(check, random.Random(0).sample(CASES, 150)))
-    assert found > 105
+    found = sum(map(check, random.Random(0).sample(CASES, 75)))
+    assert found > 52
 
 
 @pytest.mark.full

@@ -25,7 +25,7 @@ CONV, FC = hw_model.Layer(K=32, C=16, P=14, Q=14, R=3, S=3), hw_model.Layer(K=10
 MINE = "name: mine\nx: [K]\ny: [C]\nstays: I\n"
 
 
-@pytest.mark.parametrize("device", ["eyeriss", "simba_like"])
+@pytest.mark.parametrize("device", ["eyeriss", pytest.param("simba_like", marks=pytest.mark.full)])
 def test_what_is_searched_beside_a_layer_changes_nothing(device, tmp_path):
     (tmp_path / "mine.yaml").write_text(MINE)
     added = load_dataflow(str(tmp_path / "mine.yaml"))
