@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automapper.baselines import Baselines, check_fit, chosen_baselines
-from automapper.budget import FRONTS, FUSING, TRADING, Clock, parse_budget
+from automapper.budget import Clock, parse_budget, schedule
 from automapper.engines import Engine, check_engine
 from automapper.fixed import add_fixed, fixed_problems
 from automapper.folder import result_folder, write_outputs
@@ -234,9 +234,8 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     fronting = bool(settings["pareto"] or limits)
     fusing = settings["fuse"] != "off" and not limits
     may_fuse = fusing and Grouping(network, device, settings["fuse"]).may_fuse
-    after_trading = 1 - FRONTS * fronting - FUSING * may_fuse  # shares of the budget, as it is used up
-    after_searching = after_trading - TRADING * (engine != "random")
-    searching = budget.without(1 - after_searching)
+    ends = schedule(engine != "random", fronting, may_fuse)
+    searching = budget.without(1 - ends.searched)
     progress = progress or Progress()
 
     with interrupt_held_back() as early:
@@ -272,23 +271,19 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
     with interrupt_held_back() as came:
         trade_layers(
             network, bit_widths, outcome, device, objective, seed, *parallel, engine != "random",
-            lambda: clock.until(after_trading),
+            lambda: clock.until(ends.traded),
         )  # fmt: skip
     outcome.interrupted |= bool(came)
     fronts: dict[Bits, NetworkFront] = {}
     mappings_for_fronts = 0
     if fronting:
-        of_layers, mappings_for_fronts = layer_fronts(
-            network, bit_widths, outcome, device, seed, *parallel, engine == "random",
-            clock.until(1 - FUSING * may_fuse),
-        )  # fmt: skip
-        fronts = {bits: network_front(network, bits, of_layers) for bits in bit_widths}
-        if limits:
-            outcome.chosen = {bits: limits.choice(front, objective) for bits, front in fronts.items()}
+        seconds = clock.until(ends.fronted)
+        fronts, mappings_for_fronts = _fronts(network, bit_widths, outcome, device, settings, seconds)
+    if limits:
+        outcome.chosen = {bits: limits.choice(front, objective) for bits, front in fronts.items()}
     begin_fusing = time.perf_counter()
-    fused = {}
-    if fusing and not outcome.interrupted:
-        fused = _fused(network, bit_widths, outcome, device, objective, settings, clock.until(), progress)
+    wanted = fusing and not outcome.interrupted
+    fused = _fused(network, bit_widths, outcome, device, objective, settings, clock, progress) if wanted else {}
     statistics = {
         "engine": engine,
         "mappings": watch.mappings,
@@ -311,6 +306,22 @@ def run(network: Network, device: Device, settings: Mapping[str, Any], progress:
         return Report(content, device, watch.state)
 
 
+def _fronts(
+    network: Network,
+    bit_widths: Sequence[Bits],
+    outcome: Outcome,
+    device: Device,
+    settings: Mapping[str, Any],
+    seconds: float,
+) -> tuple[dict[Bits, NetworkFront], int]:
+    """(the network's front at every bit-width, mappings tried)."""
+    seed, workers, backend = settings["seed"], settings["workers"], settings["backend"]
+    of_layers, tried = layer_fronts(
+        network, bit_widths, outcome, device, seed, workers, backend, settings["engine"] == "random", seconds
+    )
+    return {bits: network_front(network, bits, of_layers) for bits in bit_widths}, tried
+
+
 def _fused(
     network: Network,
     bit_widths: Sequence[Bits],
@@ -318,14 +329,14 @@ def _fused(
     device: Device,
     objective: Objective,
     settings: Mapping[str, Any],
-    seconds: float,
+    clock: Clock,
     progress: Progress,
 ) -> dict[Bits, dict[str, Any]]:
     """`fused` of report.json by bit-width; none after Ctrl-C."""
     mappings = parse_budget(settings["budget"]).mappings or outcome.per_search
     effort = Effort(
         mappings, settings["seed"], settings["workers"], settings["backend"], settings["engine"] == "random",
-        seconds,
+        clock.until(),
     )  # fmt: skip
     try:
         planner, found = fuse_network(

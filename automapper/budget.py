@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from instantnet.engine.errors import UserError
 
@@ -33,6 +34,22 @@ class Budget:
     def without(self, share: float) -> Budget:
         """What is left where a share of the seconds goes to something else."""
         return replace(self, seconds=(1 - share) * self.seconds)
+
+
+class Schedule(NamedTuple):
+    """The shares of a budget of seconds that are over when a run has searched, has found mappings for the network
+    beside its layers' own, and has the fronts; fused groups follow."""
+
+    searched: float
+    traded: float
+    fronted: float
+
+
+def schedule(trading: bool, fronts: bool, fusing: bool) -> Schedule:
+    """For a run with these steps after its search."""
+    fronted = 1 - FUSING * fusing
+    traded = fronted - FRONTS * fronts
+    return Schedule(traded - TRADING * trading, traded, fronted)
 
 
 class Clock:
