@@ -29,12 +29,14 @@ NODE_LIMIT = 40_000_000  # nodes of the tree visited, and mappings costed, for o
 GAPS = (0.8, 0.6, 0.45, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.0)  # shares of the objective, one by one
 LEAVES, NODES_AT_ONCE = 512, 1 << 17  # written, and visited, between two looks at the time
 ROWS = 1 << 16  # mappings costed at once
+MOST_SPLITS = 500_000  # of one dimension; a layer with more has no walk, only the bound that its sizes give
 
 
 @dataclass(frozen=True)
 class Optimum:
     """mapping: the best found (None: nothing beats the given score); score: its logarithm of the objective, or the
-    given one; covered: mappings in the space; evaluated: mappings costed one by one; nodes: of the tree, visited.
+    given one; covered: mappings in the space, 0 where these are too many; evaluated: mappings costed one by one;
+    nodes: of the tree, visited.
 
     lower: no mapping has a lower score; complete: `lower` equals `score`, so the mapping is the optimum.
     """
@@ -63,8 +65,10 @@ def find_optimum(
     clock = Clock(seconds)
     walk = _Walk(problem, device, objective, score, clock)
     free = walk.free_bypasses()
-    covered = walk.mappings() * len(free)
     lower = walk.root_bound([np.array(bypass, np.uint8) for bypass in free])
+    if walk.too_large:
+        return Optimum(None, score, 0, 0, 0, min(lower, score), complete=False)
+    covered = walk.mappings() * len(free)
     gaps = GAPS if math.isfinite(score) and walk.dims else (0.0,)
     for gap in gaps:
         margin = -math.log1p(-gap)
@@ -84,7 +88,11 @@ class _Walk:
         self.space = build_space([Search(problem)], device)
         self.levels = len(device.levels)
         sizes = problem.layer.sizes
-        splits = {d: splits_of(sizes[d], device, DIMS[d]) for d in range(8) if sizes[d] > 1}
+        self.too_large, splits = False, {}
+        try:
+            splits = {d: splits_of(sizes[d], device, DIMS[d], clock) for d in range(8) if sizes[d] > 1}
+        except TooManySplits:
+            self.too_large = True
         self.dims = sorted(splits, key=lambda d: -len(splits[d]))
         self.splits = [splits[d] for d in self.dims]
         empty = np.ones((0, self.levels + 2), np.int64)
@@ -202,25 +210,34 @@ class _Walk:
             self.mapping = decode(f[row], o[row], self.device, b[row])
 
 
-def splits_of(size: int, device: Device, dim: str) -> list[tuple[int, ...]]:
-    """Every split of a dimension without needless padding: factors per level, outermost first, of PEs, of lanes."""
+class TooManySplits(Exception):
+    """A dimension has more than MOST_SPLITS, or the time was over before they were listed."""
+
+
+def splits_of(size: int, device: Device, dim: str, clock: Clock | None = None) -> list[tuple[int, ...]]:
+    """Every split of a dimension without needless padding: factors per level, outermost first, of PEs, of lanes. Raises
+    TooManySplits."""
     axes = [units if dim in dims else 1 for units, dims in zip(device.array, device.axis_dims, strict=True)]
     lanes_at_most = device.lanes if dim in device.lanes_dims else 1
     found = set()
-    for x, y, lanes, *levels in _covers(size, [*axes, lanes_at_most, *[size] * len(device.levels)]):
+    limits = [*axes, lanes_at_most, *[size] * len(device.levels)]
+    for x, y, lanes, *levels in _covers(size, limits, clock or Clock()):
         found.add((*levels, x * y, lanes))
     return sorted(found)
 
 
-def _covers(size: int, limits: list[int]) -> list[tuple[int, ...]]:
-    """Tuples of factors within limits whose product covers size, none of which could be smaller."""
-    found = []
+def _covers(size: int, limits: list[int], clock: Clock) -> list[tuple[int, ...]]:
+    """Tuples of factors within limits whose product covers size, none of which could be smaller. Raises
+    TooManySplits."""
+    found: list[tuple[int, ...]] = []
 
     def extend(factors: list[int], rest: int) -> None:
         if len(factors) == len(limits) - 1:
             if rest <= limits[-1]:
                 found.append((*factors, rest))
             return
+        if len(found) > MOST_SPLITS or not clock.until():
+            raise TooManySplits
         for factor in _tile_sizes(rest):
             if factor <= limits[len(factors)]:
                 extend([*factors, factor], -(-rest // factor))

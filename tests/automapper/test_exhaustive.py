@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from automapper import exhaustive, lower_bound
+from automapper.budget import Clock
 from automapper.evolve import Evolution
 from automapper.exhaustive import _covers, _tile_sizes, different_orders, find_optimum, splits_of
 from automapper.objective import parse_objective
@@ -28,21 +29,39 @@ def test_splits_against_enumeration():
             for row in itertools.product(*(range(1, min(limit, size) + 1) for limit in limits))
             if math.prod(row) >= size and all(n == 1 or math.prod(row) // n * (n - 1) < size for n in row)
         ]
-        assert sorted(_covers(size, limits)) == sorted(every)
+        assert sorted(_covers(size, limits, Clock())) == sorted(every)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.1, math.inf])
-def test_a_proof_that_its_time_ends_is_a_bound(seconds, monkeypatch):
-    """The clock moves by a hundredth of a second each time the walk looks at it."""
+@pytest.mark.parametrize("share", [0.0, 0.9, math.inf])
+def test_a_proof_that_its_time_ends_is_a_bound(share, monkeypatch):
+    """share: of the time that a whole proof takes. The clock moves each time that it is looked at."""
     ticks = itertools.count()
-    monkeypatch.setattr("automapper.budget.time", SimpleNamespace(perf_counter=lambda: next(ticks) * 0.01))
+    monkeypatch.setattr("automapper.budget.time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     monkeypatch.setattr(exhaustive, "NODES_AT_ONCE", 16)
     problem, device = Problem(Layer(K=8, C=6, P=5), 8), load_device("eyeriss")
     best = find_optimum(problem, device, EDP)
-    ended = find_optimum(problem, device, EDP, best.score + 0.5, seconds)
-    assert ended.complete == (seconds == math.inf)
+    whole = find_optimum(problem, device, EDP, best.score + 0.5, 1e9)
+    begin = next(ticks)
+    find_optimum(problem, device, EDP, best.score + 0.5, 1e9)
+    ended = find_optimum(problem, device, EDP, best.score + 0.5, share * (next(ticks) - begin))
+    assert ended.complete == (share == math.inf) and whole.complete
+    assert (ended.nodes == 0) == (share == 0.0)
     assert ended.lower <= best.score + 1e-9
-    assert (ended.nodes == 0) == (seconds == 0.0)
+
+
+def test_a_layer_with_too_many_splits_has_a_bound_all_the_same(monkeypatch):
+    problem, device = Problem(Layer(K=8, C=6, P=5), 8), load_device("eyeriss")
+    walked = find_optimum(problem, device, EDP)
+    for change in ((exhaustive, "MOST_SPLITS", 10), None):
+        if change:
+            monkeypatch.setattr(*change)
+        seconds = math.inf if change else 0.0
+        bound = find_optimum(problem, device, EDP, walked.score, seconds)
+        assert (bound.mapping, bound.covered, bound.nodes, bound.complete) == (None, 0, 0, False)
+        assert math.isfinite(bound.lower) and bound.lower <= walked.score + 1e-9
+        monkeypatch.undo()
+    huge = find_optimum(Problem(Layer(K=2**31 - 1, R=3), 8), device, EDP, 100.0)
+    assert huge.covered == 0 and math.isfinite(huge.lower)
 
 
 def random_rows(problem, device, count, seed=0):
@@ -102,7 +121,7 @@ def brute_force(layer, device, bits):
     slots, levels = device.slots, len(device.levels)
     free = build_space([Search(Problem(layer, bits))], device).free[0].tolist()
     best = math.inf
-    axes = [_covers(layer.sizes[d], [*device.array, 1, *[99] * levels]) for d in dims]
+    axes = [_covers(layer.sizes[d], [*device.array, 1, *[99] * levels], Clock()) for d in dims]
     for splits in itertools.product(*axes):
         f = np.ones((len(slots), 8), np.int32)
         for d, (x, y, _, *loops) in zip(dims, splits, strict=True):
