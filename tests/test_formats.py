@@ -21,7 +21,7 @@ from instantnet.engine.errors import UserError
 from instantnet.formats import TRAINING_RUN, read_architecture, read_supernet, read_weights, run_settings
 
 OLD = ROOT / "tests" / "data" / "format1"
-SAMPLE, CASES = 60, 300  # damaged files of each kind
+SAMPLE, CASES = 40, 300  # damaged files of each kind
 
 
 def read_run(path: Path):

@@ -25,6 +25,7 @@ from instantnet.training import make_optimizer, set_learning_rate
 BITS = (2, 4, 32)
 OPS = ["k3_e3", "k5_e1_g2", "skip", "k3_e1"]
 LEARNING = ["lsq", "dorefa_scl"]
+SAMPLE = ("symmetric", "lsq", "dorefa_scl")  # integers on a chip; learned steps; learned clipping levels
 NEW = [name for name in QUANTIZERS if name != "minmax"]
 by_name = pytest.mark.parametrize("name", QUANTIZERS)
 new = pytest.mark.parametrize("name", NEW)
@@ -307,7 +308,7 @@ def test_without_learned_parameters_there_is_one_group_as_in_older_checkpoints()
 # --- the commands
 
 
-@new
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in SAMPLE else pytest.mark.full) for n in NEW])
 def test_the_commands(name, tmp_path, capsys):
     """Training with its recalibration, resuming, the accuracy of the file again, and the file as a network."""
     words = ["--preset", "digits", *TINY_NETWORK, "--device", "cpu", "--quantizer", name, "--max_steps", 2]
