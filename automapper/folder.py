@@ -29,7 +29,8 @@ from instantnet.engine.files import refuse_link
 from instantnet.engine.folders import owned
 
 FILES = ("report.html", "report.json", saved_search.NAME)
-NEW, READY = ".automapper-new-", ".automapper-ready"  # a result half written, and one that only has to be moved
+NEW, READY = ".automapper-new-", ".automapper-ready-"  # a result half written, and one that only has to be moved
+SUFFIX = re.compile(r"[a-z0-9_]{8}")  # by which these names end, as `tempfile` draws it
 OURS = re.compile(r"[a-z0-9]+bit")  # the name of a folder in mappings/
 LONGEST = 80  # letters of a layer's name in the name of a file
 
@@ -41,11 +42,31 @@ def result_folder(path: Path | str, named: str) -> Iterator[Path]:
     Raises UserError where another process has it, or nothing can be written there.
     """
     with owned(path, named) as folder:
-        for left in folder.glob(f"{NEW}*"):
-            if left.is_dir() and not left.is_symlink():
+        try:
+            for ready in _left(folder, READY):
+                _move_into_place(folder, ready)
+            for left in _left(folder, NEW):
                 shutil.rmtree(left, ignore_errors=True)
-        _move_into_place(folder)
+        except OSError as error:
+            raise UserError(f"{named}: cannot write there ({error.strerror})") from error
+        _check_places(folder)
         yield folder
+
+
+def _left(folder: Path, prefix: str) -> list[Path]:
+    """Folders of such a name that killed runs have left."""
+    found = (place for place in folder.glob(f"{prefix}*") if SUFFIX.fullmatch(place.name.removeprefix(prefix)))
+    return sorted(place for place in found if place.is_dir() and not place.is_symlink())
+
+
+def _check_places(folder: Path) -> None:
+    """Raise UserError where a result cannot take the place of what is in the folder."""
+    for name in ("mappings", *FILES):
+        place = folder / name
+        refuse_link(place)
+        if place.exists() and place.is_dir() != (name == "mappings"):
+            kind = "a folder" if place.is_dir() else "no folder"
+            raise UserError(f"{place} is {kind}, and not of a result: remove it, or name another folder")
 
 
 def write_outputs(folder: Path, report: Mapping[str, Any], device: Device, state: State) -> None:
@@ -57,18 +78,18 @@ def write_outputs(folder: Path, report: Mapping[str, Any], device: Device, state
     try:
         ours = _folders_of_report(folder)
         names = [_folder_name(row) for row in report["bit_widths"]]
-        for name in ("mappings", *FILES):
-            refuse_link(folder / name)
+        _check_places(folder)
         for place in (folder / "mappings" / name for name in names):
             if place.is_symlink() or (place.exists() and place.name not in ours):
                 raise UserError(f"{place} is not of the result in {folder}: remove it, or name another folder")
         new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder))
         try:
             _write_whole(new, report, device, state, obsolete=[name for name in ours if name not in names])
-            os.rename(new, folder / READY)
+            ready = folder / f"{READY}{new.name.removeprefix(NEW)}"
+            os.rename(new, ready)
         finally:
             shutil.rmtree(new, ignore_errors=True)
-        _move_into_place(folder)
+        _move_into_place(folder, ready)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; the result before, if any, is intact") from error
 
@@ -80,26 +101,37 @@ def _write_whole(new: Path, report: Mapping[str, Any], device: Device, state: St
     _write_text(new / "report.html", render(as_read, device))
     _write_mappings(new / "mappings", report, device)
     (new / saved_search.NAME).write_bytes(saved_search.in_bytes(state))
-    _write_text(new / "obsolete.json", json.dumps(obsolete))
+    _write_text(new / "obsolete.json", json.dumps({"inode": os.stat(new).st_ino, "folders": obsolete}))
 
 
-def _move_into_place(folder: Path) -> None:
-    """Put the result that is ready, if there is one, in the place of the one before."""
-    ready, place = folder / READY, folder / "mappings"
-    if not ready.is_dir() or ready.is_symlink():
+def _move_into_place(folder: Path, ready: Path) -> None:
+    """Put a result that is ready in the place of the one before. What no run has left here stays as it is.
+
+    It is first no longer ready and then removed, so that a process that is killed meanwhile leaves no half of it.
+    """
+    place = folder / "mappings"
+    obsolete = _obsolete(ready)
+    if obsolete is None or (ready / "mappings").is_symlink() or (ready / "old").is_symlink():
         return
-    refuse_link(place)
+    _check_places(folder)
+    before = _folders_of_report(folder)  # of the old result, until report.json is moved, after all of mappings/
+    entries = [entry for entry in sorted((ready / "mappings").iterdir()) if OURS.fullmatch(entry.name)]
+    for entry in entries:
+        if os.path.lexists(place / entry.name) and entry.name not in before:
+            raise UserError(f"{place / entry.name} is not of the result in {folder}: remove it, or name another folder")
     (ready / "old").mkdir(exist_ok=True)
     place.mkdir(exist_ok=True)
-    for name in _named_in(ready / "obsolete.json"):
+    for name in set(obsolete) & set(before):
         _set_aside(place / name, ready / "old")
-    for entry in sorted((ready / "mappings").iterdir()):
+    for entry in entries:
         _set_aside(place / entry.name, ready / "old")
         os.rename(entry, place / entry.name)
     for name in FILES:
-        if (ready / name).is_file():
+        if (ready / name).is_file() and not (ready / name).is_symlink():
             os.replace(ready / name, folder / name)
-    shutil.rmtree(ready)
+    done = folder / f"{NEW}{ready.name.removeprefix(READY)}"
+    os.rename(ready, done)
+    shutil.rmtree(done)
 
 
 def _set_aside(folder: Path, old: Path) -> None:
@@ -117,13 +149,16 @@ def _folders_of_report(folder: Path) -> list[str]:
         return []
 
 
-def _named_in(path: Path) -> list[str]:
-    """The folder names in a list that a run wrote; of anything else none: it may be a stranger's."""
+def _obsolete(ready: Path) -> list[str] | None:
+    """The folders of the result before that a result has no more; None where no run has made `ready`, which knows the
+    number that the file system gave it."""
     try:
-        names = json.loads(bounded_text(path, LARGEST_REPORT))
-        return [name for name in names if isinstance(name, str) and OURS.fullmatch(name)]
-    except (OSError, ValueError, TypeError, RecursionError):
-        return []
+        known = json.loads(bounded_text(ready / "obsolete.json", LARGEST_REPORT))
+        if known["inode"] != os.stat(ready).st_ino:
+            return None
+        return [name for name in known["folders"] if isinstance(name, str) and OURS.fullmatch(name)]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _folder_name(row: Mapping[str, Any]) -> str:

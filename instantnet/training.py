@@ -89,6 +89,8 @@ def check_resumable(C: Either, kind: str, parts_of: Callable[[Either], Mapping[s
     def fits(content: dict[str, Any]) -> None:
         before = run_settings(content, kind, path)
         check_same(before, C, path)
+        if content["epoch"] > before.nepochs:
+            raise UserError(f"{path}: it is at epoch {content['epoch']} of {before.nepochs}")
         with torch.device("meta"), warnings.catch_warnings(action="ignore"):  # that nothing is copied is the point
             for name, part in parts_of(C.replaced(num_classes=before.num_classes)).items():
                 if name not in content:

@@ -1,5 +1,6 @@
 """Stop and resume, both stages: whatever ends a run, and wherever, the resumed one gives the undisturbed result."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -8,6 +9,7 @@ import resource
 import shlex
 import shutil
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -398,6 +400,36 @@ def test_a_log_that_cannot_be_written(stage, tmp_path, capfd, monkeypatch, name)
 
 def full_disk():
     return open("/dev/full", "w", buffering=1)
+
+
+@pytest.mark.parametrize("name", ["logs.txt", "metrics.jsonl", ".lock"])
+def test_a_fifo_is_not_waited_for(stage, tmp_path, capsys, name):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    os.mkfifo(folder / name)
+    assert stage.main("--save", folder) == 2
+    err = capsys.readouterr().err
+    assert name in err and err.count("\n") == 1
+    assert stat.S_ISFIFO((folder / name).stat().st_mode)
+
+
+@pytest.mark.parametrize("content", ["precious", "", '{"pid": 1, "host": "a", "since": "b"}'])
+def test_a_lock_that_is_not_ours_is_left_alone(tmp_path, content):
+    """A second name of another file; and a file with another content than an owner's."""
+    folder, victim = tmp_path / "out", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_text(content)
+    os.link(victim, folder / ".lock")
+    for alone in (False, True):
+        if alone:
+            (folder / ".lock").unlink()
+            (folder / ".lock").write_text(content)
+        ours = alone and content != "precious"
+        refused = contextlib.nullcontext() if ours else pytest.raises(UserError, match="is no lock file")
+        with refused, owned(folder, "folder"):
+            pass
+        assert (folder / ".lock").exists() != ours
+    assert victim.read_text() == content
 
 
 @pytest.mark.parametrize("name", ["logs.txt", "metrics.jsonl", ".lock"])

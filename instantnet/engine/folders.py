@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from instantnet.engine.errors import UserError
 from instantnet.engine.files import refuse_link, remove_partial_files
 
-LOCK = ".lock"
+LOCK, LARGEST_LOCK = ".lock", 1000  # name, bytes
 _held: set[int] = set()
 
 
@@ -59,13 +60,16 @@ def _locked(path: Path, named: str) -> int:
     refuse_link(path)
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise UserError(f"{named}: cannot write there ({error.strerror})") from error
+        if not _is_lock(descriptor):
+            os.close(descriptor)
+            raise UserError(f"{path} is no lock file of a run: remove it, or name another folder")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = _owner(descriptor)
+            owner = _owner(descriptor) or "another process"
             os.close(descriptor)
             raise UserError(f"{named}: in use by {owner}") from None
         except OSError:
@@ -76,13 +80,21 @@ def _locked(path: Path, named: str) -> int:
         os.close(descriptor)  # the owner before removed the file between the two calls: lock the new one
 
 
-def _owner(descriptor: int) -> str:
-    """`process 123 on host, since ..` of the process that holds a lock."""
+def _is_lock(descriptor: int) -> bool:
+    """Whether a file is a lock of this project: a regular one without another name, empty or with an owner in it."""
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+        return False
+    return state.st_size == 0 or (state.st_size < LARGEST_LOCK and _owner(descriptor) is not None)
+
+
+def _owner(descriptor: int) -> str | None:
+    """`process 123 on host, since ..` of the process that holds a lock; None where it does not say."""
     try:
         owner = json.loads(os.pread(descriptor, 1000, 0))
         return f"process {int(owner['pid'])} on {str(owner['host'])[:100]}, since {str(owner['since'])[:30]}"
     except (ValueError, TypeError, KeyError):
-        return "another process"
+        return None
 
 
 def _let_go() -> None:

@@ -12,6 +12,8 @@ from instantnet.engine.log import RunLog, SilentLog
 from instantnet.engine.loop import finite_weights
 from instantnet.engine.stopping import StopRequest
 
+MOST = 2**31 - 1  # epochs, and steps of one
+
 Item = TypeVar("Item")
 
 
@@ -49,7 +51,7 @@ def load_newest(
     try:
         content = load_checkpoint(path, [*needs, "epoch", "step", "log_sizes", "config"], what)
         position = Position(content["epoch"], content["step"])
-        if position.step < 0 or position.epoch < 0:
+        if not (0 <= position.step <= MOST and 0 <= position.epoch <= MOST):
             raise UserError(f"{path}: it is at epoch {position.epoch}, step {position.step}")
         if steps is not None and position.step > steps:
             raise UserError(f"{path} is at {position}, but an epoch has {steps} steps here: keep batch_size and data")

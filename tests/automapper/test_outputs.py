@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -260,13 +261,55 @@ def test_foreign_files_are_neither_removed_nor_followed(results, tmp_path):
     (tmp_path / "own" / "mappings" / "8bit" / "notes").write_text("keep")
     with pytest.raises(UserError, match=r"mappings/8bit is not of the result"):
         results[0].write(tmp_path / "own")
-    ready = tmp_path / "strange" / ".automapper-ready"
-    (ready / "mappings").mkdir(parents=True)
-    (ready / "obsolete.json").write_text(json.dumps(["../../elsewhere/8bit", "..", 3]))
-    with folder_file.result_folder(tmp_path / "strange", "folder"):
-        pass
     assert (foreign / "precious").read_text() == "keep"
     assert (tmp_path / "own" / "mappings" / "8bit" / "notes").read_text() == "keep"
+
+
+@pytest.mark.parametrize("name", [".automapper-ready", ".automapper-ready-abc_d3fg"])
+@pytest.mark.parametrize("linked", [True, False])
+@pytest.mark.parametrize("inode", ["none", "wrong", "right"])
+def test_a_result_that_no_run_made_ready_is_not_moved(results, tmp_path, name, linked, inode):
+    """Even where it knows its own number, as nobody's does by accident, it moves no more than folders of mappings."""
+    folder, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    results[0].write(folder)
+    ready = folder / name
+    ready.mkdir()
+    (elsewhere / "4bit").mkdir(parents=True)
+    (elsewhere / "thesis.tex").write_text("keep")
+    (folder / "mappings" / "2bit").mkdir()
+    (folder / "mappings" / "2bit" / "thesis.tex").write_text("keep")
+    (ready / "mappings").symlink_to(elsewhere) if linked else (ready / "mappings").mkdir()
+    number = {"none": {}, "wrong": {"inode": 1}, "right": {"inode": ready.stat().st_ino}}[inode]
+    (ready / "obsolete.json").write_text(json.dumps({**number, "folders": ["2bit", "../../elsewhere", "..", 3]}))
+    results[1].write(folder)
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["4bit", "thesis.tex"]
+    assert (folder / "mappings" / "2bit" / "thesis.tex").read_text() == "keep"
+    shutil.rmtree(folder / "mappings" / "2bit")
+    assert whole(folder) == [8, 16]
+
+
+@pytest.mark.parametrize("left", [["old/4bit"], ["mappings"], ["old", "mappings/8bit"]])
+def test_what_is_left_of_one_half_removed_is_removed(results, tmp_path, left):
+    results[0].write(tmp_path)
+    for name in left:
+        (tmp_path / ".automapper-new-abc_d3fg" / name).mkdir(parents=True)
+    results[1].write(tmp_path)
+    assert whole(tmp_path) == [8, 16] and not list(tmp_path.glob(".automapper*"))
+
+
+@pytest.mark.parametrize("name", ["mappings", "report.html", "report.json", "search.safetensors"])
+def test_a_place_that_is_taken_is_said_before_the_search(results, tmp_path, name):
+    results[0].write(tmp_path)
+    place = tmp_path / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    place.write_text("keep") if name == "mappings" else place.mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with (
+        pytest.raises(UserError, match=f"{name} is (a|no) folder, and not of a result"),
+        folder_file.result_folder(tmp_path, "folder"),
+    ):
+        pytest.fail("the search begins")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_fifo_in_the_folder_is_not_waited_for(results, tmp_path):
