@@ -11,6 +11,7 @@ from hw_model.errors import InputError, shown, unknown
 from hw_model.layer import DIMS, SIZE_LIMIT, TENSORS
 
 Loops = tuple[tuple[str, int], ...]
+LARGEST_PRODUCT = 2**53  # of the factors of a dimension
 SPATIAL_SLOTS = ("spatial_y", "spatial_x", "lanes")
 
 
@@ -37,6 +38,11 @@ class Mapping:
         for slot, pairs in data.items():
             if slot != "bypass":
                 loops.append((str(slot), _loops(slot, pairs)))
+        product = dict.fromkeys(DIMS, 1)
+        for dim, factor in (pair for _, pairs in loops for pair in pairs):
+            product[dim] *= factor
+            if product[dim] > LARGEST_PRODUCT:
+                raise InputError(f"mapping: the factors of {dim} multiply to more than 2**53")
         return cls(tuple(loops), _bypass(data.get("bypass", {})))
 
     def to_dict(self) -> dict:

@@ -13,7 +13,10 @@ import yaml
 
 from hw_model.errors import InputError, shown
 
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast, where PyYAML has it
+LONGEST_NUMBER, DEEPEST, MOST_EVENTS = 100, 50, 100_000  # letters; levels; values, and ends of lists and mappings
 PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str")}
+NUMBERS = {f"tag:yaml.org,2002:{name}" for name in ("int", "float")}
 LARGEST_TEXT = 1 << 20  # bytes of a file of YAML or JSON: about a thousand layers, or cases
 Path = tuple[str | int, ...]
 
@@ -27,7 +30,8 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[Path, int]]:
     lines: dict[Path, int] = {}
     loader = None
     try:
-        loader = yaml.SafeLoader(text)
+        _check_size(text, source)
+        loader = Loader(text)
         node = loader.get_single_node()
         data = None if node is None else _plain(node, (), lines, loader, source, set())
     except yaml.YAMLError as error:
@@ -41,6 +45,17 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[Path, int]]:
         if loader is not None:
             loader.dispose()
     return data, lines
+
+
+def _check_size(text: str, source: str) -> None:
+    """Raise InputError where there is more to build than is read; nothing is built, and nothing recurs."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=Loader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise InputError(f"{source}, line {event.start_mark.line + 1}: nested too deeply")
+        if count > MOST_EVENTS:
+            raise InputError(f"{source}, line {event.start_mark.line + 1}: more values than are read")
 
 
 def _plain(node: yaml.Node, path: Path, lines: dict[Path, int], loader: yaml.SafeLoader, source: str, seen: set) -> Any:
@@ -65,6 +80,8 @@ def _plain(node: yaml.Node, path: Path, lines: dict[Path, int], loader: yaml.Saf
     if node.tag not in PLAIN_TAGS:
         return node.value  # dates and the like stay text; the caller checks what is expected
     try:
+        if node.tag in NUMBERS and len(node.value) > LONGEST_NUMBER:  # 1:1:1:.. is one to base 60
+            raise ValueError
         return loader.construct_object(node)
     except (ValueError, OverflowError):
         raise InputError(f"{source}, line {line}: {shown(node.value)} is not a number that can be read") from None

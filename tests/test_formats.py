@@ -1,6 +1,8 @@
 """arch.pt, weights.pt and checkpoint.pt: what they hold, files of the format before, and files from strangers."""
 
 import copy
+import io
+import pickle
 import random
 import resource
 import shutil
@@ -16,9 +18,11 @@ from tiny_runs import ROOT, load, run_here, same_tensors
 import instantnet
 from automapper.layers import load_network
 from instantnet import train, train_search
+from instantnet.engine import untrusted
 from instantnet.engine.checkpoint import load_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.formats import TRAINING_RUN, read_architecture, read_supernet, read_weights, run_settings
+from instantnet.settings.ranges import MOST_CLASSES
 
 OLD = ROOT / "tests" / "data" / "format1"
 SAMPLE, CASES = 40, 300  # damaged files of each kind
@@ -246,6 +250,64 @@ def test_a_large_file_is_mapped_and_reads_the_same(new, tmp_path, monkeypatch):
     small = load_checkpoint(new["weights.pt"], [], "x")
     monkeypatch.setattr("instantnet.engine.untrusted.MAPPED_BYTES", 0)
     assert same_tensors(load_checkpoint(new["weights.pt"], [], "x"), small)
+
+
+# --- small files that take long
+
+
+def nested(depth, keys):
+    """Dictionaries of one dictionary under each key, so deep: a short pickle, and keys ** depth values."""
+    content = {"a": torch.ones(1)}
+    for _ in range(depth):
+        content = dict.fromkeys(keys, content)
+    return content
+
+
+def in_itself():
+    content = {}
+    content["a"] = content
+    return content
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "content",
+    [
+        in_itself(),
+        nested(26, "ab"),
+        nested(11, "abcdef"),
+        {"a": [0] * 950_000},
+        {"a": [str(i) for i in range(400_000)]},
+    ],
+    ids=["in itself", "deep", "wide", "numbers", "texts"],
+)
+def test_a_file_that_would_take_long_is_refused(content, zipped, tmp_path, monkeypatch):
+    """The values that are looked at are counted."""
+    seen = []
+    monkeypatch.setattr(untrusted, "_why_not", lambda value, known=untrusted._why_not: seen.append(1) or known(value))
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(untrusted.Unreadable, match=r"more values than are read|nested too deeply"):
+        untrusted.read_tensors(tmp_path / "a.pt")
+    assert len(seen) < 150_000
+
+
+def test_a_key_whose_hash_would_take_for_ever(tmp_path):
+    """A tuple of one tuple twice, and so on, in the format before zip files."""
+    torch.save({}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    beginning = io.BytesIO((tmp_path / "a.pt").read_bytes())
+    for _ in range(3):
+        pickle.load(beginning)
+    pairs = b"".join(b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(45))
+    content = b"\x80\x02}K\x01K\x01\x86q\x00" + pairs + b"K\x01s."
+    (tmp_path / "a.pt").write_bytes(beginning.getvalue()[: beginning.tell()] + content + pickle.dumps([], 2))
+    with pytest.raises(untrusted.Unreadable, match="one tuple in two places"):
+        untrusted.read_tensors(tmp_path / "a.pt")
+
+
+def test_names_of_as_many_classes_as_there_may_be_are_read(tmp_path):
+    names = [f"class {i}" for i in range(MOST_CLASSES)]
+    torch.save({"names": names, "weights": {str(i): torch.ones(1) for i in range(3000)}}, tmp_path / "a.pt")
+    assert untrusted.read(tmp_path / "a.pt")["names"] == names
 
 
 # --- any damage

@@ -14,7 +14,7 @@ import struct
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,8 +24,8 @@ from torch import Tensor
 LARGEST_BYTES = 2 << 30  # of a file
 LARGEST_DIRECTORY_BYTES = 8 << 20  # of the container's list of tensors
 LARGEST_PICKLE_BYTES = 16 << 20
-MOST_OPERATIONS = 2_000_000  # of the pickle; a supernet of the paper's size takes about 700,000
-MOST_VALUES = 1_000_000
+MOST_OPERATIONS, OF_A_TENSOR = 300_000, 64  # of the pickle: in all, and more for each tensor; a supernet takes 33
+MOST_VALUES, BESIDE_A_TENSOR = 120_000, 4  # the same; 100,000 names of classes are the most that is of use
 DEEPEST = 12
 LONGEST_TEXT = 1 << 16
 MAPPED_BYTES = 64 << 20  # a larger file is mapped into memory, so that a bad one is refused before it is read
@@ -36,6 +36,7 @@ DTYPES = {
 }
 _STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _GLOBALS = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", *(f"torch {n}Storage" for n in _STORAGES)}
+_OF_OTHERS = {"torch._utils _rebuild_parameter", "torch._utils _rebuild_tensor"}  # in others' files of weights
 _TUPLES = {"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
 _PUTS, _GETS = {"BINPUT", "LONG_BINPUT"}, {"BINGET", "LONG_BINGET"}
 _OPERATIONS = {
@@ -63,7 +64,7 @@ def read(path: Path | str) -> Any:
         if state.st_size > LARGEST_BYTES:
             raise Unreadable(f"{state.st_size:,} bytes, and at most {LARGEST_BYTES:,} are read")
         try:
-            _check_container(file, state.st_size)
+            tensors = _check_container(file, state.st_size)
             file.seek(0)
             with warnings.catch_warnings(action="ignore"):  # about odd pickles: the caller says what is wrong
                 if state.st_size > MAPPED_BYTES:
@@ -74,7 +75,7 @@ def read(path: Path | str) -> Any:
             raise
         except Exception as error:  # damaged bytes make it fail in many ways
             raise Unreadable("damaged, or another kind of file") from error
-    _check_values(content, state.st_size)
+    _check_values(content, state.st_size, tensors)
     return content
 
 
@@ -89,28 +90,71 @@ def read_tensors(path: Path | str) -> Any:
 
             content: Any = load_file(path)
         elif head == _LEGACY:
+            _check_legacy(path)
             with warnings.catch_warnings(action="ignore"):
                 content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             return read(path)
-    except OSError:
+    except (Unreadable, OSError):
         raise
     except Exception as error:  # damaged bytes make it fail in many ways
         raise Unreadable("damaged, or another kind of file") from error
-    content = _without_parameters(content)
-    _check_values(content, os.path.getsize(path))
+    if not isinstance(content, dict):
+        raise Unreadable("no dictionary of tensors")
+    made: dict[int, Any] = {}
+    content = _without_parameters(content, made)
+    _check_values(content, os.path.getsize(path), len(made))
     return content
 
 
-def _without_parameters(content: Any) -> Any:
-    """`content`, a dictionary perhaps of dictionaries, with tensors in place of parameters."""
-    if isinstance(content, dict):
-        return {key: _without_parameters(value) for key, value in content.items()}
-    return content.detach() if isinstance(content, torch.nn.Parameter) else content
+def _without_parameters(content: Any, made: dict[int, Any], depth: int = 0) -> Any:
+    """`content`, a dictionary perhaps of dictionaries, with tensors in place of parameters. made: what was made of the
+    values so far, by their identity: one in two places stays one."""
+    if depth > DEEPEST:
+        raise Unreadable("nested too deeply, or in itself")
+    if id(content) not in made:
+        if isinstance(content, dict):
+            made[id(content)] = {key: _without_parameters(value, made, depth + 1) for key, value in content.items()}
+        else:
+            made[id(content)] = content.detach() if isinstance(content, torch.nn.Parameter) else content
+    return made[id(content)]
 
 
-def _check_container(file: BinaryIO, size: int) -> None:
-    """`Unreadable` unless `file`, of `size` bytes, is a zip as torch.save writes it, with a pickle of plain data."""
+class _Beginning:
+    """The first LARGEST_PICKLE_BYTES of a file, for pickletools."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.left = file, LARGEST_PICKLE_BYTES
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def read(self, count: int = 1) -> bytes:
+        return self._counted(self.file.read(min(count, self.left)))
+
+    def readline(self) -> bytes:
+        return self._counted(self.file.readline(self.left))
+
+    def _counted(self, data: bytes) -> bytes:
+        self.left -= len(data)
+        if not self.left:
+            raise Unreadable("more values than are read")
+        return data
+
+
+def _check_legacy(path: Path | str) -> None:
+    """`Unreadable` unless a file in the format before zip files has pickles of plain data: of a version, of the
+    machine, of the content and of the names of its tensors."""
+    with open(path, "rb") as file:
+        file.seek(len(_LEGACY))  # the first of them
+        pickles = _Beginning(file)
+        for _ in range(4):
+            _check_pickle(pickles, 0, _GLOBALS | _OF_OTHERS)
+
+
+def _check_container(file: BinaryIO, size: int) -> int:
+    """`Unreadable` unless `file`, of `size` bytes, is a zip as torch.save writes it, with a pickle of plain data.
+    Returns the number of its records."""
     if _directory_bytes(file, size) > LARGEST_DIRECTORY_BYTES:
         raise Unreadable("a list of more tensors than are read")
     with zipfile.ZipFile(file) as container:
@@ -125,7 +169,8 @@ def _check_container(file: BinaryIO, size: int) -> None:
         (pickle,) = (record for record in records if record.filename.endswith("/data.pkl"))
         if pickle.file_size > LARGEST_PICKLE_BYTES:
             raise Unreadable("more values than are read")
-        _check_pickle(container.read(pickle))
+        _check_pickle(container.read(pickle), len(records))
+    return len(records)
 
 
 def _directory_bytes(file: BinaryIO, size: int) -> int:
@@ -145,15 +190,16 @@ def _directory_bytes(file: BinaryIO, size: int) -> int:
     return struct.unpack("<40xQ8x", file.read(56))[0]
 
 
-def _check_pickle(data: bytes) -> None:
-    """`Unreadable` where the pickle does anything but build dictionaries, lists, numbers, text and tensors."""
+def _check_pickle(data: Any, tensors: int, known: Set[str] = frozenset(_GLOBALS)) -> None:
+    """`Unreadable` where the pickle (bytes, or a file at its beginning) does anything but build dictionaries, lists,
+    numbers, text and tensors, or does more than the file's number of tensors asks for. known: what it may call."""
     tuples: set[int] = set()
     last = ""
     for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
         name = operation.name
-        if count >= MOST_OPERATIONS:
+        if count >= MOST_OPERATIONS + OF_A_TENSOR * tensors:
             raise Unreadable("more values than are read")
-        if name not in _OPERATIONS or (name == "GLOBAL" and argument not in _GLOBALS):
+        if name not in _OPERATIONS or (name == "GLOBAL" and argument not in known):
             what = str(argument).replace(" ", ".") if name == "GLOBAL" else name
             raise Unreadable(f"it holds {what[:80]!r}, which is neither a number, a text nor a dense tensor")
         if name == "LONG1" and isinstance(argument, int) and argument.bit_length() > 64:
@@ -166,11 +212,12 @@ def _check_pickle(data: bytes) -> None:
         last = name
 
 
-def _check_values(content: Any, size: int) -> None:
-    """`Unreadable` unless `content`, of a file of `size` bytes, is plain data and dense tensors that the file holds."""
+def _check_values(content: Any, size: int, tensors: int) -> None:
+    """`Unreadable` unless `content` is plain data and dense tensors that the file holds. size, tensors: of the file, in
+    bytes, and how many."""
     tensor_bytes, storages = 0, {}
     for count, (where, value, depth) in enumerate(_walk(content)):
-        if count >= MOST_VALUES:
+        if count >= MOST_VALUES + BESIDE_A_TENSOR * tensors:
             raise Unreadable("more values than are read")
         if depth > DEEPEST:
             raise Unreadable(f"nested too deeply, or in itself, at {_shown(where[:3])}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from hw_model.cases import parse_cases, result, results_json
 from hw_model.device import DEVICE_FOLDER
 from hw_model.layer import COUNT_LIMIT
 from hw_model.timeloop import import_mapping, import_problem
+from hw_model.yaml_lines import read_yaml
 
 ROOT = Path(__file__).parent.parent.parent
 EYERISS = (DEVICE_FOLDER / "eyeriss.yaml").read_text()
@@ -269,12 +271,31 @@ def test_command_as_a_process(tmp_path):
         ('{"bits": 1e999}', "missing field 'layer'"),
         (json.dumps(CASE).replace('"K": 128', '"K": ' + "9" * 5000), "case.json"),
         ("[" * 100_000, "nested too deeply"),
+        (changed(mapping={"dram": [["K", 10**9]] * 500}), "mapping: the factors of K multiply to more than 2**53"),
+        (changed(mapping={"dram": [["K", 2]] * 40_000}), "mapping: the factors of K multiply to more than 2**53"),
     ],
 )
 def test_command_with_bad_input(case, message, run):
     status, out, err = run(case, "--json")
     assert status == 2 and out == ""
     assert message in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- {K: " + "1:" * 300_000 + "1}", "is not a number that can be read"),  # to base 60
+        ("- {K: 1, " + ", ".join(f"a{i}: 1" for i in range(80_000)) + "}", "line 1: more values than are read"),
+        ("[" + "1, " * 200_000 + "1]", "line 1: more values than are read"),
+        ("[" * 400_000, "line 1: nested too deeply"),
+        ("{a: " * 200_000, "line 1: nested too deeply"),
+        ("- " * 400_000, "line 1: nested too deeply"),
+    ],
+    ids=["base 60", "keys", "values", "lists", "mappings", "entries"],
+)
+def test_yaml_that_would_take_long_is_refused(text, message):
+    with pytest.raises(hw_model.InputError, match=re.escape(message)):
+        read_yaml(text, "file.yaml")
 
 
 def test_command_without_a_file(tmp_path, capsys):
@@ -401,7 +422,6 @@ def test_fuzz_inline_device(fields, bits):
 
 def _read_device(text):
     from hw_model.device import _build
-    from hw_model.yaml_lines import read_yaml
 
     data, lines = read_yaml(text, "fuzz.yaml")
     return _build(data, "fuzz.yaml", lines)
