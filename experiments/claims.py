@@ -1,35 +1,12 @@
 """The claims by name, in the order of docs/results.md."""
 
+from importlib import import_module
 from types import ModuleType
 
-from experiments import (
-    cdt,
-    cdt_tried,
-    demo,
-    end_to_end,
-    ends,
-    mapper,
-    paper_size,
-    pretrained,
-    quantizers,
-    released,
-    search,
-)
+from experiments.options import NAMES
 from experiments.scales import Scale
 
-CLAIMS = {
-    "cdt": cdt,
-    "search": search,
-    "end_to_end": end_to_end,
-    "released": released,
-    "ends": ends,
-    "mapper": mapper,
-    "paper_size": paper_size,
-    "cdt_tried": cdt_tried,
-    "pretrained": pretrained,
-    "demo": demo,
-    "quantizers": quantizers,
-}
+CLAIMS: dict[str, ModuleType] = {name: import_module(f"experiments.{name}") for name in NAMES}
 
 
 def seeds_of(claim: ModuleType, scale: Scale) -> tuple[int, ...]:

@@ -5,7 +5,6 @@ locks divide the runs; this module starts the processes, passes signals on, and 
 """
 
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -20,22 +19,6 @@ from instantnet.dataloader import load_data
 from instantnet.settings.configuration import configuration
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # the processes are the parallelism
-
-
-class Worker(NamedTuple):
-    """This process is the `index`-th of `count`, from 1, of a command that began at `begun` (time.monotonic())."""
-
-    index: int
-    count: int
-    begun: float
-
-    @classmethod
-    def parse(cls, text: str) -> "Worker":
-        index, count, begun = re.split("[/@]", text)
-        return cls(int(index), int(count), float(begun))
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}@{self.begun!r}"
 
 
 class Ended(NamedTuple):

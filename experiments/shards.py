@@ -14,18 +14,6 @@ from instantnet.engine.errors import Stopped
 POLL_S = 2.0  # between two looks at runs that other processes are doing
 
 
-class Shard(NamedTuple):
-    """This process is the `index`-th of `count`, from 1."""
-
-    index: int
-    count: int
-
-    def order(self, runs: Sequence[Run]) -> list[Run]:
-        """Every run: first those of this shard, then those of the next, so that processes seldom meet."""
-        firsts = [(self.index - 1 + step) % self.count for step in range(self.count)]
-        return [run for first in firsts for run in runs[first :: self.count]]
-
-
 class TimeLimit:
     """`--minutes`: whether there is time for a run, and a stop signal for what still runs at the end; None = no limit.
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.jsonl import ResultsFile, locked
-from experiments.origin import ROOT, commit_of_code, origin
+from experiments.options import RESULTS, WORK
+from experiments.origin import commit_of_code, origin
 from experiments.runs import DATA, Run, command_line
 from experiments.stages import PRODUCT, outcome, settings_of, spent, timed
 from hw_model import InputError
@@ -23,9 +24,6 @@ from hw_model.yaml_lines import read_text
 from instantnet.engine.checkpoint import save_checkpoint
 from instantnet.engine.errors import UserError
 from instantnet.engine.files import replacing
-
-RESULTS = ROOT / "experiments" / "results"
-WORK = ROOT / "ckpt" / "experiments"
 
 
 class Claimed(Exception):

@@ -32,6 +32,9 @@ except SystemExit as end:
         ["-m", "instantnet", "search", "--nepochs", "-1"],
         ["train.py", "--num_workers", "1000000"],
         ["-m", "automapper", "--workers", "1000000"],
+        ["-m", "instantnet.deploy", "--bit", "4"],
+        ["-m", "experiments", "cdtt"],
+        ["-m", "experiments", "cdt", "--jobs", "0"],
     ],
 )
 def test_a_mistake_is_answered_before_torch_is_loaded(words):

@@ -13,8 +13,9 @@ import pytest
 from tiny_runs import ROOT, same_tensors
 
 from experiments import origin, report, stages
-from experiments.__main__ import brief, main
+from experiments.__main__ import main
 from experiments.claims import CLAIMS
+from experiments.command import brief
 from experiments.images import subset
 from experiments.mapped import least_dram_cycles
 from experiments.plan import derived_network, map_run, search_run, train_run

@@ -15,8 +15,9 @@ from process_groups import STARTS, forked_script
 from tiny_runs import ROOT
 
 from experiments import jobs, slots, stages
-from experiments.__main__ import parse, store_of
-from experiments.jobs import Ended, Worker, together
+from experiments.command import store_of
+from experiments.jobs import Ended, together
+from experiments.options import Worker, parse
 from experiments.runs import Run
 from experiments.scales import CIFAR_GPU, SMOKE
 from experiments.shards import TimeLimit, work_through

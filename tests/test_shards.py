@@ -13,10 +13,11 @@ from tiny_runs import ROOT
 from experiments import shards, stages
 from experiments.__main__ import main
 from experiments.claims import CLAIMS
+from experiments.options import Shard
 from experiments.plan import train_run
 from experiments.runs import Run
 from experiments.scales import SMOKE
-from experiments.shards import Shard, TimeLimit, seconds_left, unique, work_through
+from experiments.shards import TimeLimit, seconds_left, unique, work_through
 from experiments.store import Claimed, Store
 from instantnet.engine.errors import exit_status
 from instantnet.engine.stopping import StopRequest
