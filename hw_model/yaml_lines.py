@@ -52,10 +52,10 @@ def _check_size(text: str, source: str) -> None:
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=Loader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise InputError(f"{source}, line {event.start_mark.line + 1}: nested too deeply")
-        if count > MOST_EVENTS:
-            raise InputError(f"{source}, line {event.start_mark.line + 1}: more values than are read")
+        if depth > DEEPEST or count > MOST_EVENTS:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            why = "nested too deeply" if depth > DEEPEST else "more values than are read"
+            raise InputError(f"{source}, line {line}: {why}")
 
 
 def _plain(node: yaml.Node, path: Path, lines: dict[Path, int], loader: yaml.SafeLoader, source: str, seen: set) -> Any:
