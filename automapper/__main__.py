@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
-from automapper import api, device_grid, device_sweep
+from automapper import api, device_grid, device_sweep, networks
 from automapper.budget import parse_budget
 from automapper.engines import check_engine
 from automapper.folder import result_folder, write_outputs
@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> None:
         return sweep_and_write(C, device_grid.read_grid(C.sweep))
     device = load_device(C.device)
     network = read_network(C)
-    bit_widths = api.chosen_bits(C.bits, network)
+    bit_widths = networks.chosen_bits(C.bits, network)
     with result_folder(C.save, f"setting save = {C.save!r}") as folder, sigterm_interrupts():
         search_and_write(C, network, device, bit_widths, folder)
 
@@ -90,7 +90,7 @@ def search_and_write(
 def sweep_and_write(C: MapSettings, grid: Sequence[device_grid.GridDevice]) -> None:
     """Map on every device of a grid, say which no other one beats, and write sweep.json and sweep.html."""
     network = read_network(C)
-    bit_widths = api.chosen_bits(C.bits, network)
+    bit_widths = networks.chosen_bits(C.bits, network)
     budget = C.budget if "budget" in C.given else device_sweep.BUDGET
     with result_folder(C.save, f"setting save = {C.save!r}") as folder, sigterm_interrupts():
         print(
@@ -169,8 +169,8 @@ def read_network(C: MapSettings) -> Network:
     code = C.network if C.network is not None and names_a_function(C.network) else None
     if C.network is not None and "checkpoint" in C.given and code is None:
         raise UserError(f"settings checkpoint = {C.checkpoint!r} and network = {C.network!r}: give one of them")
-    if C.network is not None and C.network.endswith(api.YAML):
-        return api.read_network(C.network, C.batch)
+    if C.network is not None and C.network.endswith(networks.YAML):
+        return networks.read_network(C.network, C.batch)
     from automapper import layers  # imported here: torch takes seconds to load, and --help and mistakes need none of it
 
     if C.network is None or (code and "checkpoint" in C.given):
@@ -202,7 +202,7 @@ def with_network_setting(argv: Sequence[str]) -> list[str]:
         raise UserError(f"one checkpoint at a time: got {free[0]!r} and {free[1]!r}")
     if not free:
         return words
-    option = "--network" if free[0].endswith(api.YAML) else "--checkpoint"
+    option = "--network" if free[0].endswith(networks.YAML) else "--checkpoint"
     if any(word == option or word.startswith(f"{option}=") for word in words):
         raise UserError(f"{free[0]!r} and {option}: give one of them")
     return [option, *free, *words]

@@ -251,7 +251,7 @@ def sweep(
         UserError: as `map_network`, or no device runs the network.
         hw_model.InputError: the device file is none, or has no list.
     """
-    from automapper.api import chosen_bits, read_network
+    from automapper.networks import chosen_bits, read_network
 
     widths = [bits] if isinstance(bits, int | str) else list(bits or ())
     C = MapSettings().replaced(bits=widths, batch=batch, budget=str(budget), **settings)

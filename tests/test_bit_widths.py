@@ -10,8 +10,8 @@ from tiny_runs import TINY_GEOMETRY, TINY_NETWORK, load, run_here
 from torch import nn
 
 import instantnet
-from automapper.api import chosen_bits
 from automapper.layers import load_module, load_network
+from automapper.networks import chosen_bits
 from automapper.workload import Network, problem_of
 from instantnet import train, train_search
 from instantnet.distill import bit_widths_of_step, teachers_of

@@ -18,6 +18,7 @@ import automapper
 import automapper.__main__ as mapper
 import instantnet
 from automapper.layers import load_network
+from automapper.networks import read_network
 from instantnet import pretrained, recalibration, train
 from instantnet.engine.errors import UserError
 from instantnet.formats import check_same, read_weights
@@ -229,7 +230,7 @@ def test_other_switchable_layers_are_mapped_at_the_networks_bit_width(network):
         "transposed": (nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(3, 4, 2)), torch.randn(2, 3, 4, 4)),
         "1-D": (nn.Sequential(nn.ReLU(), nn.Conv1d(3, 4, 2)), torch.randn(2, 3, 8)),
     }[network]
-    found = automapper.api.read_network(instantnet.switchable(module, [4, 8], keep_float=[], example=x), example=x)
+    found = read_network(instantnet.switchable(module, [4, 8], keep_float=[], example=x), example=x)
     assert [item.own_bits for item in found.layers] == [None] and found.bit_widths == (4, 8)
 
 
