@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from instantnet.data.image_sets import plain_view
+from instantnet.data.pictures import Unreadable
 from instantnet.engine.checkpoint import load_weights
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, shown
 from instantnet.formats import NetworkFile, read_weights
 from instantnet.widths import Bits
 
@@ -44,8 +45,11 @@ class TrainedNetwork:
     def predict(self, image: Any, bits: Bits | None = None) -> list[tuple[str, float]]:
         """(class name, probability) of every class, the most probable first. image: a PIL image of any size and mode.
 
-        Raises `UserError` where the file is of format 1, which names no classes.
+        Raises `UserError` where the file is of format 1, which names no classes; where the image is none, or nothing
+        states what is black and white in it; or where the network does not have the bit-width.
         """
+        if bits is not None and bits not in list(self.bits):
+            raise UserError(f"bits = {shown(bits)}: the network has {', '.join(map(str, self.bits))}")
         probabilities = self(self.normalised(image)[None], bits).softmax(dim=1)[0].tolist()
         return sorted(zip(self.class_names, probabilities, strict=True), key=lambda pair: -pair[1])
 
@@ -53,7 +57,12 @@ class TrainedNetwork:
         """[3, H, W] of a PIL image: scaled to the network's size as the test images were, minus mean, over std."""
         if self.data is None:
             raise UserError(f"{self.path}: written by an earlier version, so without class names, mean and deviation")
-        view = plain_view(image, dataset=self.data.name, size=(self.data.height, self.data.width))
+        if not hasattr(image, "getexif"):
+            raise UserError(f"image: expected a PIL image, got a {type(image).__name__}")
+        try:
+            view = plain_view(image, dataset=self.data.name, size=(self.data.height, self.data.width))
+        except Unreadable as error:
+            raise UserError(f"image: {error}") from error
         pixels = torch.frombuffer(bytearray(view.tobytes()), dtype=torch.uint8).view(*view.size[::-1], 3)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.data.mean, self.data.std))
         return (pixels.permute(2, 0, 1) / 255 - mean) / std

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from instantnet.data import image_sets, streamed
+from instantnet.data.examination import Findings
 from instantnet.data.image_sets import MemoryImages, StreamedImages, open_image_sets, statistics
-from instantnet.engine.errors import UserError, exit_status
+from instantnet.engine.errors import UserError, exit_status, one_line
 
 CLASSES = ("ape", "bee", "cat")
 
@@ -387,6 +388,27 @@ def damage_some(root):
     return ["train/ape/000.png", "train/cat/003.png", "val/bee/001.png"]
 
 
+def test_a_reason_longer_than_a_line_has_room_for_is_cut():
+    findings = Findings(Path("/" + "folder" * 9))
+    for number in range(36):
+        findings.add(f"{findings.folder}/{number}.tif", "pixels are floating-point numbers and so on " * 5)
+    with pytest.raises(UserError, match=r"--skip_broken\): 0.tif: pixels are floating-point .*\.\.; all are listed"):
+        findings.check_broken()
+
+
+def test_broken_files_are_named_before_files_of_another_depth(tmp_path):
+    for subset in ("train", "val"):
+        for name in ("ape", "bee"):
+            (tmp_path / subset / name).mkdir(parents=True)
+            for number in range(3):
+                picture = np.full((6, 6), 4000, np.uint16)
+                Image.fromarray(picture).save(tmp_path / subset / name / f"{number}.png")
+    (tmp_path / "val" / "bee" / "1.png").write_bytes(b"x")
+    refused("1 of 12 images", "val/bee/1.png: not an image", path=tmp_path, num_workers=0, num_classes=2)
+    (tmp_path / "val" / "bee" / "1.png").unlink()
+    refused("11 files", "state 16 bits", "no value above 4000", path=tmp_path, num_workers=0, num_classes=2)
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize(("dataset", "limit"), [("image_folder", 0), ("image_folder", 1 << 20), ("imagenet", 0)])
 def test_all_broken_files_are_named_at_once(tmp_path, dataset, limit, num_workers):
@@ -566,6 +588,23 @@ def test_cifar_with_a_damaged_file(cifar):
 def test_cifar_with_a_missing_file(cifar):
     (cifar / "batches.meta").unlink()
     of_cifar(cifar, "6 of 7 files", "batches.meta: missing", path=cifar.parent)
+
+
+def test_cifar_with_nothing_right_but_a_file_that_is_missing(cifar):
+    """One line of 300 letters says what is missing, though it cannot say all."""
+    for file in cifar.iterdir():
+        file.write_bytes(b"damaged")
+    (cifar / "data_batch_3").unlink()
+    with pytest.raises(UserError) as caught:
+        opened("cifar10", cifar.parent, (32, 32), 10)
+    line = one_line(f"error: {caught.value}")
+    assert "not data_batch_3: missing; batches.meta: 7 bytes" in line and "; and 5 others; delete the folder" in line
+
+
+def test_a_file_in_the_place_of_cifars_folder(cifar):
+    shutil.rmtree(cifar)
+    cifar.write_bytes(b"")
+    of_cifar("cifar-10-batches-py is a file, where the folder", path=cifar.parent)
 
 
 def test_cifars_inner_folder_is_named(cifar):

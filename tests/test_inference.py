@@ -116,3 +116,44 @@ def test_nothing_is_loaded_before_it_is_used():
 
     program = "import sys, instantnet; assert 'load' in dir(instantnet); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+# --- images as PIL opens or makes them
+
+
+def test_16_bits_are_scaled_and_not_cut(trained, tmp_path):
+    """As the same values of 8 bits: of a file that is open, of one that is read, and of a picture that was made."""
+    net = instantnet.load(trained[0])
+    values = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
+    expected = net.normalised(Image.fromarray(values))
+    deep = Image.fromarray(values.astype(np.uint16) * 257)
+    deep.save(tmp_path / "deep.png")
+    read = Image.open(tmp_path / "deep.png")
+    read.load()
+    for picture in (deep, Image.open(tmp_path / "deep.png"), read):
+        torch.testing.assert_close(net.normalised(picture), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_numbers_without_a_stated_white_are_refused(trained, tmp_path, mode):
+    net = instantnet.load(trained[0])
+    picture = Image.new(mode, (5, 5), 1)
+    picture.save(tmp_path / "numbers.tiff")
+    for one in (picture, Image.open(tmp_path / "numbers.tiff")):
+        with pytest.raises(UserError, match="Bit depth"):
+            net.predict(one)
+
+
+@pytest.mark.parametrize(
+    ("image", "bits", "part"),
+    [
+        ("cat.png", None, "expected a PIL image, got a str"),
+        (None, None, "expected a PIL image, got a NoneType"),
+        (Image.new("RGB", (0, 3)), None, "without a pixel"),
+        (Image.new("RGB", (3, 3)), [4], r"bits = \[4\]: the network has 4, 8, 32"),
+        (Image.new("RGB", (3, 3)), 5, "bits = 5: the network has 4, 8, 32"),
+    ],
+)
+def test_what_is_no_image_or_bit_width_is_named(trained, image, bits, part):
+    with pytest.raises(UserError, match=part):
+        instantnet.load(trained[0]).predict(image, bits=bits)

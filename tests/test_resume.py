@@ -411,6 +411,7 @@ def test_a_fifo_is_not_waited_for(stage, tmp_path, capsys, name):
     err = capsys.readouterr().err
     assert name in err and err.count("\n") == 1
     assert stat.S_ISFIFO((folder / name).stat().st_mode)
+    assert [path.name for path in folder.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("content", ["precious", "", '{"pid": 1, "host": "a", "since": "b"}'])
@@ -590,6 +591,21 @@ def test_other_content(stage, tmp_path, capsys, change, part):
 
 
 # --- logs
+
+
+@pytest.mark.parametrize("names", [["logs.txt"], ["metrics.jsonl"], ["logs.txt", "metrics.jsonl"]])
+def test_logs_that_are_gone_are_said(tmp_path, capsys, names):
+    with RunLog(tmp_path) as log:
+        log.line("first")
+        log.epoch(0, {"loss": {4: 1.0}, "images_per_s": 1.0}, 3)
+        sizes = log.sizes()
+    capsys.readouterr()
+    for name in names:
+        (tmp_path / name).unlink()
+    with RunLog(tmp_path, sizes):
+        pass
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: {name} is gone, {sizes[name]:,} bytes that the checkpoint counts on" for name in names]
 
 
 def test_logs_are_cut_back_to_the_checkpoint(tmp_path):

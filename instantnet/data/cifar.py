@@ -5,6 +5,7 @@ from pathlib import Path
 
 from instantnet.engine.errors import UserError
 
+ROOM = 100  # letters of what is said of single files
 REMEDY = "delete it and start again to download it, or unpack"
 
 
@@ -27,15 +28,25 @@ def missing_cifar(dataset: str, path: Path) -> None:
         if found := _difference(archive, source.tgz_md5):
             raise UserError(f"{archive} is damaged or incomplete: {found}; {REMEDY} a whole one from {source.url}")
         return
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, where the folder of the {dataset} files is expected: remove it")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     wrong = {name: found for name, md5 in files.items() if (found := _difference(folder / name, md5))}
     if wrong:
-        listed = "; ".join(f"{name}: {found}" for name, found in wrong.items())
+        listed = _listed(wrong)
         raise UserError(
             f"{folder}: {len(files) - len(wrong)} of {len(files)} files of {dataset} are right, not {listed}; delete "
             "the folder and start again to download it"
         )
+
+
+def _listed(wrong: dict[str, str]) -> str:
+    """What differs, file by file as far as there is room, the missing ones first."""
+    files = sorted(wrong, key=lambda name: (wrong[name] != "missing", name))
+    count = next((n for n in range(len(files), 0, -1) if sum(len(wrong[f]) + len(f) + 4 for f in files[:n]) <= ROOM), 1)
+    others = f"; and {len(files) - count} others" if count < len(files) else ""
+    return "; ".join(f"{name}: {wrong[name]}" for name in files[:count]) + others
 
 
 def _difference(path: Path, md5: str) -> str:

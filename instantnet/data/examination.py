@@ -63,8 +63,10 @@ class Findings:
         )
         if len(line := head + "; ".join(files)) <= LINE_LENGTH:
             raise UserError(line)
-        shown = next((n for n in range(len(files), 0, -1) if len(head + "; ".join(files[:n])) <= LINE_LENGTH - 60), 0)
-        raise UserError(f"{head}{'; '.join(files[:shown])}; all are listed on standard output", details=files)
+        room = LINE_LENGTH - 60 - len(head)
+        count = next((n for n in range(len(files), 0, -1) if len("; ".join(files[:n])) <= room), 0)
+        first = "; ".join(files[:count]) or files[0][: max(40, room)] + ".."
+        raise UserError(f"{head}{first}; all are listed on standard output", details=files)
 
     def notes(self) -> list[str]:
         """Lines for the log: one for each kind of file, and the files that are left out."""
@@ -113,9 +115,9 @@ def examined(
         whole.append(images if good.all() else images.only(good))
         if kept is not None:
             pixels.append(kept if good.all() else kept[good.to(kept.device)])
-    findings.check_depth()
     if not skip_broken:
         findings.check_broken()
+    findings.check_depth()
     for images, before in zip(whole, sets, strict=True):
         for label in sorted(set(before.labels.tolist()) - set(images.labels.tolist())):
             where = escaped(os.path.dirname(os.fsdecode(before.paths[int((before.labels == label).nonzero()[0])])))

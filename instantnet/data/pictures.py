@@ -234,8 +234,18 @@ def on_white(picture: "Picture") -> tuple["Picture", bool]:
 
 
 def upright_on_white(picture: "Picture") -> "Picture":
-    """A picture that is loaded, as `read_picture` would turn and flatten it: RGB, upright, on white."""
+    """A picture that is open, or was made, as `read_picture` would scale, turn and flatten it: RGB, upright, on white.
+    Raises `Unreadable` where nothing states what is black and white."""
+    if not all(picture.size):
+        raise Unreadable("a picture without a pixel")
     turn, _ = _orientation(picture)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        if picture.mode == "I" and picture.format not in ("PNG", "PPM", "TIFF"):
+            raise Unreadable(f"pixels are numbers of 32 bits: {RESCALE}")
+        file = getattr(picture, "fp", None)  # of a file that is not read yet
+        stated = max(_tags(picture).get(_BITS_PER_SAMPLE, (16,))), None
+        depth, significant = _png_depth(file) if file is not None and picture.format == "PNG" else stated
+        picture, _ = _grey(picture, depth, significant)
     return _turned(on_white(picture)[0], turn)
 
 

@@ -87,11 +87,16 @@ def remove_partial_files(folder: Path) -> None:
 
 def open_to_append(path: Path) -> TextIO:
     """`path`, line by line, new where it is not there. Raises `UserError` where it is a link, or no file."""
-    refuse_link(path)
-    if path.exists() and not path.is_file():  # of a FIFO it would wait for a reader
-        raise UserError(f"{path} is not a regular file: remove it, or name another folder")
+    check_appendable(path)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     return os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="surrogateescape")
+
+
+def check_appendable(path: Path) -> None:
+    """Raise `UserError` where `path` is a link, or is there and is no file."""
+    refuse_link(path)
+    if path.exists() and not path.is_file():  # of a FIFO one would wait for a reader
+        raise UserError(f"{path} is not a regular file: remove it, or name another folder")
 
 
 def refuse_link(path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 from tqdm import tqdm
 
 from instantnet.engine.errors import UserError
-from instantnet.engine.files import open_to_append, refuse_link, replacing
+from instantnet.engine.files import check_appendable, open_to_append, refuse_link, replacing
 from instantnet.widths import Bits, width_order
 
 EVENTS = "events.out.tfevents."
+LINES = "logs.txt", "metrics.jsonl"
 
 
 class RunLog:
@@ -31,16 +32,16 @@ class RunLog:
 
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
+            gone = [name for name in resumed or {} if not (self.folder / name).exists()]
+            for name in LINES:
+                check_appendable(self.folder / name)
             lost = [_cut(path, (resumed or {}).get(path.name, 0)) for path in self._files()]
-            self._lines = open_to_append(self.folder / "logs.txt")
-            self._metrics = open_to_append(self.folder / "metrics.jsonl")
+            self._lines, self._metrics = (open_to_append(self.folder / name) for name in LINES)
             earlier = len(list(self.folder.glob(f"{EVENTS}*")))  # makes the name new within one second too
             self._events = RecordWriter(str(self.folder / f"{EVENTS}{int(time.time()):010}.{earlier}"))
             self._event(file_version="brain.Event:2")
             self._events.flush()
-        for name, size in (resumed or {}).items():
-            if not (self.folder / name).exists():
-                lost.append(f"{name} is gone, {size:,} bytes that the checkpoint counts on")
+        lost += [f"{name} is gone, {(resumed or {})[name]:,} bytes that the checkpoint counts on" for name in gone]
         for text in filter(None, lost):
             self.line(f"note: {text}")
 
@@ -119,7 +120,7 @@ class RunLog:
 
     def _files(self) -> list[Path]:
         """The files that grow."""
-        paths = [self.folder / "logs.txt", self.folder / "metrics.jsonl", *self.folder.glob(f"{EVENTS}*")]
+        paths = [*(self.folder / name for name in LINES), *self.folder.glob(f"{EVENTS}*")]
         return [path for path in paths if path.is_file()]
 
     def _event(self, **content: Any) -> None:
