@@ -1,5 +1,5 @@
 # make demo    search, train and map a switchable-precision network on handwritten digits (minutes on two CPU cores)
-# make test    the test suite, in three processes: on two cores, as some of its tests wait (make test WORKERS=8)
+# make test    the test suite, in two processes (make test WORKERS=8)
 # make lint    the style checks        make bench    the benchmarks
 # make types   types and imports, checked on what a wheel holds
 # make test-full    the test suite with every check whole, not a sample of it
@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 3
+WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo hardening test test-full lint types bench environment
