@@ -1,11 +1,14 @@
 """`instantnet.switchable`: any module at any bit-width, equal to itself at 32 bit."""
 
 import copy
+import importlib
 import random
+import sys
 
 import pytest
 import torch
 import torchvision
+from tiny_runs import ROOT
 from torch import nn
 
 import instantnet
@@ -312,6 +315,20 @@ def test_without_an_example_inputs_are_made_up():
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 2))
     network = instantnet.switchable(model, BITS)
     assert [isinstance(layer, SwitchableLinear) for layer in network] == [False, False, True, False, False]
+
+
+def test_the_table_of_converted_networks(monkeypatch, capsys):
+    """`python benchmarks/converted.py`, on the smallest."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module("converted")
+    monkeypatch.setattr(sys, "argv", ["converted.py", "--only", "squeezenet1_0"])
+    monkeypatch.setitem(benchmark.NETWORKS, "squeezenet1_0", 64)
+    benchmark.main()
+    row = capsys.readouterr().out.splitlines()[-1].split(" | ")
+    assert row[1:5] == ["64", "24", "0", "yes"]
+    before, after = map(float, row[5].rstrip(" |").split(", "))
+    assert after < before
+    assert sorted(benchmark.NETWORKS) == sorted(EVERY)
 
 
 # --- torchvision
