@@ -57,10 +57,11 @@ def find_optimum(
 
     Args:
         score: of a known mapping; a better one makes the walk shorter.
+        seconds: after which it gives up, as it does after NODE_LIMIT nodes and mappings; the result is then the bound
+            and the best mapping so far.
 
     Each walk looks for mappings that are better by some margin, from large to any. A walk that ends raises the lower
-    bound. After NODE_LIMIT nodes and mappings, or so many seconds, it gives up, with the bound and the best mapping so
-    far.
+    bound.
     """
     clock = Clock(seconds)
     walk = _Walk(problem, device, objective, score, clock)

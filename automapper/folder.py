@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,9 +79,7 @@ def write_outputs(folder: Path, report: Mapping[str, Any], device: Device, state
         ours = _folders_of_report(folder)
         names = [_folder_name(row) for row in report["bit_widths"]]
         _check_places(folder)
-        for place in (folder / "mappings" / name for name in names):
-            if place.is_symlink() or (place.exists() and place.name not in ours):
-                raise UserError(f"{place} is not of the result in {folder}: remove it, or name another folder")
+        _refuse_foreign(folder, names, ours)
         new = Path(tempfile.mkdtemp(prefix=NEW, dir=folder))
         try:
             _write_whole(new, report, device, state, obsolete=[name for name in ours if name not in names])
@@ -116,9 +114,7 @@ def _move_into_place(folder: Path, ready: Path) -> None:
     _check_places(folder)
     before = _folders_of_report(folder)  # of the old result, until report.json is moved, after all of mappings/
     entries = [entry for entry in sorted((ready / "mappings").iterdir()) if OURS.fullmatch(entry.name)]
-    for entry in entries:
-        if os.path.lexists(place / entry.name) and entry.name not in before:
-            raise UserError(f"{place / entry.name} is not of the result in {folder}: remove it, or name another folder")
+    _refuse_foreign(folder, [entry.name for entry in entries], before)
     (ready / "old").mkdir(exist_ok=True)
     place.mkdir(exist_ok=True)
     for name in set(obsolete) & set(before):
@@ -132,6 +128,13 @@ def _move_into_place(folder: Path, ready: Path) -> None:
     done = folder / f"{NEW}{ready.name.removeprefix(READY)}"
     os.rename(ready, done)
     shutil.rmtree(done)
+
+
+def _refuse_foreign(folder: Path, names: Iterable[str], ours: Sequence[str]) -> None:
+    """Raise UserError where one of these in mappings/ is there and not among `ours`, or is a link."""
+    for place in (folder / "mappings" / name for name in names):
+        if place.is_symlink() or (place.exists() and place.name not in ours):
+            raise UserError(f"{place} is not of the result in {folder}: remove it, or name another folder")
 
 
 def _set_aside(folder: Path, old: Path) -> None:

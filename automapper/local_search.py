@@ -56,6 +56,10 @@ class LocalSearch(ABC):
         self.local_s = self.deadline = math.inf  # seconds that it may take, and when the present one ends
         self.ends = math.inf  # when the whole search does
 
+    def end_after(self, seconds: float) -> None:
+        """End the search, wherever it is, when these have passed from now."""
+        self.ends = time.perf_counter() + seconds
+
     @abstractmethod
     def _score(self, f: np.ndarray, o: np.ndarray, b: np.ndarray, which: np.ndarray) -> np.ndarray:
         """[n]: scores of mappings f [n, slots, 8], o [n, L, 8], b [n, L] of the searches `which` [n]."""

@@ -123,7 +123,7 @@ def layer_fronts(
 
 
 def _advanced(unit: Frontier, mappings: int, seconds: float) -> Frontier:
-    unit.ends = time.perf_counter() + seconds
+    unit.end_after(seconds)
     unit.advance(max(1, int(EXPLORE * mappings)), EXPLORE)
     unit.advance(mappings, 1.0)
     return unit

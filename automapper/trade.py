@@ -18,7 +18,6 @@ be ahead by a fraction of a percent. Where that happens at a bit-width, layers r
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -159,19 +158,19 @@ class _Selection:
         """Arguments of `_search_again` for every problem of the network; seconds: for all of them, some at once."""
         current, references = self.current(bits), self.references(bits)
         energy_j, latency_s = _sums(current)
+        one_each = dict(zip(self.layers[bits], current, strict=True))
+        each_s = seconds_each(seconds, len(one_each), workers)
         work: list[tuple] = []
-        problems = dict.fromkeys(self.layers[bits])
-        each = seconds_each(seconds, len(problems), workers)
-        for problem, found in dict(zip(self.layers[bits], current, strict=True)).items():
-            joules = self.objective.energy_weight * found.cost.energy_j / energy_j
-            seconds = self.objective.latency_weight * found.cost.latency_s / latency_s
-            scale = (self.objective.energy_weight + self.objective.latency_weight) / (joules + seconds)
+        for problem, found in one_each.items():
+            energy_weight = self.objective.energy_weight * found.cost.energy_j / energy_j
+            latency_weight = self.objective.latency_weight * found.cost.latency_s / latency_s
+            scale = (self.objective.energy_weight + self.objective.latency_weight) / (energy_weight + latency_weight)
             limits = [self.objective.score(one.cost.energy_pj, one.cost.cycles) for one in self._limits(bits, problem)]
             limit = float(min(limits, default=math.inf))
-            contribution = Contribution(self.objective, joules * scale, seconds * scale, limit)
+            contribution = Contribution(self.objective, energy_weight * scale, latency_weight * scale, limit)
             known = dict.fromkeys([found.mapping, *(one.mapping for one in self._allowed(bits, problem, references))])
             search = Search(problem, self.outcome.baselines.own)
-            work.append((contribution, search, list(known), self.device, mappings, seed, each))
+            work.append((contribution, search, list(known), self.device, mappings, seed, each_s))
         return work
 
     def adopt_reference(self, bits: Bits) -> None:
@@ -302,7 +301,7 @@ def _search_again(
     seconds: float = math.inf,
 ) -> Found | None:
     evolution = Evolution([search], device, contribution, seed)
-    evolution.ends = time.perf_counter() + seconds
+    evolution.end_after(seconds)
     for mapping in known:
         if (row := known_row(evolution.space, mapping, device)) is not None:
             evolution.remember(0, row)

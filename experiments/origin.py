@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from experiments.options import ROOT
 from instantnet.engine.errors import UserError
 from instantnet.engine.machine import versions
 
-ROOT = Path(__file__).parent.parent
 STATED = "INSTANTNET_COMMIT"
 
 

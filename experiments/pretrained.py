@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import cdt, cdt_tried
-from experiments.origin import ROOT
+from experiments.options import ROOT
 from experiments.plan import derived_network, join
 from experiments.runs import Run
 from experiments.scales import SCALES, Scale

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.claims import CLAIMS, seeds_of
-from experiments.origin import ROOT
+from experiments.options import ROOT
 from experiments.scales import SCALES, Scale
 from experiments.store import RESULTS, Store
 from experiments.tables import HOW, Results

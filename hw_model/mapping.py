@@ -8,10 +8,9 @@ from typing import Any
 
 from hw_model.device import Device
 from hw_model.errors import InputError, shown, unknown
-from hw_model.layer import DIMS, SIZE_LIMIT, TENSORS
+from hw_model.layer import COUNT_LIMIT, DIMS, SIZE_LIMIT, TENSORS
 
 Loops = tuple[tuple[str, int], ...]
-LARGEST_PRODUCT = 2**53  # of the factors of a dimension
 SPATIAL_SLOTS = ("spatial_y", "spatial_x", "lanes")
 
 
@@ -41,7 +40,7 @@ class Mapping:
         product = dict.fromkeys(DIMS, 1)
         for dim, factor in (pair for _, pairs in loops for pair in pairs):
             product[dim] *= factor
-            if product[dim] > LARGEST_PRODUCT:
+            if product[dim] > COUNT_LIMIT:
                 raise InputError(f"mapping: the factors of {dim} multiply to more than 2**53")
         return cls(tuple(loops), _bypass(data.get("bypass", {})))
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments.origin import ROOT
+from experiments.options import ROOT
 from experiments.report import anchor
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

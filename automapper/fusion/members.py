@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,9 +98,8 @@ def _search(
     random: bool,
     seconds: float,
 ) -> list[Placed | None]:
-    ends = time.perf_counter() + seconds
     evolution = StripEvolution([place for place, _ in places], view, seed, random)
-    evolution.ends = ends
+    evolution.end_after(seconds)
     for index, (place, known) in enumerate(places):
         evolution.know(index, evolution.rows_of(index, place, known))
     evolution.advance(mappings, 1.0)

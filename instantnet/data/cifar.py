@@ -3,9 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from instantnet.engine.errors import UserError
+from instantnet.engine.errors import UserError, as_many_as_fit
 
-ROOM = 100  # letters of what is said of single files
+ROOM = 98  # letters of what is said of single files
 REMEDY = "delete it and start again to download it, or unpack"
 
 
@@ -43,10 +43,11 @@ def missing_cifar(dataset: str, path: Path) -> None:
 
 def _listed(wrong: dict[str, str]) -> str:
     """What differs, file by file as far as there is room, the missing ones first."""
-    files = sorted(wrong, key=lambda name: (wrong[name] != "missing", name))
-    count = next((n for n in range(len(files), 0, -1) if sum(len(wrong[f]) + len(f) + 4 for f in files[:n]) <= ROOM), 1)
-    others = f"; and {len(files) - count} others" if count < len(files) else ""
-    return "; ".join(f"{name}: {wrong[name]}" for name in files[:count]) + others
+    ordered = sorted(wrong, key=lambda name: (wrong[name] != "missing", name))
+    files = [f"{name}: {wrong[name]}" for name in ordered]
+    count = max(1, as_many_as_fit(files, ROOM))
+    others = [f"and {len(files) - count} others"] if count < len(files) else []
+    return "; ".join([*files[:count], *others])
 
 
 def _difference(path: Path, md5: str) -> str:

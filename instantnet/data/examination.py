@@ -14,7 +14,7 @@ from torch import Tensor
 
 from instantnet.data.pictures import RESCALE, Seen, Unreadable, read_picture
 from instantnet.data.streamed import StreamedImages, loaded
-from instantnet.engine.errors import UserError, escaped
+from instantnet.engine.errors import UserError, as_many_as_fit, escaped
 
 CHUNK_BYTES = 4 << 20  # what a decoding worker hands over at a time: small, as containers have little shared memory
 LINE_LENGTH = 280  # of an error that names files: those that do not fit are listed on standard output
@@ -64,8 +64,7 @@ class Findings:
         if len(line := head + "; ".join(files)) <= LINE_LENGTH:
             raise UserError(line)
         room = LINE_LENGTH - 60 - len(head)
-        count = next((n for n in range(len(files), 0, -1) if len("; ".join(files[:n])) <= room), 0)
-        first = "; ".join(files[:count]) or files[0][: max(40, room)] + ".."
+        first = "; ".join(files[: as_many_as_fit(files, room)]) or files[0][: max(40, room)] + ".."
         raise UserError(f"{head}{first}; all are listed on standard output", details=files)
 
     def notes(self) -> list[str]:

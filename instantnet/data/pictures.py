@@ -136,13 +136,16 @@ def _bounded(picture: "Picture", quick: bool) -> list[str]:
     return [LARGE] if pixels > MAX_PIXELS else []
 
 
-def _depth(picture: "Picture", file: BinaryIO) -> tuple[int, int | None]:
-    """Bits of a channel as the file states them, and how many of them a PNG's sBIT chunk calls significant."""
-    if picture.format == "PNG":
+def _depth(picture: "Picture", file: BinaryIO | None) -> tuple[int, int | None]:
+    """Bits of a channel as the file states them, and how many of them a PNG's sBIT chunk calls significant. file: None
+    of a picture that is loaded, or was made."""
+    if picture.format == "PNG" and file is not None:
         return _png_depth(file)
     if picture.format == "TIFF":
         return max(_tags(picture).get(_BITS_PER_SAMPLE, (1,))), None
-    return (16 if picture.mode == "I" else 8), None  # PGM: PIL has scaled it from the file's own maximum to 65535
+    return (
+        16 if picture.mode.startswith("I") else 8
+    ), None  # PGM: PIL has scaled it from the file's own maximum to 65535
 
 
 def _png_depth(file: BinaryIO) -> tuple[int, int | None]:
@@ -168,7 +171,7 @@ def _grey(picture: "Picture", depth: int, significant: int | None) -> tuple["Pic
 
     is_tiff = picture.format == "TIFF"
     low, high = 0.0, float(2**depth - 1)
-    if picture.mode == "F" or (is_tiff and picture.mode == "I"):
+    if picture.mode == "F" or (picture.mode == "I" and picture.format not in ("PNG", "PPM")):
         if not is_tiff or not {_LOWEST, _HIGHEST} <= set(_tags(picture)):
             kind = "floating-point numbers" if picture.mode == "F" else f"signed numbers, or of {depth} bits,"
             raise Unreadable(f"pixels are {kind} and the file does not state black and white: {RESCALE}")
@@ -240,12 +243,7 @@ def upright_on_white(picture: "Picture") -> "Picture":
         raise Unreadable("a picture without a pixel")
     turn, _ = _orientation(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
-        if picture.mode == "I" and picture.format not in ("PNG", "PPM", "TIFF"):
-            raise Unreadable(f"pixels are numbers of 32 bits: {RESCALE}")
-        file = getattr(picture, "fp", None)  # of a file that is not read yet
-        stated = max(_tags(picture).get(_BITS_PER_SAMPLE, (16,))), None
-        depth, significant = _png_depth(file) if file is not None and picture.format == "PNG" else stated
-        picture, _ = _grey(picture, depth, significant)
+        picture, _ = _grey(picture, *_depth(picture, getattr(picture, "fp", None)))
     return _turned(on_white(picture)[0], turn)
 
 

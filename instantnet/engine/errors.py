@@ -74,6 +74,11 @@ def one_line(message: str) -> str:
     return text if len(text) <= LONGEST_LINE else f"{text[: LONGEST_LINE - tail - 5]} ... {text[-tail:]}"
 
 
+def as_many_as_fit(parts: Sequence[str], room: int) -> int:
+    """How many of the parts, joined by "; ", have at most `room` letters."""
+    return next((count for count in range(len(parts), 0, -1) if len("; ".join(parts[:count])) <= room), 0)
+
+
 def exit_status(main: Callable[[], int | None]) -> int:
     """Run a script's `main` and turn a `UserError`, or a failure of the system, into one line on standard error and
     status 2.

@@ -27,21 +27,21 @@ class RunLog:
     """
 
     def __init__(self, folder: Path | str, resumed: Mapping[str, int] | None = None):
-        self.folder = Path(folder)
+        self.folder, resumed = Path(folder), resumed or {}
         from tensorboardX import RecordWriter  # here: it costs start-up time
 
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            gone = [name for name in resumed or {} if not (self.folder / name).exists()]
+            gone = [name for name in resumed if not (self.folder / name).exists()]
             for name in LINES:
                 check_appendable(self.folder / name)
-            lost = [_cut(path, (resumed or {}).get(path.name, 0)) for path in self._files()]
+            lost = [_cut(path, resumed.get(path.name, 0)) for path in self._files()]
             self._lines, self._metrics = (open_to_append(self.folder / name) for name in LINES)
             earlier = len(list(self.folder.glob(f"{EVENTS}*")))  # makes the name new within one second too
             self._events = RecordWriter(str(self.folder / f"{EVENTS}{int(time.time()):010}.{earlier}"))
             self._event(file_version="brain.Event:2")
             self._events.flush()
-        lost += [f"{name} is gone, {(resumed or {})[name]:,} bytes that the checkpoint counts on" for name in gone]
+        lost += [f"{name} is gone, {resumed[name]:,} bytes that the checkpoint counts on" for name in gone]
         for text in filter(None, lost):
             self.line(f"note: {text}")
 

@@ -31,16 +31,6 @@ class FakeClock:
 
         monkeypatch.setattr(Evolution, "step", timed_step)
         monkeypatch.setattr(Evolution, "_score", timed_score)
-        for module in (
-            "search",
-            "api",
-            "local_search",
-            "watch",
-            "evolve",
-            "budget",
-            "trade",
-            "pareto",
-            "fusion.members",
-        ):
+        for module in ("search", "api", "local_search", "watch", "evolve", "budget"):
             clock = SimpleNamespace(perf_counter=lambda: self.now, sleep=time.sleep)
             monkeypatch.setattr(f"automapper.{module}.time", clock)
