@@ -143,9 +143,8 @@ def _depth(picture: "Picture", file: BinaryIO | None) -> tuple[int, int | None]:
         return _png_depth(file)
     if picture.format == "TIFF":
         return max(_tags(picture).get(_BITS_PER_SAMPLE, (1,))), None
-    return (
-        16 if picture.mode.startswith("I") else 8
-    ), None  # PGM: PIL has scaled it from the file's own maximum to 65535
+    deep = picture.mode.startswith("I")  # of PGM too, which PIL has scaled from the file's own maximum to 65535
+    return (16 if deep else 8), None
 
 
 def _png_depth(file: BinaryIO) -> tuple[int, int | None]:
