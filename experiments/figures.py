@@ -1,5 +1,6 @@
 """Figures of the experiments, as SVG and PNG."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -76,6 +77,27 @@ def trade_off(axis: plt.Axes, index: int, place: int, name: str, accuracies: Per
         offset = (((4, 6), (-11, 5), (4, -10)) if bars else ((4, 6), (4, -10), (-13, -9)))[place]
         shown = {"color": COLOURS[index], "fontsize": 7, "path_effects": [withStroke(linewidth=2, foreground="white")]}
         axis.annotate(f"{b}", (x, y), textcoords="offset points", xytext=offset, **shown)
+
+
+def fronts_by_search(panels: Mapping[str, Mapping[str, Sequence[Sequence[tuple[float, float]]]]]) -> plt.Figure:
+    """Panels side by side; per panel and kind of search, groups of points (EDP in 1e-9 J*s, accuracy): small, and a
+    large one at their geometric and arithmetic means, which a line joins."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.4), squeeze=False)
+    for axis, (title, kinds) in zip(axes[0], panels.items(), strict=True):
+        for index, (name, groups) in enumerate(kinds.items()):
+            single = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": "none"}
+            for x, y in (point for group in groups for point in group):
+                axis.plot(x, y, markersize=3.5, alpha=0.45, **single)
+            means = [(math.exp(mean([math.log(x) for x, _ in group])), mean([y for _, y in group])) for group in groups]
+            joined = {"markersize": 8, "linestyle": "-", "linewidth": 1.4, "markeredgecolor": "white"}
+            axis.plot(*zip(*means, strict=True), label=name, **{**single, **joined})
+        axis.set(xscale="log", xlabel="EDP per image, 1e-9 J·s", ylabel="accuracy, %", title=title)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    return figure
 
 
 def bar(values: Sequence[float]) -> float:

@@ -17,7 +17,7 @@ RESULTS = ROOT / "experiments" / "results"
 WORK = ROOT / "ckpt" / "experiments"
 NAMES = (
     "cdt", "search", "end_to_end", "released", "ends", "mapper", "paper_size", "cdt_tried", "pretrained", "demo",
-    "quantizers",
+    "quantizers", "chip",
 )  # fmt: skip
 """Of the claims, and of their modules, in the order of docs/results.md."""
 

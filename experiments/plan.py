@@ -33,7 +33,7 @@ def search_run(
     keeps."""
     window = window or scale.windows[0]
     parts = ["search", name or method, window.name, join(bits, "-"), f"seed{seed}"]
-    settings = {**common_settings(scale, bits, seed), "flops_min": window.low, "flops_max": window.high, **extra}
+    settings = {**common_settings(scale, bits, seed), **window.ends, **extra}
     return Run("search", "/".join(parts), (*presets, method, scale.preset), settings)
 
 

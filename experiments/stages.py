@@ -59,7 +59,9 @@ def reading(path: Path) -> Iterator[None]:
 def search_result(folder: Path) -> dict[str, Any]:
     arch = load_checkpoint(folder / "arch.pt", ["ops", "flops", "epoch", "accuracy"], "arch.pt of train_search.py")
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    counted = {"efficiency": arch["efficiency"]["value"]} if "efficiency" in arch else {}
     return {
+        **counted,
         "ops": list(arch["ops"]),
         "flops": arch["flops"],
         "epoch": arch["epoch"],

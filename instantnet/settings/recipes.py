@@ -115,6 +115,19 @@ RECIPES = {
     "cifar_few": Recipe(  # 500 images, which --dataset_path holds
         on="cifar10", both=SMALL_CIFAR, search=SHORT_SEARCH, train=_learnt_by_heart(50, 64, 0.06)
     ),
+    "cifar_chip": Recipe(  # 500 images, too; at 4 bit most of a network this small would be its ends at 32
+        on="cifar10",
+        both={**SMALL_CIFAR, "quantize_ends": True},
+        search={
+            **SHORT_SEARCH,
+            "nepochs": 30,
+            "max_steps": 0,
+            "eval_epoch": 30,
+            "temp_decay": 0.9,
+            "arch_choice": "last",  # no test image chooses
+        },
+        train=_learnt_by_heart(50, 64, 0.06),
+    ),
     "cifar_gpu": Recipe(
         on="cifar10",
         both={"dataset": "image_folder", "device": "cuda", "cuda_graph": True, "tune_convolutions": True},
