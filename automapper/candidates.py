@@ -5,6 +5,8 @@
 
 An entry is the sum over the operation's layers, each with its own best mapping, one after another on the whole array:
 what `automapper.map_network` finds for the same layer with the same budget and seed, before any trade between layers.
+With `fuse` the layers of an operation may be fused into groups (automapper/fusion). Those of different operations never
+are: a table cannot know what runs next.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from typing import Any, NamedTuple
 
 import automapper
 import hw_model
-from automapper.budget import parse_budget
+from automapper.budget import Clock, parse_budget, schedule
+from automapper.fusion.blocks import Block, fuse_blocks, without_names
+from automapper.fusion.plan import Effort
 from automapper.json_file import read_as
 from automapper.objective import parse_objective
 from automapper.search import NoMapping, Outcome, run_search
@@ -40,6 +44,7 @@ GEOMETRY = (
 """The settings that a table belongs to, the fields of `operations.Geometry`."""
 LARGEST_FILE = 2**28  # bytes
 EXPECTED = "a table of `instantnet table`"
+UNFUSED = "off"  # of `fuse`
 
 
 class Entry(NamedTuple):
@@ -60,11 +65,12 @@ class Row(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Table:
     """What every candidate of a search space costs. device: its name, or the file it was read from; geometry: the
-    settings named in GEOMETRY; rows: by bit-width."""
+    settings named in GEOMETRY; rows: by bit-width; fuse: whether the layers of a candidate are fused."""
 
     device: str
     geometry: dict[str, Any]
     rows: dict[Bits, Row]
+    fuse: str = UNFUSED
 
     @property
     def bits(self) -> tuple[Bits, ...]:
@@ -105,7 +111,7 @@ class Table:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the file: {"device", "geometry", "bits": {"8": {"fixed": {"energy_j", "latency_s"}, "layers":
-        [{"k3_e1": {"energy_j", "latency_s"}, ..}, ..]}}}."""
+        [{"k3_e1": {"energy_j", "latency_s"}, ..}, ..]}}}; "fuse" beside them where layers are fused."""
         rows = {
             str(bits): {
                 "fixed": row.fixed._asdict(),
@@ -113,7 +119,8 @@ class Table:
             }
             for bits, row in self.rows.items()
         }
-        return {"device": self.device, "geometry": dict(self.geometry), "bits": rows}
+        fused = {} if self.fuse == UNFUSED else {"fuse": self.fuse}
+        return {"device": self.device, "geometry": dict(self.geometry), **fused, "bits": rows}
 
     def write(self, path: Path | str) -> None:
         """Write the file, replacing the one before as a whole. Raises UserError where that is not possible."""
@@ -129,6 +136,7 @@ def table(
     objective: str = MapSettings.objective,
     budget: int | str = MapSettings.budget,
     seed: int = MapSettings.seed,
+    fuse: str = UNFUSED,
     workers: int = MapSettings.workers,
     backend: str = MapSettings.backend,
     progress: Callable[[float], None] = lambda share: None,
@@ -141,7 +149,9 @@ def table(
         bits: one bit-width or several, 1 to 32 or "w4a8".
         objective: what the mappings minimise.
         budget: mappings per layer and bit-width, or seconds in all as text ("30s"; such a table is not cached).
-        progress: called with the share of the budget used.
+        fuse: "maps" or "strips": the layers of each candidate may be fused, and what is added to its output is charged;
+            "off": layer by layer, without it.
+        progress: called with the share of the work done.
 
     Raises:
         UserError: a setting that is not legal, no such device, or a candidate without a valid mapping.
@@ -149,7 +159,7 @@ def table(
     sizes = _sizes(geometry)
     asked = MapSettings().replaced(
         bits=[bits] if isinstance(bits, int | str) else list(bits), objective=objective, budget=str(budget), seed=seed,
-        workers=workers, backend=backend,
+        fuse=fuse, workers=workers, backend=backend,
     )  # fmt: skip
     if not asked.bits:
         raise UserError("setting bits is empty: name the bit-widths of the table")
@@ -164,18 +174,22 @@ def table(
 
     name = os.fspath(device) if isinstance(device, str | os.PathLike) else built.name
     candidates = layers.load_candidates(sizes)
-    place = _cached_file([repr(built), sizes, repr(candidates), widths, repr(goal), repr(limit), seed, _code()])
+    place = _cached_file([repr(built), sizes, repr(candidates), widths, repr(goal), repr(limit), seed, fuse, _code()])
     if limit.mappings is not None:
         with suppress(UserError):
             return dataclasses.replace(read_table(place), device=name)
     problems = distinct_problems(candidates.network, widths)
+    searching = schedule(trading=False, fronts=False, fusing=fuse != UNFUSED).searched
 
     def after_round(outcome: Outcome, share: float) -> bool:
-        progress(share)
+        progress(searching * share)
         return False
 
+    clock = Clock(limit.seconds)
     try:
-        outcome = run_search(problems, built, goal, limit, seed, asked.engine, workers, backend, after_round)
+        outcome = run_search(
+            problems, built, goal, limit.without(1 - searching), seed, asked.engine, workers, backend, after_round
+        )
     except NoMapping as error:
         raise UserError(
             f"layer {candidates.network.name_of(error.problem)} at {in_words(error.problem.bits)}: no valid mapping on "
@@ -183,7 +197,16 @@ def table(
         ) from error
     if outcome.interrupted:  # half a search is no table
         raise KeyboardInterrupt
-    found = Table(name, sizes, {width: _row(candidates, width, outcome) for width in widths})
+    fused: dict[Block, dict[Bits, tuple[float, float]]] = {}
+    if fuse != UNFUSED:
+        effort = Effort(limit.mappings or outcome.per_search, seed, workers, backend, seconds=clock.until())
+
+        def after_blocks(share: float) -> None:
+            progress(searching + (1 - searching) * share)
+
+        blocks = [layers for row in candidates.layers for layers in row.values()]
+        fused = fuse_blocks(blocks, widths, outcome, built, goal, fuse, effort, after_blocks)
+    found = Table(name, sizes, {width: _row(candidates, width, outcome, fused) for width in widths}, fuse)
     if limit.mappings is not None:
         with suppress(UserError):  # a folder that cannot be written: the next table is searched again
             found.write(place)
@@ -197,8 +220,9 @@ def read_table(path: Path | str) -> Table:
 
 def _table_of(content: Any) -> Table:
     """The table of a file's content; UserError, ValueError, TypeError or KeyError where it is not one."""
-    if not isinstance(content, dict) or set(content) != {"device", "geometry", "bits"}:
+    if not isinstance(content, dict) or set(content) - {"fuse"} != {"device", "geometry", "bits"}:
         raise ValueError("its fields are not device, geometry and bits")
+    fuse = MapSettings().replaced(fuse=content.get("fuse", UNFUSED)).fuse
     if not isinstance(content["device"], str):
         raise ValueError("its device is not text")
     sizes = _sizes(content["geometry"])
@@ -215,7 +239,7 @@ def _table_of(content: Any) -> Table:
     lengths = {len(row.layers) for row in rows.values()}
     if lengths != {sum(sizes["num_layer_list"])} or len(operations) != 1 or not all(operations):
         raise ValueError(f"it has not the same operations in each of {sum(sizes['num_layer_list'])} layers")
-    return Table(content["device"], sizes, dict(sorted(rows.items(), key=lambda pair: width_order(pair[0]))))
+    return Table(content["device"], sizes, dict(sorted(rows.items(), key=lambda pair: width_order(pair[0]))), fuse)
 
 
 def _entry(given: Any) -> Entry:
@@ -244,12 +268,20 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple | list) else value
 
 
-def _row(candidates: Candidates, bits: Bits, outcome: Outcome) -> Row:
+def _row(
+    candidates: Candidates, bits: Bits, outcome: Outcome, fused: Mapping[Block, Mapping[Bits, tuple[float, float]]]
+) -> Row:
+    """The entries at a bit-width; fused: what candidates cost whose layers may be fused."""
+
     def summed(layers: Iterable[NetworkLayer]) -> Entry:
         costs = [outcome.own(problem_of(item, bits)).cost for item in layers]
         return Entry(math.fsum(cost.energy_j for cost in costs), math.fsum(cost.latency_s for cost in costs))
 
-    layers = tuple({op: summed(of_op) for op, of_op in row.items()} for row in candidates.layers)
+    def entry(layers: Block) -> Entry:
+        block = without_names(layers)
+        return Entry(*fused[block][bits]) if block in fused else summed(layers)
+
+    layers = tuple({op: entry(of_op) for op, of_op in row.items()} for row in candidates.layers)
     return Row(summed(candidates.fixed), layers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from automapper.capture import capture
-from automapper.workload import Candidates, Network
+from automapper.graph import consumers
+from automapper.workload import DRAM, Candidates, Network, NetworkLayer
 from hw_model.widths import Bits
 from instantnet.engine.checkpoint import load_checkpoint
 from instantnet.engine.errors import UserError
@@ -122,11 +123,26 @@ def load_candidates(settings: Mapping[str, Any]) -> Candidates:
         with torch.device("meta"):
             network = Backbone(geometry, precision, [build(*shape, precision) for shape in geometry.layers()])
             layers, _ = capture(network, torch.zeros(1, 3, geometry.image_height, geometry.image_width))
-        layers = tuple(replace(one, source=None, adds=(), stored=False) for one in layers)  # candidates have no order
-        candidates = replace(candidates, fixed=tuple(one for one in layers if not one.layer.name.startswith("cells.")))
+        ends = [index for index, one in enumerate(layers) if not one.layer.name.startswith("cells.")]
+        candidates = replace(candidates, fixed=by_itself(layers, ends))
         for index, row in enumerate(candidates.layers):
-            row[op] = tuple(one for one in layers if one.layer.name.startswith(f"cells.{index}."))
+            inside = [at for at, one in enumerate(layers) if one.layer.name.startswith(f"cells.{index}.")]
+            row[op] = by_itself(layers, inside)
     return candidates
+
+
+def by_itself(layers: Sequence[NetworkLayer], members: Sequence[int]) -> tuple[NetworkLayer, ...]:
+    """Some layers of a network without the others: what those make is read from DRAM, what they read is stored."""
+    place = {index: number for number, index in enumerate(members)}
+    readers = consumers(layers)
+
+    def alone(index: int) -> NetworkLayer:
+        one = layers[index]
+        source = None if one.source is None else place.get(one.source)
+        stored = one.stored or any(reader not in place for reader in readers[index])
+        return replace(one, source=source, adds=tuple(place.get(other, DRAM) for other in one.adds), stored=stored)
+
+    return tuple(map(alone, members))
 
 
 def load_torchvision(name: str, batch: int) -> Network:

@@ -7,7 +7,7 @@ there, else to standard output.
 import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tqdm import tqdm
 
@@ -31,11 +31,15 @@ class TableSettings(DataSettings, LoadingSettings, ShapeSettings, PrecisionSetti
     """`instantnet table`: the sizes of a search's network, and how its layers are mapped."""
 
     save: Annotated[str, "file of the table; empty = standard output"] = ""
+    fuse: Annotated[
+        Literal["off", "maps", "strips"],
+        "fuse the layers within each operation, and charge what is added to its output: whole maps, or strips of them",
+    ] = "off"
 
     @classmethod
     def legal_settings(cls) -> dict[str, Setting]:
         legal = super().legal_settings()
-        return {name: legal[name] for name in (*MAPPER, "save", "dataset", *SIZES)}
+        return {name: legal[name] for name in (*MAPPER, "fuse", "save", "dataset", *SIZES)}
 
 
 def settings(argv: Sequence[str] | None) -> TableSettings:
@@ -70,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             bar.refresh()
 
         made = automapper.table(
-            sizes, C.device, C.bits, objective=C.objective, budget=C.budget, seed=C.seed, workers=C.workers,
-            backend=C.backend, progress=show,
+            sizes, C.device, C.bits, objective=C.objective, budget=C.budget, seed=C.seed, fuse=C.fuse,
+            workers=C.workers, backend=C.backend, progress=show,
         )  # fmt: skip
     if not C.save:
         json.dump(made.to_dict(), sys.stdout, indent=1)
@@ -79,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     made.write(C.save)
     layers = sum(made.geometry["num_layer_list"])
-    print(f"{layers} layers x {len(made.operations)} operations on {made.device}, minimised: {C.objective}")
+    print(f"{layers} layers x {len(made.operations)} operations on {made.device}")
+    print(f"minimised: {C.objective}, fused: {C.fuse}")
     for bits in made.bits:
         costs = [made.cost([op] * layers, bits) for op in made.operations]
         low, high = (pick(costs, key=lambda one: one.energy_j * one.latency_s) for pick in (min, max))

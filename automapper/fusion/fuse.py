@@ -41,9 +41,10 @@ def fuse_network(
     mode: str,
     effort: Effort,
     show: Callable[[int, int], None] = lambda done, of: None,
+    scenarios: bool = True,
 ) -> tuple[Planner, dict[Bits, Fused]]:
     """The best plan of every bit-width. mode: "maps" or "strips"; show: called with bit-widths done, and their
-    number."""
+    number; scenarios: whether to look at what `everything_stays` would cost."""
     planner = Planner(Grouping(network, device, mode), objective, effort)
     clock = Clock(effort.seconds)
     found: dict[Bits, Fused] = {}
@@ -61,7 +62,7 @@ def fuse_network(
             rows = planner.within(plan, planner.layer_by_layer(bits, filled), ROW_STATIONARY)
             if not outcome.baselines.own:
                 plan = planner.taken_over(plan, rows)
-        found[bits] = Fused(plan, alone, rows, everything_stays(planner, plan, alone))
+        found[bits] = Fused(plan, alone, rows, everything_stays(planner, plan, alone) if scenarios else None)
     return planner, found
 
 

@@ -1,0 +1,109 @@
+"""A table of candidates whose layers are fused: each entry is what the mapper finds for the block alone."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_runs import TINY_GEOMETRY, run_here
+
+import automapper
+from automapper import api, layers
+from automapper.workload import DRAM, NetworkLayer
+from hw_model import Layer
+from instantnet import table as command
+from instantnet.engine.errors import UserError
+from instantnet.operations import OPERATIONS
+from instantnet.quantize import Precision
+
+GEOMETRY = replace(TINY_GEOMETRY, num_layer_list=(2,), num_channel_list=(6,), stride_list=(1,), image_height=4)
+BITS, BUDGET = [4, 8], 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of this module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(cache):
+    return automapper.table(GEOMETRY, "edge_tpu_like", BITS, budget=BUDGET, fuse="strips", workers=1)
+
+
+@pytest.mark.parametrize("count", [3, pytest.param(18, marks=pytest.mark.full)])
+def test_an_entry_is_what_the_mapper_finds_for_the_block(count, made, monkeypatch):
+    """The block as a network of its own, with the trade between its layers off: a table knows none."""
+    monkeypatch.setattr(api, "trade_layers", lambda *arguments: None)
+    blocks = [(index, op) for op in OPERATIONS for index in range(2)]
+    blocks.remove((1, "skip"))  # an identity
+    for index, op in random.Random(0).sample(blocks, min(count, len(blocks))):
+        shape = list(GEOMETRY.layers())[index]
+        with torch.device("meta"):
+            block = OPERATIONS[op](*shape, Precision(BITS))
+            images = torch.zeros(1, shape[0], GEOMETRY.image_height, GEOMETRY.image_width)
+        report = automapper.map_network(
+            block, "edge_tpu_like", BITS, example=images, budget=BUDGET, stages=1, workers=1, baselines=[],
+            fuse="strips",
+        )  # fmt: skip
+        for row in report.to_dict()["bit_widths"]:
+            found = row["fused"]
+            expected = pytest.approx((found["energy_j"], found["latency_s"]), rel=1e-12)
+            assert made.rows[row["bits"]].layers[index][op] == expected, (index, op)
+
+
+def test_fusing_pays_within_an_inverted_residual_and_nowhere_else(made):
+    plain = automapper.table(GEOMETRY, "edge_tpu_like", BITS, budget=BUDGET, workers=1)
+    for bits in BITS:
+        fused, unfused = made.rows[bits], plain.rows[bits]
+        assert fused.fixed == unfused.fixed
+        assert fused.layers[0]["skip"] == unfused.layers[0]["skip"]  # one layer
+        assert fused.layers[1]["skip"] == (0.0, 0.0)
+        assert fused.layers[0]["k3_e6"].energy_j < 0.7 * unfused.layers[0]["k3_e6"].energy_j
+
+
+def test_the_file_says_that_layers_are_fused(made, tmp_path):
+    made.write(tmp_path / "table.json")
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert content["fuse"] == "strips" and automapper.read_table(tmp_path / "table.json") == made
+    content["fuse"] = "sometimes"
+    (tmp_path / "table.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"table\.json: .*; expected a table of `instantnet table`$"):
+        automapper.read_table(tmp_path / "table.json")
+
+
+def test_the_command_fuses(made, tmp_path, capsys):
+    sizes = [f"--{name}={','.join(map(str, v)) if isinstance(v, list) else v}" for name, v in made.geometry.items()]
+    words = ["--device", "edge_tpu_like", "--bits", "4,8", "--budget", BUDGET, "--workers", "1", *sizes]
+    assert run_here(command, *words, "--fuse", "strips", "--save", tmp_path / "t.json") == 0
+    assert "fused: strips" in capsys.readouterr().out
+    assert automapper.read_table(tmp_path / "t.json") == made
+    assert run_here(command, *words, "--fuse", "all") == 2
+    assert capsys.readouterr().err.startswith("error: setting fuse = 'all'")
+
+
+def test_seconds_count_for_fusing_too():
+    shares = []
+    table = automapper.table(
+        GEOMETRY, "edge_tpu_like", 4, budget="0.2s", fuse="maps", workers=1, progress=shares.append
+    )
+    assert table.fuse == "maps" and all(min(entry) > 0 for entry in (table.rows[4].fixed, table.cost(["k3_e3"] * 2, 4)))
+    assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_layers_by_themselves_know_no_others():
+    shape = Layer(K=4, C=4, P=2, Q=2)
+    network = [
+        NetworkLayer(shape),
+        NetworkLayer(shape, source=0),
+        NetworkLayer(shape, source=1, adds=(0,)),
+        NetworkLayer(shape, source=2),
+    ]
+    assert layers.by_itself(network, [1, 2]) == (
+        NetworkLayer(shape),
+        NetworkLayer(shape, source=0, adds=(DRAM,), stored=True),
+    )
+    assert layers.by_itself(network, range(4)) == tuple(network)
