@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-from scipy import stats
-
 CONFIDENCE = 0.95
 
 
@@ -42,6 +40,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
         return Paired(gap, math.nan, math.nan, len(gaps))
     if spread(gaps) == 0:
         return Paired(gap, 0.0, 1.0, len(gaps)) if gap == 0 else Paired(gap, math.nan, math.nan, len(gaps))
+    from scipy import stats  # here: it takes a second to load, which processes that only do runs need not spend
+
     test = stats.ttest_rel(first, second)
     low, high = test.confidence_interval(CONFIDENCE)
     return Paired(gap, float(high - low) / 2, float(test.pvalue), len(gaps))
