@@ -36,13 +36,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--gpu-device", default="cuda", help="device of tests/gpu; cpu = rehearse them without a GPU")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m "not full"` is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The mapper's tests first, then those that need no mapper, then the others.
+    """Samples; and the mapper's tests first, then those that need no mapper, then the others.
 
     On a new clone the mapper's code is compiled, for minutes. Of two processes (`--dist worksteal`) the first begins at
     the front and the second in the middle, and by the time that it comes to the mapper all is compiled.
     """
     items.sort(key=lambda item: _part(item.path))
+    variants: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sample") and not item.get_closest_marker("full"):
+            variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for test, every in variants.items():
+        count = every[0].get_closest_marker("sample").args[0]
+        for item in _but_for_a_sample(sorted(every, key=lambda item: item.nodeid), count, seed=test):
+            item.add_marker(pytest.mark.full)
+
+
+def _but_for_a_sample(every: list[pytest.Item], count: int, seed: str) -> list[pytest.Item]:
+    """What is left to `make test-full`: the same in every process and at every run."""
+    return random.Random(seed).sample(every, max(0, len(every) - count))
 
 
 @functools.cache

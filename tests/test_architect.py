@@ -43,6 +43,7 @@ def watch_calls(supernet):
     return seen
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("alpha_step", ["joint", "separate"])
 @pytest.mark.parametrize("noise", ["per_step", "per_forward"])
 @pytest.mark.parametrize("bits", [4, 32])

@@ -289,6 +289,7 @@ def test_converted_networks_are_copied_loaded_and_change_type(name):
     network.train()(x, num_bits="w4a8").sum().backward()
 
 
+@pytest.mark.sample(3)
 @by_name
 @pytest.mark.parametrize("loaded", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_converted_network_exports(name, loaded):

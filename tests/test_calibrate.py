@@ -76,6 +76,7 @@ def outputs(network, bit_widths=BITS):
 FEW = [(name, "minmax") for name in NETWORKS if "resnet" not in name] + [("converted", name) for name in QUANTIZERS]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("name", "quantizer"),
     [*dict.fromkeys(FEW)]

@@ -135,6 +135,7 @@ def test_the_product_of_expectations_leaves_out_the_covariance(geometry):
     assert math.exp(efficiency.loss().item()) == pytest.approx(mean[2] - covariance, rel=1e-9)
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("bits", [(4,), (4, 8)])
 @pytest.mark.parametrize("seed", range(4))

@@ -104,6 +104,7 @@ CASES += [("supernet, two paths", False), ("resnet", False), ("resnet", True)]
 CASES += [("mobilenet_v2", False), ("mobilenet_v2", True)]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name, quantize_ends", CASES)
 def test_everything_is_made_on_the_device_of_the_network(name, quantize_ends, monkeypatch):
     model = measured(NETWORKS[name](quantize_ends))
@@ -125,6 +126,7 @@ def test_the_noise_of_a_search_is_drawn_on_the_cpu_and_sent(sample_paths, monkey
     assert copies.non_blocking == [True]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_a_pass_of_a_training_sends_nothing(quantizer):
     """A step is recorded as a CUDA graph, in which nothing can come from the CPU."""

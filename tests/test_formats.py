@@ -146,6 +146,7 @@ def test_a_checkpoint_that_cannot_be_resumed_is_known_before_data_is_read(
     assert "checkpoint.pt" in err and part in err and err.count("\n") == 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "change", [{"accuracy": {}}, {"accuracy": "x"}, {"ops": [["skip"], 5]}, {"alpha": torch.ones(1)}, {"epoch": "x"}]
 )

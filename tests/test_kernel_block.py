@@ -113,6 +113,7 @@ def test_float_block_is_that_of_float64(name):
         assert torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1e-6), key
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.full), 16])
 def test_quantized_block_is_no_farther_from_float64_than_its_modules(name, bits):

@@ -69,6 +69,7 @@ def test_flops_of_a_strided_skip():
     assert identity.flops(8, 8) == identity.flops_as_released(8, 8) == 0
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("quantize_ends", [False, True])
 @pytest.mark.parametrize("height, width", [(8, 8), (9, 7), (1, 13), (15, 2)])

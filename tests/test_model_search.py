@@ -40,6 +40,7 @@ def supernet(geometry):
     return model
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(s, marks=pytest.mark.full) for s in (2, 3, 4))])
 @pytest.mark.parametrize("training", [True, False])
 def test_one_hot_is_the_derived_network(geometry, supernet, random_ops, seed, training):

@@ -116,6 +116,7 @@ def test_a_thin_resnet_has_a_quarter_of_every_width():
 # --- as switchable networks
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", ["resnet38", "mobilenet_v2"])
 @pytest.mark.parametrize("size", [16, 17, 96])
 @pytest.mark.parametrize("quantize_ends", [False, True])

@@ -73,6 +73,7 @@ def step(model, x, widths=BITS):
     return losses
 
 
+@pytest.mark.sample(14)
 @by_name
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_step_an_evaluation_and_a_recalibration(name, network):
@@ -206,6 +207,7 @@ def test_a_moving_average_follows(name):
     assert average.module.eval()(images(), num_bits=4).isfinite().all()
 
 
+@pytest.mark.sample(8)
 @new
 @pytest.mark.parametrize("bits", BITS)
 def test_kernels_leave_other_quantizers_alone(name, bits):
@@ -308,6 +310,7 @@ def test_without_learned_parameters_there_is_one_group_as_in_older_checkpoints()
 # --- the commands
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in SAMPLE else pytest.mark.full) for n in NEW])
 def test_the_commands(name, tmp_path, capsys):
     """Training with its recalibration, resuming, the accuracy of the file again, and the file as a network."""

@@ -61,6 +61,7 @@ def test_codes_reconstruct_the_fake_quantized_tensor_exactly(name, bits, trainin
         assert torch.equal(codes.values(), quantizer(wider))
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", QUANTIZERS)
 @pytest.mark.parametrize("measured", [True, False])
 @given(
@@ -80,6 +81,7 @@ def test_codes_are_in_range_for_every_input(name, measured, values, bits):
         assert zero_point.min() >= 0 and zero_point.max() <= 2**bits - 1
 
 
+@pytest.mark.sample(40)
 @quantized(1, 2, 4, 8, 16, 24, 25, 31)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @settings(max_examples=10)

@@ -92,6 +92,7 @@ def test_an_experiment_in_such_a_terminal(tmp_path):
 # --- Ctrl-C while modules load
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("seconds", [0.3, 0.8, 1.5])
 def test_ctrl_c_while_a_command_loads(name, seconds, tmp_path):

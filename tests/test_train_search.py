@@ -265,6 +265,7 @@ def test_every_epoch_ends_inside_a_window_of_a_tenth(tmp_path, seed):
     assert not all(250e3 <= row["flops"] <= 275e3 for row in lines(tmp_path / "argmax"))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("window, reached", [((0, 1), False), ((1e9, 2e9), False), ((0, 2e9), True), (None, True)])
 def test_a_window_that_no_candidate_reaches_is_said_before_the_first_step(tmp_path, capsys, window, reached):
     C = from_command_line(SEARCH_C, SEARCH_PRESETS, QUICK, "")
@@ -314,6 +315,7 @@ def test_validation(geometry, monkeypatch):
 # --- presets and settings
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "words",
     [

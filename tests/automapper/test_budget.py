@@ -28,6 +28,7 @@ def searches(layer=LAYERS[0]):
     return [Search(Problem(layer, bits), flow) for bits in (4, 32) for flow in ("", *built_in())]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("budget", [1, 7, 127, 128, 129, 300, 1100])
 def test_exactly_so_many_are_bred(budget):
     evolution = Evolution(searches(), hw_model.load_device("simple256"), EDP, 0)
@@ -49,6 +50,7 @@ def test_how_a_budget_is_cut_into_rounds_changes_nothing():
     assert (one.pool_score == other.pool_score).all()
 
 
+@pytest.mark.sample(18)
 @pytest.mark.parametrize("budget", [Budget(1), Budget(3), Budget(seconds=0.01)])
 @pytest.mark.parametrize("engine", ["evolution", "random"])
 @pytest.mark.parametrize("device", hw_model.device_names())
@@ -81,6 +83,7 @@ CHAIN = """
 """
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -272,6 +272,7 @@ def check_torchvision(name, batch=1):
 SAMPLE = ["convnext_tiny", "vit_b_32", "swin_t", "regnet_y_400mf", *random.Random(0).sample(MODELS, 8)]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", dict.fromkeys(SAMPLE))
 def test_classification_models_of_torchvision(name):
     check_torchvision(name, batch=3)

@@ -89,6 +89,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("layer", "device", "bits"), CASES)
 def test_the_bound_is_below_every_cost_at_every_node(layer, device, bits):
     """For random mappings: the bound of each partial assignment of their splits never passes their own cost."""

@@ -49,6 +49,7 @@ def random_rows(rng, device, layer, count, spread=2):
     return factors, orders.reshape(count, n_levels, 8), bypass
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("name", hw_model.device_names())
 @pytest.mark.parametrize("bits", [4, 16, 32])
 def test_equal_to_single_evaluation(name, bits):

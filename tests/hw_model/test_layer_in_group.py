@@ -219,6 +219,7 @@ def check_member(rng, group, strips, index, device):
     return 0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("chunk", range(4))
 def test_every_strip_of_a_group_moves_the_words_that_are_counted(chunk):
     assert sum(check_group(seed) for seed in range(chunk, 60, 4)) > 30

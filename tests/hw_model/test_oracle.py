@@ -41,6 +41,7 @@ def micro_cases():
                 yield pytest.param(case, loops, cost, id=f"{case['architecture']}-{case['name']}")
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("case", "loops", "cost"), list(micro_cases()))
 def test_enumeration_decides_where_timeloop_differs(case, loops, cost):
     layer = hw_model.Layer(**case["dims"], stride=case["stride"])
@@ -67,6 +68,7 @@ def check_case(seed):
                 assert found == expected.get(counter, 0), (seed, level, tensor, counter, layer, mapping)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_counters_equal_enumeration(chunk):
     for seed in range(chunk, SAMPLE, CHUNKS):

@@ -28,6 +28,7 @@ def mobilenet_v2():
     return [*layers, hw_model.Layer(K=1280, C=320, P=7, Q=7), hw_model.Layer(K=1000, C=1280)]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("name", "bits"),
     [("simple256", 4), ("simple256", 8), ("simple256", 16), ("eyeriss", 4), ("eyeriss", 8), ("eyeriss", 16),
