@@ -25,7 +25,7 @@ from instantnet.formats import TRAINING_RUN, read_architecture, read_supernet, r
 from instantnet.settings.ranges import MOST_CLASSES
 
 OLD = ROOT / "tests" / "data" / "format1"
-SAMPLE, CASES = 40, 300  # damaged files of each kind
+SAMPLE, CASES = 25, 300  # damaged files of each kind
 
 
 def read_run(path: Path):
