@@ -31,7 +31,7 @@ from automapper.json_file import read_as
 from automapper.objective import parse_objective
 from automapper.search import NoMapping, Outcome, run_search
 from automapper.workload import Candidates, NetworkLayer, distinct_problems, problem_of
-from hw_model import Device, InputError, load_device
+from hw_model import Device, InputError, fusion, load_device
 from hw_model.widths import Bits, in_words, width_order, widths_of
 from instantnet.engine.errors import UserError, shown
 from instantnet.engine.files import replacing
@@ -179,7 +179,8 @@ def table(
         with suppress(UserError):
             return dataclasses.replace(read_table(place), device=name)
     problems = distinct_problems(candidates.network, widths)
-    searching = schedule(trading=False, fronts=False, fusing=fuse != UNFUSED).searched
+    may_fuse = fuse != UNFUSED and fusion.room_bits(built) > 0
+    searching = schedule(trading=False, fronts=False, fusing=may_fuse).searched
 
     def after_round(outcome: Outcome, share: float) -> bool:
         progress(searching * share)
@@ -195,6 +196,8 @@ def table(
             f"layer {candidates.network.name_of(error.problem)} at {in_words(error.problem.bits)}: no valid mapping on "
             f"device {name} found; closest miss: {'; '.join(error.reasons)}"
         ) from error
+    if outcome.lost:
+        raise UserError("a process of the search was killed (out of memory?): no table; fewer --workers need less")
     if outcome.interrupted:  # half a search is no table
         raise KeyboardInterrupt
     fused: dict[Block, dict[Bits, tuple[float, float]]] = {}
@@ -204,7 +207,7 @@ def table(
         def after_blocks(share: float) -> None:
             progress(searching + (1 - searching) * share)
 
-        blocks = [layers for row in candidates.layers for layers in row.values()]
+        blocks = [of_op for row in candidates.layers for of_op in row.values()]
         fused = fuse_blocks(blocks, widths, outcome, built, goal, fuse, effort, after_blocks)
     found = Table(name, sizes, {width: _row(candidates, width, outcome, fused) for width in widths}, fuse)
     if limit.mappings is not None:

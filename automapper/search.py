@@ -60,7 +60,8 @@ class Outcome:
     """What a run has found so far.
 
     found: the best of every search; a dataflow that admits no mapping is left out. It depends on the search alone.
-    mappings: evaluated in all; per_search: bred by each search; seconds: of searching. interrupted: by Ctrl-C;
+    mappings: evaluated in all; per_search: bred by each search; seconds: of searching. interrupted: by Ctrl-C,
+    or as a process was killed (lost);
     goal_met: ended by `after_round`. units: the searches as they stand. optima: of the exhaustive engine. traded:
     (bit-width of the network, problem) -> another mapping that the network runs for a lower total (see trade).
     chosen: by bit-width, what the network runs in place of both to stay within a limit.
@@ -72,6 +73,7 @@ class Outcome:
     per_search: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+    lost: bool = False
     goal_met: bool = False
     units: list[Engine] = field(default_factory=list, repr=False)
     optima: dict[Problem, Optimum] = field(default_factory=dict)
@@ -170,6 +172,7 @@ def run_search(
             if not outcome.found:
                 raise
             print(f"note: {error}; the result is what was found before", file=sys.stderr)
+            outcome.lost = True
         outcome.interrupted = True
         for unit in units:
             unit.stopped = True

@@ -49,6 +49,7 @@ NORMS = {  # the first argument passes through, channel by channel, to the first
     "batch_norm", "_batch_norm_impl_index", "miopen_batch_norm",
 }  # fmt: skip
 PASSES = {  # element by element, besides those that torch tags as pointwise; of equal shape only
+    "channel_shuffle", "native_channel_shuffle",  # a reader takes the channels in another order: groups are cut by rows
     "alias", "detach", "detach_", "view", "_unsafe_view", "clone", "_to_copy", "contiguous", "lift_fresh", "hardtanh",
     "hardtanh_", "relu6", "hardswish", "hardswish_", "leaky_relu", "leaky_relu_", "prelu", "_prelu_kernel", "gelu",
 }  # fmt: skip

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from experiments.plan import join, map_run, search_run, train_run
+from experiments.plan import budget, join, map_run, search_run, train_run
 from experiments.runs import Run
 from experiments.scales import SCALES, Scale, Window
 from experiments.statistics import Paired, mean, paired, spread
 from experiments.tables import Results, said, table, with_spread
+from experiments.trade_off import parallel_lines
 from experiments.verdicts import FAILS, HOLDS, UNDECIDED, Verdict
 
 TITLE = "Searching by EDP on a device against searching by FLOPs"
@@ -20,9 +19,17 @@ CLAIM = (
     "at least 20 % lower, at an accuracy within the spread over the seeds"
 )
 LEGAL = (SCALES["cifar_chip"], SCALES["smoke"])
-BARS = "Small: one seed each. Large, joined: means of a window (of EDP the geometric mean)."
-FLOPS, EDP = "FLOPs", "EDP"
-AIM = 0.8  # EDP by EDP over EDP by FLOPs, at most
+CAPTION = (
+    f"{SCALES['cifar_chip'].caption}. The verdict on a device is no test: the aim is met where the geometric mean of "
+    "all ratios of EDP is at most 0.8 and the mean difference of accuracy is not below minus the standard deviation "
+    "over the seeds. EDP is what the mapper finds for the trained network, layers one after another, nothing fused"
+)
+BARS = (
+    "Small: one seed each. Large: means of a window (of EDP the geometric mean); the line joins the Pareto front "
+    "of the means of one kind of search."
+)
+FLOPS, EDP = KINDS = ("FLOPs", "EDP")
+AIM = 0.8  # ratio of EDP, searched by EDP / searched by FLOPs, at most
 
 
 class Target(NamedTuple):
@@ -84,7 +91,7 @@ def runs(scale: Scale, seeds: Sequence[int]) -> list[Run]:
         for seed in seeds
         for target in TARGETS[scale.name]
         for device in devices_of(scale)
-        for by in (FLOPS, EDP)
+        for by in KINDS
     ]
     return list(dict.fromkeys(run for each in chains for run in each))
 
@@ -111,7 +118,7 @@ def measured(scale: Scale, device: str, seeds: Sequence[int], results: Results) 
     for index, target in enumerate(TARGETS[scale.name]):
         for seed in seeds:
             pair = {}
-            for by in (FLOPS, EDP):
+            for by in KINDS:
                 found, trained, mapped = (results.of(run) for run in chain(scale, by, target, device, seed))
                 if found and trained and mapped:
                     least, most = target.flops if by == FLOPS else target.edp[device]
@@ -129,95 +136,63 @@ def measured(scale: Scale, device: str, seeds: Sequence[int], results: Results) 
     return done
 
 
-def of(points: Measured, by: str, index: int | None = None) -> list[Point]:
+def points_of(points: Measured, by: str, index: int | None = None) -> list[Point]:
     """Those of a kind of search, of one target or of all; in an order that is the same for both kinds."""
     return [point for (target, _, kind), point in points.items() if kind == by and index in (None, target)]
 
 
-def quotients(points: Measured, index: int | None = None) -> list[float]:
-    """EDP by EDP over EDP by FLOPs, pair by pair."""
-    return [b.edp_js / a.edp_js for a, b in zip(of(points, FLOPS, index), of(points, EDP, index), strict=True)]
+def ratios(points: Measured, index: int | None = None) -> list[float]:
+    """EDP of the network searched by EDP over that of the one searched by FLOPs, pair by pair."""
+    pairs = zip(points_of(points, FLOPS, index), points_of(points, EDP, index), strict=True)
+    return [by_edp.edp_js / by_flops.edp_js for by_flops, by_edp in pairs]
 
 
 def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(mean([math.log(value) for value in values]))
 
 
-def per_seed(points: Measured, seeds: Sequence[int]) -> dict[int, dict[str, list[Point]]]:
-    """Seed -> kind of search -> its networks, of the seeds that have every target."""
-    targets = {index for index, _, _ in points}
-    found = {
-        seed: {by: [points[index, seed, by] for index in targets if (index, seed, by) in points] for by in (FLOPS, EDP)}
-        for seed in seeds
-    }
-    return {seed: of_seed for seed, of_seed in found.items() if targets and len(of_seed[FLOPS]) == len(targets)}
+def complete(points: Measured, scale: Scale) -> Measured:
+    """Those of the seeds that have every target."""
+    count = {seed: sum(seed == other for _, other, by in points if by == FLOPS) for _, seed, _ in points}
+    return {key: point for key, point in points.items() if count[key[1]] == len(TARGETS[scale.name])}
 
 
-class Fronts(NamedTuple):
-    """Accuracy over the logarithm of EDP: parallel lines for the two kinds of search.
-
-    slope: points for e times the EDP, from networks of one seed and one kind; slope_half: half of its 95 % interval.
-    at_equal_edp: distance of the lines in points, by EDP minus by FLOPs, paired by seed; it takes the slope as known.
-    """
-
-    slope: float
-    slope_half: float
-    at_equal_edp: Paired
-
-    @property
-    def edp_at_equal_accuracy(self) -> float | None:
-        """By EDP over by FLOPs; None where accuracy does not clearly rise with EDP, so that it has no meaning."""
-        return math.exp(-self.at_equal_edp.gap / self.slope) if self.slope > self.slope_half else None
+def seeds_of(points: Measured) -> list[int]:
+    return sorted({seed for _, seed, _ in points})
 
 
-def fronts(points: Measured, seeds: Sequence[int]) -> Fronts | None:
-    """None where fewer than two seeds or two targets are done."""
-    from scipy import stats
-
-    groups = per_seed(points, seeds)
-    if len(groups) < 2 or len(next(iter(groups.values()))[FLOPS]) < 2:
-        return None
-    xs = {key: np.log([point.edp_js for point in row]) for key, row in rows_of(groups).items()}
-    ys = {key: np.array([point.accuracy for point in row]) for key, row in rows_of(groups).items()}
-    x = np.concatenate([values - values.mean() for values in xs.values()])
-    y = np.concatenate([values - values.mean() for values in ys.values()])
-    slope = float(x @ y / (x @ x))
-    freedom = len(x) - len(xs) - 1
-    error = math.sqrt(float(((y - slope * x) ** 2).sum()) / freedom / float(x @ x))
-    height = {key: float(ys[key].mean() - slope * xs[key].mean()) for key in xs}
-    gap = paired([height[seed, EDP] for seed in groups], [height[seed, FLOPS] for seed in groups])
-    return Fronts(slope, error * float(stats.t.ppf(0.975, freedom)), gap)
-
-
-def rows_of(groups: Mapping[int, Mapping[str, list[Point]]]) -> dict[tuple[int, str], list[Point]]:
-    return {(seed, by): row for seed, kinds in groups.items() for by, row in kinds.items()}
-
-
-def gap_over_targets(points: Measured, seeds: Sequence[int]) -> Paired:
-    """Accuracy by EDP minus by FLOPs, mean over the targets, paired by seed."""
-    groups = per_seed(points, seeds).values()
-    return paired(*([mean([point.accuracy for point in kinds[by]]) for kinds in groups] for by in (EDP, FLOPS)))
+def gap_over_targets(points: Measured) -> Paired:
+    """Accuracy by EDP minus by FLOPs, mean over the targets, paired by seed. points: `complete`."""
+    means = {by: [mean([p.accuracy for (_, s, b), p in points.items() if (s, b) == (seed, by)])
+                  for seed in seeds_of(points)] for by in KINDS}  # fmt: skip
+    return paired(means[EDP], means[FLOPS])
 
 
 def verdicts(scale: Scale, seeds: Sequence[int], results: Results) -> dict[str, Verdict]:
-    """Device -> whether the aim is met, over all targets: by the geometric mean of the quotients of EDP, and by the
-    mean difference of accuracy against the spread over the seeds (of the networks by FLOPs, mean over the targets)."""
+    """Device -> whether the aim is met, over all targets and the seeds that have all of them: by the geometric mean of
+    the ratios of EDP, and by the mean difference of accuracy against the spread over the seeds (of the networks by
+    FLOPs, mean over the targets)."""
     found = {}
     for device in devices_of(scale):
         points = measured(scale, device, seeds, results)
         if not points:
             continue
-        quotient, gap = geometric_mean(quotients(points)), gap_over_targets(points, seeds)
-        if gap.count < 2:
-            found[device] = Verdict(UNDECIDED, "fewer than two seeds are done")
+        points = complete(points, scale)
+        if len(seeds_of(points)) < 2:
+            found[device] = Verdict(UNDECIDED, "fewer than two seeds have every window")
             continue
-        targets = sorted({index for index, _, _ in points})
-        seeds_spread = mean([spread([point.accuracy for point in of(points, FLOPS, index)]) for index in targets])
-        met = quotient <= AIM and gap.gap >= -seeds_spread
+        ratio, gap = geometric_mean(ratios(points)), gap_over_targets(points)
+        spreads = [
+            spread([point.accuracy for point in points_of(points, FLOPS, index)])
+            for index in range(len(TARGETS[scale.name]))
+        ]
+        cheaper, as_accurate = ratio <= AIM, gap.gap >= -mean(spreads)
         because = (
-            f"EDP {quotient - 1:+.0%}, accuracy {said(gap)}; the seeds' standard deviation is {seeds_spread:.2f} points"
+            f"EDP {ratio - 1:+.0%} ({'' if cheaper else 'not '}20 % lower), accuracy {said(gap)} "
+            f"({'within' if as_accurate else 'below'} the standard deviation over the seeds of networks by FLOPs, "
+            f"{mean(spreads):.2f} points; {gap.count} seeds)"
         )
-        found[device] = Verdict(HOLDS if met else FAILS, because)
+        found[device] = Verdict(HOLDS if cheaper and as_accurate else FAILS, because)
     return found
 
 
@@ -228,7 +203,8 @@ def section(scale: Scale, seeds: Sequence[int], results: Results) -> str:
         points = measured(scale, device, seeds, results)
         if points:
             parts += [f"**On `{device}`, at {min(bits_of(scale))} bit of [{join(bits_of(scale))}]**"]
-            parts += [networks(scale, device, points), differences(scale, points), line_of(points, seeds)]
+            parts += [budget(scale), networks(scale, device, points), differences(scale, points)]
+            parts += [at_equal(complete(points, scale))]
             parts += [operations(points), str(judged[device])]
     return "\n\n".join(part for part in parts if part)
 
@@ -237,8 +213,8 @@ def networks(scale: Scale, device: str, points: Measured) -> str:
     """What was found, per target and kind of search."""
     lines = []
     for index, target in enumerate(TARGETS[scale.name]):
-        for by in (FLOPS, EDP):
-            row = of(points, by, index)
+        for by in KINDS:
+            row = points_of(points, by, index)
             if not row:
                 continue
             least, most = target.flops if by == FLOPS else target.edp[device]
@@ -251,10 +227,10 @@ def networks(scale: Scale, device: str, points: Measured) -> str:
                     with_spread([point.flops / 1e6 for point in row]),
                     f"{geometric_mean([point.edp_js for point in row]):.3e}",
                     with_spread([point.accuracy for point in row]),
-                    with_spread([point.train_accuracy for point in row], ".1f"),
+                    with_spread([p.train_accuracy for p in row if p.train_accuracy == p.train_accuracy], ".1f"),
                 ]
             )
-    head = ["search", "window", "inside", "MFLOPs", "EDP, J·s", "accuracy, %", "on training images, %"]
+    head = ["search", "window", "inside", "MFLOPs", "EDP, J·s (geometric mean)", "accuracy, %", "on training images, %"]
     return table(head, lines)
 
 
@@ -262,29 +238,39 @@ def differences(scale: Scale, points: Measured) -> str:
     """Target by target, both kinds of search with the same seeds."""
     lines = []
     for index, target in enumerate(TARGETS[scale.name]):
-        pairs = [[point.accuracy for point in of(points, by, index)] for by in (EDP, FLOPS)]
+        pairs = [[point.accuracy for point in points_of(points, by, index)] for by in (EDP, FLOPS)]
         if pairs[0]:
-            gap, ratios = paired(*pairs), quotients(points, index)
+            gap, of_pairs = paired(*pairs), ratios(points, index)
             size = f"{target.flops[0] / 1e6:g} to {target.flops[1] / 1e6:g} MFLOPs"
-            seeds_of = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            lines.append([f"against {size}", f"{geometric_mean(ratios):.2f}", seeds_of, said(gap)])
-    return table(["by EDP", "EDP, quotient", "of single seeds", "accuracy, difference"], lines)
+            ends = f"{min(of_pairs):.2f} to {max(of_pairs):.2f}"
+            lines.append([size, f"{geometric_mean(of_pairs):.2f}", ends, said(gap)])
+    head = ["FLOPs window", "EDP ratio, by EDP / by FLOPs", "range over seeds", "accuracy, by EDP minus by FLOPs"]
+    return table(head, lines)
 
 
-def line_of(points: Measured, seeds: Sequence[int]) -> str:
-    """Accuracy at equal EDP, EDP at equal accuracy."""
-    found = fronts(points, seeds)
+def at_equal(points: Measured) -> str:
+    """Accuracy at equal EDP, EDP at equal accuracy. points: `complete`."""
+    found = parallel_lines(
+        {
+            seed: [[(p.edp_js, p.accuracy) for (_, s, b), p in points.items() if (s, b) == (seed, by)] for by in KINDS]
+            for seed in seeds_of(points)
+        }
+    )
     if found is None:
         return ""
     slope = f"{found.slope * math.log(2):+.2f} ± {found.slope_half * math.log(2):.2f} points for twice the EDP"
-    text = f"At equal EDP, by EDP minus by FLOPs: {said(found.at_equal_edp)} (accuracy over log EDP: {slope}). "
-    quotient = found.edp_at_equal_accuracy
-    if quotient is None:
+    text = (
+        f"At equal EDP, accuracy by EDP minus by FLOPs: {said(found.at_equal_edp)} (parallel lines of accuracy over "
+        f"log EDP, {slope}; jackknife over the seeds). "
+    )
+    if found.log_edp is None:
         return text + "EDP at equal accuracy has no meaning: accuracy does not clearly rise with EDP."
-    return text + f"At equal accuracy, EDP by EDP over EDP by FLOPs: {quotient:.2f}."
+    gap, half, *_ = found.log_edp
+    low, high = math.exp(gap - half), math.exp(gap + half)
+    return text + f"At equal accuracy, EDP ratio {math.exp(gap):.2f}, 95 % interval {low:.2f} to {high:.2f}."
 
 
-KINDS = {
+OPERATIONS_OF = {
     "skip": lambda op: op == "skip",
     "5x5": lambda op: op.startswith("k5"),
     "grouped": lambda op: op.endswith("_g2"),
@@ -297,15 +283,17 @@ KINDS = {
 def operations(points: Measured) -> str:
     """Which operations the two kinds of search take, in % of all layers."""
     lines = []
-    for by in (FLOPS, EDP):
-        layers = [op for point in of(points, by) for op in point.ops]
-        lines.append([f"by {by}", *(f"{100 * mean([counts(op) for op in layers]):.0f}" for counts in KINDS.values())])
-    return table(["% of all layers", *KINDS], lines)
+    for by in KINDS:
+        layers = [op for point in points_of(points, by) for op in point.ops]
+        lines.append(
+            [f"by {by}", *(f"{100 * mean([counts(op) for op in layers]):.0f}" for counts in OPERATIONS_OF.values())]
+        )
+    return table(["% of all layers", *OPERATIONS_OF], lines)
 
 
 def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) -> list[Path]:
     """Accuracy against EDP: a panel per device, a line per kind of search."""
-    from experiments.figures import fronts_by_search, save
+    from experiments.figures import save, trade_off_by_search
 
     panels = {}
     for device in devices_of(scale):
@@ -314,8 +302,9 @@ def figures(scale: Scale, seeds: Sequence[int], results: Results, folder: Path) 
         if points:
             panels[f"{device}, {min(bits_of(scale))} bit"] = {
                 f"searched by {by}": [
-                    [(1e9 * point.edp_js, point.accuracy) for point in of(points, by, index)] for index in targets
+                    [(1e9 * point.edp_js, point.accuracy) for point in points_of(points, by, index)]
+                    for index in targets
                 ]
-                for by in (FLOPS, EDP)
+                for by in KINDS
             }
-    return save(fronts_by_search(panels), folder / f"chip_{scale.name}") if panels else []
+    return save(trade_off_by_search(panels), folder / f"chip_{scale.name}") if panels else []

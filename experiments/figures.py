@@ -79,9 +79,9 @@ def trade_off(axis: plt.Axes, index: int, place: int, name: str, accuracies: Per
         axis.annotate(f"{b}", (x, y), textcoords="offset points", xytext=offset, **shown)
 
 
-def fronts_by_search(panels: Mapping[str, Mapping[str, Sequence[Sequence[tuple[float, float]]]]]) -> plt.Figure:
+def trade_off_by_search(panels: Mapping[str, Mapping[str, Sequence[Sequence[tuple[float, float]]]]]) -> plt.Figure:
     """Panels side by side; per panel and kind of search, groups of points (EDP in 1e-9 J*s, accuracy): small, and a
-    large one at their geometric and arithmetic means, which a line joins."""
+    large one at their geometric and arithmetic means; a line joins the means that form the Pareto front."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 3.4), squeeze=False)
     for axis, (title, kinds) in zip(axes[0], panels.items(), strict=True):
         for index, (name, groups) in enumerate(kinds.items()):
@@ -89,8 +89,9 @@ def fronts_by_search(panels: Mapping[str, Mapping[str, Sequence[Sequence[tuple[f
             for x, y in (point for group in groups for point in group):
                 axis.plot(x, y, markersize=3.5, alpha=0.45, **single)
             means = [(math.exp(mean([math.log(x) for x, _ in group])), mean([y for _, y in group])) for group in groups]
-            joined = {"markersize": 8, "linestyle": "-", "linewidth": 1.4, "markeredgecolor": "white"}
-            axis.plot(*zip(*means, strict=True), label=name, **{**single, **joined})
+            axis.plot(*zip(*means, strict=True), label=name, markersize=8, markeredgecolor="white", **single)
+            front = [(x, y) for x, y in sorted(means) if all(y > other for at, other in means if at < x)]
+            axis.plot(*zip(*front, strict=True), color=COLOURS[index], linewidth=1.4)
         axis.set(xscale="log", xlabel="EDP per image, 1e-9 J·s", ylabel="accuracy, %", title=title)
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))

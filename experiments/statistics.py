@@ -47,6 +47,14 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     return Paired(gap, float(high - low) / 2, float(test.pvalue), len(gaps))
 
 
+def jackknifed(whole: float, without_one: Sequence[float]) -> Paired:
+    """An estimate with the interval that Student's t gives its pseudo-values (Tukey 1958). without_one: the estimate
+    from all units but one, for each."""
+    count = len(without_one)
+    pseudo = [count * whole - (count - 1) * each for each in without_one]
+    return paired(pseudo, [0.0] * count)._replace(gap=whole)
+
+
 def significant(p_values: Mapping[Hashable, float]) -> set[Hashable]:
     """The keys of the tests that hold together at 1 - CONFIDENCE, after Holm 1979: the smallest p-value against an n-th
     of it, the next against an (n-1)-th, until one fails."""

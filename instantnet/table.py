@@ -33,8 +33,9 @@ class TableSettings(DataSettings, LoadingSettings, ShapeSettings, PrecisionSetti
     save: Annotated[str, "file of the table; empty = standard output"] = ""
     fuse: Annotated[
         Literal["off", "maps", "strips"],
-        "fuse the layers within each operation, and charge what is added to its output: whole maps, or strips of them",
-    ] = "off"
+        "keep what lies between the layers of an operation on the chip: whole maps, or strips of them too; what is "
+        "added to its output is then charged",
+    ] = "off"  # not config_map.py's: layer by layer is what a search's own table holds
 
     @classmethod
     def legal_settings(cls) -> dict[str, Setting]:

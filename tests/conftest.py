@@ -50,12 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for test, every in variants.items():
         count = every[0].get_closest_marker("sample").args[0]
-        for item in _but_for_a_sample(sorted(every, key=lambda item: item.nodeid), count, seed=test):
+        for item in _left_out(sorted(every, key=lambda item: item.nodeid), count, seed=test):
             item.add_marker(pytest.mark.full)
 
 
-def _but_for_a_sample(every: list[pytest.Item], count: int, seed: str) -> list[pytest.Item]:
-    """What is left to `make test-full`: the same in every process and at every run."""
+def _left_out(every: list[pytest.Item], count: int, seed: str) -> list[pytest.Item]:
+    """What only `make test-full` runs: the same in every process and at every run."""
     return random.Random(seed).sample(every, max(0, len(every) - count))
 
 

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from scipy import stats
 from test_experiments import made_up
 
 from experiments import chip
@@ -12,6 +13,7 @@ from experiments.report import first_table
 from experiments.scales import SCALES
 from experiments.store import Store
 from experiments.tables import Results
+from experiments.trade_off import parallel_lines
 from experiments.verdicts import FAILS, HOLDS, UNDECIDED
 from instantnet.efficiency import Flops
 from instantnet.operations import OPERATIONS, Geometry
@@ -66,8 +68,8 @@ def test_runs_are_chains_of_which_a_search_by_flops_serves_all_devices():
 def test_half_the_edp_at_the_same_accuracy_holds(tmp_path):
     results = stored(tmp_path, cheaper, lambda by, index, seed: 30 + index + seed + 0.1 * (by == chip.EDP))
     for verdict in chip.verdicts(SCALE, SEEDS, results).values():
-        assert verdict.word == HOLDS and "EDP -50%, accuracy +0.10 points" in verdict.because
-        assert "standard deviation is 1.00 points" in verdict.because
+        assert verdict.word == HOLDS and "EDP -50% (20 % lower), accuracy +0.10 points" in verdict.because
+        assert "(within the standard deviation" in verdict.because and "1.00 points; 3 seeds" in verdict.because
 
 
 @pytest.mark.parametrize(("loss", "word"), [(0.9, HOLDS), (1.1, FAILS)])
@@ -87,53 +89,120 @@ def test_a_tenth_less_edp_is_not_enough(tmp_path):
 def test_one_seed_decides_nothing_and_a_half_done_pair_counts_nowhere(tmp_path):
     target = chip.TARGETS[SCALE.name][0]
     lost = chip.chain(SCALE, chip.EDP, target, "eyeriss", 1).mapped.name
-    results = stored(tmp_path, cheaper, lambda by, index, seed: 30.0, seeds=(1,), without=(lost,))
-    assert {verdict.word for verdict in chip.verdicts(SCALE, SEEDS, results).values()} == {UNDECIDED}
+    results = stored(tmp_path, cheaper, lambda by, index, seed: 30.0, seeds=(1, 2), without=(lost,))
+    said = chip.verdicts(SCALE, SEEDS, results)
+    assert said["eyeriss"].word == UNDECIDED and "fewer than two seeds have every window" in said["eyeriss"].because
+    assert said["gemmini"].word == HOLDS and "2 seeds)" in said["gemmini"].because
     points = chip.measured(SCALE, "eyeriss", SEEDS, results)
-    assert {index for index, _, _ in points} == {1, 2} and len(points) == 4
-    assert chip.fronts(points, SEEDS) is None
+    assert {index for index, seed, _ in points if seed == 1} == {1, 2} and len(points) == 10
+    assert chip.seeds_of(chip.complete(points, SCALE)) == [2]
+
+
+def test_a_seed_without_every_window_counts_in_neither_half_of_the_verdict(tmp_path):
+    """Its EDP is absurd, its accuracy too."""
+    lost = chip.chain(SCALE, chip.EDP, chip.TARGETS[SCALE.name][0], "eyeriss", 3).mapped.name
+    results = stored(
+        tmp_path,
+        lambda by, index, seed: cheaper(by, index, seed) * (1e6 if seed == 3 and by == chip.EDP else 1),
+        lambda by, index, seed: 30 + seed - (90 if seed == 3 and by == chip.EDP else 0),
+        without=(lost,),
+    )
+    said = chip.verdicts(SCALE, SEEDS, results)
+    assert said["eyeriss"].word == HOLDS and "EDP -50% (20 % lower), accuracy +0.00 points" in said["eyeriss"].because
+    assert said["gemmini"].word == FAILS and "(not 20 % lower)" in said["gemmini"].because
+
+
+def test_seeds_are_paired(tmp_path):
+    """What they share, ten times as large as the difference, leaves no trace in its interval."""
+    results = stored(
+        tmp_path,
+        lambda by, index, seed: cheaper(by, index, seed) * (0.8 if seed == 2 and by == chip.EDP else 1) * 3.0**seed,
+        lambda by, index, seed: 10 * seed + index + (1 + 0.01 * seed) * (by == chip.EDP),
+    )
+    points = chip.complete(chip.measured(SCALE, "gemmini", SEEDS, results), SCALE)
+    gap = chip.gap_over_targets(points)
+    assert gap.gap == pytest.approx(1.02) and gap.half < 0.03
+    assert sorted(chip.ratios(points, 0)) == pytest.approx([0.4, 0.5, 0.5])
+    assert "| 1.09 to 1.21 MFLOPs | 0.46 | 0.40 to 0.50 | +1.02 points" in chip.section(SCALE, SEEDS, results)
+
+
+def in_lines(points):
+    """What `parallel_lines` takes, of the points of a device."""
+    return {
+        seed: [
+            [
+                (point.edp_js, point.accuracy)
+                for (_, other, kind), point in points.items()
+                if (other, kind) == (seed, by)
+            ]
+            for by in chip.KINDS
+        ]
+        for seed in chip.seeds_of(points)
+    }
 
 
 def test_two_lines_a_known_distance_apart_are_found(tmp_path):
     """Accuracy rises by 2 points for twice the EDP, and is 1 point higher by EDP at equal EDP: as much as 0.71 of the
-    EDP is worth."""
+    EDP is worth. Seeds differ by far more than that."""
 
     def accuracy(by, index, seed):
-        return 2 * math.log2(cheaper(by, index, seed) / 1e-9) + seed + (by == chip.EDP)
+        return 2 * math.log2(cheaper(by, index, seed) / 1e-9) + 20 * seed + (by == chip.EDP)
 
-    points = chip.measured(SCALE, "gemmini", SEEDS, stored(tmp_path, cheaper, accuracy))
-    found = chip.fronts(points, SEEDS)
+    results = stored(tmp_path, cheaper, accuracy)
+    found = parallel_lines(in_lines(chip.measured(SCALE, "gemmini", SEEDS, results)))
     assert found.slope * math.log(2) == pytest.approx(2) and found.slope_half == pytest.approx(0, abs=1e-6)
     assert found.at_equal_edp.gap == pytest.approx(1) and found.at_equal_edp.count == 3
-    assert found.edp_at_equal_accuracy == pytest.approx(2**-0.5)
+    assert math.exp(found.log_edp.gap) == pytest.approx(2**-0.5)
+    text = chip.section(SCALE, SEEDS, results)
+    assert "At equal EDP, accuracy by EDP minus by FLOPs: +1.00 points" in text
+    assert "At equal accuracy, EDP ratio 0.71" in text
 
 
-def test_the_slope_is_that_of_a_regression_with_a_level_per_seed_and_search(tmp_path):
+def noisy(draw):
+    """Both kinds at three targets and four seeds: 3 points for e times the EDP, 1.5 more for the second kind, noise."""
+
+    def row(by):
+        logs = [index - 0.5 * by + 0.2 * draw.normal() for index in range(3)]
+        return [(math.exp(log), 30 + 3 * log + 1.5 * by + draw.normal()) for log in logs]
+
+    return {seed: [row(0), row(1)] for seed in range(4)}
+
+
+def test_slope_and_its_interval_are_those_of_a_regression_with_a_level_per_seed_and_search():
     """Against least squares with one column per seed and kind of search."""
-    draw = np.random.default_rng(0)
-    noise = {(by, i, s): draw.normal() for by in (chip.FLOPS, chip.EDP) for i in range(3) for s in SEEDS}
-    results = stored(
-        tmp_path,
-        lambda by, index, seed: cheaper(by, index, seed) * math.exp(0.1 * noise[by, index, seed]),
-        lambda by, index, seed: 30 + index + noise[by, (index + 1) % 3, seed],
-    )
-    points = chip.measured(SCALE, "eyeriss", SEEDS, results)
-    levels = sorted({(seed, by) for _, seed, by in points})
-    columns = [
-        [math.log(point.edp_js), *(float((seed, by) == level) for level in levels)]
-        for (_, seed, by), point in points.items()
+    networks = noisy(np.random.default_rng(0))
+    found = parallel_lines(networks)
+    levels = [(seed, kind) for seed in networks for kind in range(2)]
+    rows = [
+        ([math.log(edp_js), *(float(level == (seed, kind)) for level in levels)], accuracy)
+        for seed, kind in levels
+        for edp_js, accuracy in networks[seed][kind]
     ]
-    slope = np.linalg.lstsq(np.array(columns), np.array([point.accuracy for point in points.values()]), rcond=None)[0][
-        0
-    ]
-    assert chip.fronts(points, SEEDS).slope == pytest.approx(slope)
+    x, y = np.array([one for one, _ in rows]), np.array([accuracy for _, accuracy in rows])
+    inverse = np.linalg.inv(x.T @ x)
+    fit = inverse @ x.T @ y
+    freedom = len(y) - x.shape[1]
+    error = math.sqrt(((y - x @ fit) ** 2).sum() / freedom * inverse[0, 0])
+    assert found.slope == pytest.approx(fit[0])
+    assert found.slope_half == pytest.approx(stats.t.ppf(0.975, freedom) * error)
+    distances = [fit[1 + levels.index((seed, 1))] - fit[1 + levels.index((seed, 0))] for seed in networks]
+    assert found.at_equal_edp.gap == pytest.approx(np.mean(distances))
+
+
+def test_the_intervals_hold_the_truth_as_often_as_they_say():
+    """Of 200 draws 95 %, less three standard deviations of such a count: distance 1.5 points at equal EDP."""
+    draw = np.random.default_rng(1)
+    every = [parallel_lines(noisy(draw)) for _ in range(200)]
+    inside = sum(abs(found.at_equal_edp.gap - 1.5) <= found.at_equal_edp.half for found in every)
+    assert inside >= 181
 
 
 def test_accuracy_that_does_not_rise_gives_no_edp_at_equal_accuracy(tmp_path):
     noise = random.Random(0)
     results = stored(tmp_path, cheaper, lambda by, index, seed: 30 + noise.random())
-    assert chip.fronts(chip.measured(SCALE, "eyeriss", SEEDS, results), SEEDS).edp_at_equal_accuracy is None
+    assert parallel_lines(in_lines(chip.measured(SCALE, "eyeriss", SEEDS, results))).log_edp is None
     assert "has no meaning" in chip.section(SCALE, SEEDS, results)
+    assert parallel_lines({seed: [[(1.0, 30.0 + seed), (1.0, 31.0)]] * 2 for seed in SEEDS}) is None
 
 
 def test_the_page_says_sizes_windows_and_operations(tmp_path):
@@ -141,7 +210,7 @@ def test_the_page_says_sizes_windows_and_operations(tmp_path):
     first = first_table(text).splitlines()
     assert len(first) == 2 + 6 and "| by FLOPs | 0.71 to 0.79 MFLOPs | 3 of 3 |" in first[2]
     assert "| by EDP | 2.94e-10 to 3.27e-10 J·s | 0 of 3 |" in first[3] and "5.000e-10" in first[3]
-    assert "| against 1.09 to 1.21 MFLOPs | 0.50 | 0.50 to 0.50 | +0.00 points" in text
+    assert "| 1.09 to 1.21 MFLOPs | 0.50 | 0.50 to 0.50 | +0.00 points" in text
     assert "| by FLOPs | 20 | 20 | 0 | 20 | 20 | 40 |" in text and "| by EDP | 40 | 0 | 20 | 40 | 20 | 0 |" in text
 
 

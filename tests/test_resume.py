@@ -341,7 +341,6 @@ def kill_at(name, count, half=False):
 
 
 # A checkpoint takes a call of replace, one of link, and of fsync one for each log file too.
-@pytest.mark.sample(3)
 @pytest.mark.parametrize("name, half, at", [("fsync", True, 27), ("replace", False, 7), ("link", False, 7)])
 def test_killed_while_writing(stage, tmp_path, name, half, at):
     """Every few writes; one is torn, or written and not renamed, or the old one not yet kept under its other name."""
@@ -503,7 +502,6 @@ def test_a_folder_in_use_is_refused(stage, tmp_path, capsys):
         assert contents(tmp_path / "run") == before
 
 
-@pytest.mark.sample(2)
 @pytest.mark.parametrize("resumes", [False, True])
 def test_what_another_run_finished_meanwhile_is_left_alone(stage, tmp_path, capsys, monkeypatch, resumes):
     """Of two started at once the second checks the folder before the first writes, and has the lock after it."""

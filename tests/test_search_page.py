@@ -27,17 +27,21 @@ def test_from_a_device_file_to_a_network_on_it(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_chip.yaml").write_text(device)
     commands = [line for block in page if block.language == "sh" for line in block.text.splitlines()]
     ran = []
-    for line in commands[:4]:
+    assert "--fuse strips" in commands[5] and commands[6].startswith("python train_search.py")
+    for line in [*commands[:4], *commands[5:7]]:
         words = words_of(line)
         stage, smaller = STAGES[" ".join(words[:2])]
         given = words[3:] if stage is mapper else words[2:]
         assert run_here(stage, *given, *smaller) == 0, capsys.readouterr().err
         ran.append(stage)
-    assert ran == [table, train_search, train, mapper]
+    assert ran == [table, train_search, train, mapper, table, train_search]
     assert json.loads((tmp_path / "my_chip.json").read_text())["device"] == "my_chip.yaml"
     text = capsys.readouterr().out
     assert "EDP on my_chip.yaml at 4 bit: networks of this space have " in text
     found = load(tmp_path / "ckpt/chip/search/arch.pt")["efficiency"]
     assert (found["metric"], found["device"], set(found["bits"])) == ("edp", "my_chip.yaml", {4})
+    fused = load(tmp_path / "ckpt/fused/search/arch.pt")["efficiency"]
+    assert (fused["device"], fused["fuse"]) == ("eyeriss", "strips") and "fuse" not in found
+    assert "EDP on eyeriss at 4 bit, layers fused within each operation: networks" in text
     report = json.loads((tmp_path / "ckpt/chip/map/report.json").read_text())
     assert report["device_name"] == "my_chip" and report["bit_widths"][0]["bits"] == 4

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from automapper.budget import Clock
 from automapper.fusion.fuse import fuse_network
 from automapper.fusion.plan import Effort
 from automapper.objective import Objective
-from automapper.parallel import run_parallel, seconds_each
+from automapper.parallel import run_parallel
 from automapper.search import Outcome
 from automapper.workload import Network, NetworkLayer, nameless
 from hw_model import Device
 from hw_model.widths import Bits
-
-AT_ONCE = 8  # blocks fused between two reports of progress
 
 Block = tuple[NetworkLayer, ...]
 """Layers one after another that know no others: see `layers.by_itself`."""
@@ -37,11 +38,12 @@ def fuse_blocks(
     time, and `seconds`, for all of them. show: called with the share that is done.
     """
     every = [block for block in dict.fromkeys(map(without_names, blocks)) if block]
-    alone = replace(effort, workers=1, seconds=seconds_each(effort.seconds, len(every), effort.workers))
     known = replace(outcome, units=[])  # searches that are done are large to send to another process
+    clock, at_once = Clock(effort.seconds), effort.workers or os.cpu_count() or 1
     found: dict[Block, dict[Bits, tuple[float, float]]] = {}
-    for begin in range(0, len(every), AT_ONCE):
-        some = every[begin : begin + AT_ONCE]
+    for begin in range(0, len(every), at_once):
+        alone = replace(effort, workers=1, seconds=clock.until() / math.ceil((len(every) - begin) / at_once))
+        some = every[begin : begin + at_once]
         work = [(block, bit_widths, known, device, objective, mode, alone) for block in some]
         costs = run_parallel(_fuse_block, work, effort.workers, effort.backend)
         found |= zip(some, costs, strict=True)

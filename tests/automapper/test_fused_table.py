@@ -3,13 +3,18 @@
 import json
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_clock import FakeClock
 from tiny_runs import TINY_GEOMETRY, run_here
 
 import automapper
-from automapper import api, layers
+from automapper import api, candidates, layers
+from automapper.fusion import blocks
+from automapper.fusion.plan import Effort
+from automapper.search import Outcome
 from automapper.workload import DRAM, NetworkLayer
 from hw_model import Layer
 from instantnet import table as command
@@ -36,11 +41,11 @@ def made(cache):
 
 @pytest.mark.parametrize("count", [3, pytest.param(18, marks=pytest.mark.full)])
 def test_an_entry_is_what_the_mapper_finds_for_the_block(count, made, monkeypatch):
-    """The block as a network of its own, with the trade between its layers off: a table knows none."""
+    """The block alone as a network, with the trade between its layers off: a table knows none."""
     monkeypatch.setattr(api, "trade_layers", lambda *arguments: None)
-    blocks = [(index, op) for op in OPERATIONS for index in range(2)]
-    blocks.remove((1, "skip"))  # an identity
-    for index, op in random.Random(0).sample(blocks, min(count, len(blocks))):
+    every = [(index, op) for op in OPERATIONS for index in range(2)]
+    every.remove((1, "skip"))  # an identity
+    for index, op in random.Random(0).sample(every, min(count, len(every))):
         shape = list(GEOMETRY.layers())[index]
         with torch.device("meta"):
             block = OPERATIONS[op](*shape, Precision(BITS))
@@ -85,13 +90,48 @@ def test_the_command_fuses(made, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: setting fuse = 'all'")
 
 
-def test_seconds_count_for_fusing_too():
-    shares = []
-    table = automapper.table(
-        GEOMETRY, "edge_tpu_like", 4, budget="0.2s", fuse="maps", workers=1, progress=shares.append
-    )
-    assert table.fuse == "maps" and all(min(entry) > 0 for entry in (table.rows[4].fixed, table.cost(["k3_e3"] * 2, 4)))
-    assert shares == sorted(shares) and shares[-1] == 1.0
+def test_seconds_count_for_fusing_too(monkeypatch):
+    shares, clock = [], FakeClock(monkeypatch, mappings_per_s=2000)
+    made = automapper.table(GEOMETRY, "edge_tpu_like", 4, budget="4s", fuse="maps", workers=1, progress=shares.append)
+    assert made.fuse == "maps" and all(min(entry) > 0 for entry in (made.rows[4].fixed, made.cost(["k3_e3"] * 2, 4)))
+    assert shares == sorted(shares) and shares[-1] == 1.0 and len(shares) > 10
+    assert 0.75 * 4 <= clock.now <= 1.05 * 4, "0.7 of it for the layers alone"
+
+
+def test_as_many_blocks_at_once_as_there_are_workers_share_the_seconds_that_are_left(monkeypatch):
+    """Five blocks, two at a time, each of which takes its second and a half: three turns of what is left."""
+    now, given = SimpleNamespace(s=0.0), []
+    monkeypatch.setattr("automapper.budget.time", SimpleNamespace(perf_counter=lambda: now.s))
+
+    def in_parallel(function, work, workers, backend):
+        given.extend(one[-1].seconds for one in work)
+        now.s += 1.5
+        return [{} for _ in work]
+
+    monkeypatch.setattr(blocks, "run_parallel", in_parallel)
+    five = [(NetworkLayer(Layer(K=count)),) for count in range(1, 6)]
+    blocks.fuse_blocks(five, BITS, Outcome(), None, None, "maps", Effort(100, 0, 2, "threading", seconds=9.0))
+    assert given == pytest.approx([3.0, 3.0, 3.75, 3.75, 6.0])
+
+
+def test_a_table_does_not_depend_on_how_many_processes_make_it(made, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = {"budget": BUDGET, "fuse": "strips", "workers": 2, "backend": "loky"}
+    assert automapper.table(GEOMETRY, "edge_tpu_like", BITS, **words) == made
+
+
+def test_a_lost_process_is_one_line_and_no_table(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(candidates, "run_search", lambda *arguments: Outcome(interrupted=True, lost=True))
+    with pytest.raises(UserError, match="a process of the search was killed"):
+        automapper.table(GEOMETRY, "edge_tpu_like", BITS, budget=1)
+
+
+def test_shuffled_channels_fuse_too(made):
+    """A grouped expansion, shuffled, is read by the depth-wise convolution in another order."""
+    plain = automapper.table(GEOMETRY, "edge_tpu_like", BITS, budget=BUDGET, workers=1)
+    fused, unfused = (table.rows[8].layers[0]["k3_e1_g2"].energy_j for table in (made, plain))
+    assert fused < 0.8 * unfused
 
 
 def test_layers_by_themselves_know_no_others():
