@@ -132,12 +132,22 @@ def test_not_wanted_changes_nothing():
     assert graphs() == 0
 
 
+@pytest.fixture
+def tf32_as_before():
+    """All of torch's switches: where they contradict each other, an export in a later test is refused."""
+    allowed = torch.backends.cudnn.allow_tf32
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [place.fp32_precision for place in places]
+    yield
+    torch.backends.cudnn.allow_tf32 = allowed
+    for place, precision in zip(places, before, strict=True):
+        place.fp32_precision = precision
+    assert torch.backends.cudnn.allow_tf32 == allowed
+
+
 @pytest.mark.parametrize("wanted", [False, True])
-def test_tf32_is_said_for_convolutions_and_products(wanted):
-    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+def test_tf32_is_said_for_convolutions_and_products(wanted, tf32_as_before):
     tune_gpu(wanted)
-    try:
-        name = "tf32" if wanted else "ieee"
-        assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == name
-    finally:
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+    name = "tf32" if wanted else "ieee"
+    assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == name
+    assert torch.backends.cudnn.allow_tf32 == wanted, "as an export asks"
