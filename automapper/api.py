@@ -273,7 +273,7 @@ def _fused(
     )  # fmt: skip
     try:
         planner, found = fuse_network(
-            network, bit_widths, outcome, device, objective, settings["fuse"], effort, progress.fused
+            network, bit_widths, outcome, device, objective, settings["fuse"], effort, show=progress.fused
         )
     except KeyboardInterrupt:
         outcome.interrupted = True

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import automapper
 import hw_model
 from automapper.budget import Clock, parse_budget, schedule
-from automapper.fusion.blocks import Block, fuse_blocks, without_names
+from automapper.fusion.blocks import Block, fuse_blocks
 from automapper.fusion.plan import Effort
 from automapper.json_file import read_as
 from automapper.objective import parse_objective
@@ -65,12 +65,17 @@ class Row(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Table:
     """What every candidate of a search space costs. device: its name, or the file it was read from; geometry: the
-    settings named in GEOMETRY; rows: by bit-width; fuse: whether the layers of a candidate are fused."""
+    settings named in GEOMETRY; rows: by bit-width; fuse: how the layers of a candidate may be fused."""
 
     device: str
     geometry: dict[str, Any]
     rows: dict[Bits, Row]
     fuse: str = UNFUSED
+
+    @property
+    def fused(self) -> bool:
+        """Whether the layers of a candidate may be fused."""
+        return self.fuse != UNFUSED
 
     @property
     def bits(self) -> tuple[Bits, ...]:
@@ -119,7 +124,7 @@ class Table:
             }
             for bits, row in self.rows.items()
         }
-        fused = {} if self.fuse == UNFUSED else {"fuse": self.fuse}
+        fused = {"fuse": self.fuse} if self.fused else {}
         return {"device": self.device, "geometry": dict(self.geometry), **fused, "bits": rows}
 
     def write(self, path: Path | str) -> None:
@@ -197,7 +202,7 @@ def table(
             f"device {name} found; closest miss: {'; '.join(error.reasons)}"
         ) from error
     if outcome.lost:
-        raise UserError("a process of the search was killed (out of memory?): no table; fewer --workers need less")
+        raise outcome.lost
     if outcome.interrupted:  # half a search is no table
         raise KeyboardInterrupt
     fused: dict[Block, dict[Bits, tuple[float, float]]] = {}
@@ -281,8 +286,7 @@ def _row(
         return Entry(math.fsum(cost.energy_j for cost in costs), math.fsum(cost.latency_s for cost in costs))
 
     def entry(layers: Block) -> Entry:
-        block = without_names(layers)
-        return Entry(*fused[block][bits]) if block in fused else summed(layers)
+        return Entry(*fused[layers][bits]) if layers in fused else summed(layers)
 
     layers = tuple({op: entry(of_op) for op, of_op in row.items()} for row in candidates.layers)
     return Row(summed(candidates.fixed), layers)

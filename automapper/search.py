@@ -73,7 +73,7 @@ class Outcome:
     per_search: int = 0
     seconds: float = 0.0
     interrupted: bool = False
-    lost: bool = False
+    lost: WorkerLost | None = None
     goal_met: bool = False
     units: list[Engine] = field(default_factory=list, repr=False)
     optima: dict[Problem, Optimum] = field(default_factory=dict)
@@ -172,7 +172,7 @@ def run_search(
             if not outcome.found:
                 raise
             print(f"note: {error}; the result is what was found before", file=sys.stderr)
-            outcome.lost = True
+            outcome.lost = error
         outcome.interrupted = True
         for unit in units:
             unit.stopped = True

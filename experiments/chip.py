@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import NamedTuple
 
 from experiments.plan import budget, join, map_run, search_run, train_run
@@ -156,10 +157,6 @@ def ratios(points: Measured, index: int | None = None) -> list[float]:
     return [by_edp.edp_js / by_flops.edp_js for by_flops, by_edp in pairs]
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(mean([math.log(value) for value in values]))
-
-
 def complete(points: Measured, scale: Scale) -> Measured:
     """Those of the seeds that have every target."""
     count = {seed: sum(seed == other for _, other, by in points if by == FLOPS) for _, seed, _ in points}
@@ -170,19 +167,26 @@ def seeds_of(points: Measured) -> list[int]:
     return sorted({seed for _, seed, _ in points})
 
 
+def of_seed(points: Measured, by: str, seed: int) -> list[Point]:
+    """Those of a kind of search and a seed, of all targets."""
+    return [point for (_, other, kind), point in points.items() if (kind, other) == (by, seed)]
+
+
 def lines_of(points: Measured) -> Lines | None:
     """points: `complete`."""
-    networks = {
-        seed: [[(p.edp_js, p.accuracy) for (_, s, b), p in points.items() if (s, b) == (seed, by)] for by in KINDS]
-        for seed in seeds_of(points)
-    }
-    return parallel_lines(networks)
+    return parallel_lines(
+        {
+            seed: [[(point.edp_js, point.accuracy) for point in of_seed(points, by, seed)] for by in KINDS]
+            for seed in seeds_of(points)
+        }
+    )
 
 
 def gap_over_targets(points: Measured) -> Paired:
     """Accuracy by EDP minus by FLOPs, mean over the targets, paired by seed. points: `complete`."""
-    means = {by: [mean([p.accuracy for (_, s, b), p in points.items() if (s, b) == (seed, by)])
-                  for seed in seeds_of(points)] for by in KINDS}  # fmt: skip
+    means = {
+        by: [mean([point.accuracy for point in of_seed(points, by, seed)]) for seed in seeds_of(points)] for by in KINDS
+    }
     return paired(means[EDP], means[FLOPS])
 
 

@@ -1,8 +1,8 @@
 """Figures of the experiments, as SVG and PNG."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 
 import matplotlib
 
@@ -53,16 +53,22 @@ def accuracy_against_edp(
             for index, (name, (accuracies, edps)) in enumerate(systems.items()):
                 place = downwards.index(name)
                 trade_off(axis, index, place, name, accuracies, [1e6 * edp for edp in edps])
-            axis.set(xscale="log", ylabel="accuracy, %", title=title)
+            axis.set(ylabel="accuracy, %", title=title)
             axis.margins(0.08, 0.1)
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-            axis.xaxis.set_minor_formatter(NullFormatter())
+            logarithmic(axis)
     for axis in axes[-1]:
         axis.set_xlabel("EDP per image, 1e-6 J·s (at each point: bit-width)")
         axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     figure.tight_layout()
     return figure
+
+
+def logarithmic(axis: plt.Axes) -> None:
+    """An x axis of EDPs, marked at 1, 2 and 5 of every decade."""
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
 
 
 def trade_off(axis: plt.Axes, index: int, place: int, name: str, accuracies: PerSeed, edps: list[float]) -> None:
@@ -88,14 +94,12 @@ def trade_off_by_search(panels: Mapping[str, Mapping[str, Sequence[Sequence[tupl
             single = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": "none"}
             for x, y in (point for group in groups for point in group):
                 axis.plot(x, y, markersize=3.5, alpha=0.45, **single)
-            means = [(math.exp(mean([math.log(x) for x, _ in group])), mean([y for _, y in group])) for group in groups]
+            means = [(geometric_mean([x for x, _ in group]), mean([y for _, y in group])) for group in groups]
             axis.plot(*zip(*means, strict=True), label=name, markersize=8, markeredgecolor="white", **single)
             front = [(x, y) for x, y in sorted(means) if all(y > other for at, other in means if at < x)]
             axis.plot(*zip(*front, strict=True), color=COLOURS[index], linewidth=1.4)
-        axis.set(xscale="log", xlabel="EDP per image, 1e-9 J·s", ylabel="accuracy, %", title=title)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set(xlabel="EDP per image, 1e-9 J·s", ylabel="accuracy, %", title=title)
+        logarithmic(axis)
         axis.legend(fontsize=7, frameon=False)
     figure.tight_layout()
     return figure

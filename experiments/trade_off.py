@@ -17,8 +17,8 @@ class Lines(NamedTuple):
 
     slope: points for e times the EDP, from networks of one seed and one kind; slope_half: half of its 95 % interval.
     at_equal_edp: distance of the lines in points, the second kind minus the first. log_edp: at equal accuracy the
-    logarithm of the EDP of the second over that of the first; None where accuracy does not clearly rise with EDP, so
-    that it has no meaning. Both with the interval of a jackknife over the seeds, which fits the slope anew each time.
+    logarithm of the EDP of the second over that of the first; None where accuracy does not clearly rise with EDP. The
+    intervals of both come from a jackknife over the seeds, with a slope fitted each time.
     """
 
     slope: float

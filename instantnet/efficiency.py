@@ -94,13 +94,8 @@ class OnDevice:
         logs = [float(self._logarithm(torch.tensor([cost], dtype=torch.float64))) for cost in costs.values()]
         of_bits = {width: {**cost._asdict(), "edp_js": cost.energy_j * cost.latency_s} for width, cost in costs.items()}
         record = {"metric": self.metric, "device": self.table.device, "value": math.exp(sum(logs) / len(logs))}
-        fused = {"fuse": self.table.fuse} if self.fused else {}
+        fused = {"fuse": self.table.fuse} if self.table.fused else {}
         return {"flops": self.supernet.derived_flops(ops), "efficiency": {**record, **fused, "bits": of_bits}}
-
-    @property
-    def fused(self) -> bool:
-        """Whether the layers within operations are fused in the table."""
-        return self.table.fuse != "off"
 
     def additive(self) -> np.ndarray:
         """Of several bit-widths the mean, each relative to its own."""
@@ -131,7 +126,7 @@ class OnDevice:
                 f"settings {self.metric}_min, {self.metric}_max: on {at} no network has {name} of {least:g} to "
                 f"{most:g} {unit}; reachable: {low:.3e} to {high:.3e} {unit}"
             )
-        how = ", layers fused within each operation" if self.fused else ""
+        how = ", layers fused within each operation" if self.table.fused else ""
         return [f"{name} on {at}{how}: networks of this space have {low:.3e} to {high:.3e} {unit}"]
 
     def _logarithm(self, sums: Tensor) -> Tensor:

@@ -38,25 +38,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not full"` is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Samples; and the mapper's tests first, then those that need no mapper, then the others.
+    """The mapper's tests first, then those that need no mapper, then the others; of some a sample only.
 
     On a new clone the mapper's code is compiled, for minutes. Of two processes (`--dist worksteal`) the first begins at
     the front and the second in the middle, and by the time that it comes to the mapper all is compiled.
     """
     items.sort(key=lambda item: _part(item.path))
+    _leave_samples(items)
+
+
+def _leave_samples(items: list[pytest.Item]) -> None:
+    """Mark as `full` what a test marked `sample` does not draw: the same in every process and at every run."""
     variants: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sample") and not item.get_closest_marker("full"):
             variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for test, every in variants.items():
         count = every[0].get_closest_marker("sample").args[0]
-        for item in _left_out(sorted(every, key=lambda item: item.nodeid), count, seed=test):
+        every.sort(key=lambda item: item.nodeid)
+        for item in random.Random(test).sample(every, max(0, len(every) - count)):
             item.add_marker(pytest.mark.full)
-
-
-def _left_out(every: list[pytest.Item], count: int, seed: str) -> list[pytest.Item]:
-    """What only `make test-full` runs: the same in every process and at every run."""
-    return random.Random(seed).sample(every, max(0, len(every) - count))
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from automapper.budget import Clock
 from automapper.fusion.fuse import fuse_network
@@ -31,40 +32,27 @@ def fuse_blocks(
     effort: Effort,
     show: Callable[[float], None] = lambda share: None,
 ) -> dict[Block, dict[Bits, tuple[float, float]]]:
-    """Block, `without_names` -> bit-width -> (energy in J, latency in s) with its layers in the groups that its own
-    objective is lowest with; what is added to its output is charged. A block without layers is left out.
+    """Block -> bit-width -> (energy in J, latency in s) with its layers in the groups that its own objective is lowest
+    with; what is added to its output is charged. A block without layers is left out; one shape is fused once.
 
     outcome: the mappings of its layers. mode: "maps" or "strips". effort: of each block, but for `workers`, blocks at a
     time, and `seconds`, for all of them. show: called with the share that is done.
     """
-    every = [block for block in dict.fromkeys(map(without_names, blocks)) if block]
+    shapes = {block: tuple(replace(item, layer=nameless(item.layer)) for item in block) for block in blocks if block}
+    every = list(dict.fromkeys(shapes.values()))
     known = replace(outcome, units=[])  # searches that are done are large to send to another process
     clock, at_once = Clock(effort.seconds), effort.workers or os.cpu_count() or 1
     found: dict[Block, dict[Bits, tuple[float, float]]] = {}
     for begin in range(0, len(every), at_once):
         alone = replace(effort, workers=1, seconds=clock.until() / math.ceil((len(every) - begin) / at_once))
         some = every[begin : begin + at_once]
-        work = [(block, bit_widths, known, device, objective, mode, alone) for block in some]
-        costs = run_parallel(_fuse_block, work, effort.workers, effort.backend)
-        found |= zip(some, costs, strict=True)
+        work = [(Network("block", block, ()), bit_widths, known, device, objective, mode, alone) for block in some]
+        found |= zip(some, run_parallel(_costs, work, effort.workers, effort.backend), strict=True)
         show(len(found) / len(every))
-    return found
+    return {block: found[shape] for block, shape in shapes.items()}
 
 
-def without_names(block: Block) -> Block:
-    """The same for all blocks of the same shapes."""
-    return tuple(replace(item, layer=nameless(item.layer)) for item in block)
-
-
-def _fuse_block(
-    block: Block,
-    bit_widths: Sequence[Bits],
-    outcome: Outcome,
-    device: Device,
-    objective: Objective,
-    mode: str,
-    effort: Effort,
-) -> dict[Bits, tuple[float, float]]:
-    network = Network("block", block, ())
-    _, plans = fuse_network(network, bit_widths, outcome, device, objective, mode, effort, scenarios=False)
+def _costs(*arguments: Any) -> dict[Bits, tuple[float, float]]:
+    """What `fuse_network` finds with these arguments, small enough to send back."""
+    _, plans = fuse_network(*arguments, scenarios=False)
     return {bits: fused.plan.energy_and_latency for bits, fused in plans.items()}

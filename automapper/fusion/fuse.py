@@ -40,6 +40,7 @@ def fuse_network(
     objective: Objective,
     mode: str,
     effort: Effort,
+    *,
     show: Callable[[int, int], None] = lambda done, of: None,
     scenarios: bool = True,
 ) -> tuple[Planner, dict[Bits, Fused]]:

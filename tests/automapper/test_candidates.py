@@ -20,14 +20,7 @@ from instantnet.quantize import Precision
 GEOMETRY = replace(TINY_GEOMETRY, num_layer_list=(2,), num_channel_list=(4,), stride_list=(1,), image_height=4)
 BITS, BUDGET = [4, 8], 2
 ENTRY = {"energy_j", "latency_s"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of this module's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")

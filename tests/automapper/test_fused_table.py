@@ -14,6 +14,7 @@ import automapper
 from automapper import api, candidates, layers
 from automapper.fusion import blocks
 from automapper.fusion.plan import Effort
+from automapper.parallel import WorkerLost
 from automapper.search import Outcome
 from automapper.workload import DRAM, NetworkLayer
 from hw_model import Layer
@@ -24,14 +25,8 @@ from instantnet.quantize import Precision
 
 GEOMETRY = replace(TINY_GEOMETRY, num_layer_list=(2,), num_channel_list=(6,), stride_list=(1,), image_height=4)
 BITS, BUDGET = [4, 8], 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of this module's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+LOST = WorkerLost("a process of the search was killed (out of memory?); fewer --workers need less")
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +117,7 @@ def test_a_table_does_not_depend_on_how_many_processes_make_it(made, monkeypatch
 
 def test_a_lost_process_is_one_line_and_no_table(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(candidates, "run_search", lambda *arguments: Outcome(interrupted=True, lost=True))
+    monkeypatch.setattr(candidates, "run_search", lambda *arguments: Outcome(interrupted=True, lost=LOST))
     with pytest.raises(UserError, match="a process of the search was killed"):
         automapper.table(GEOMETRY, "edge_tpu_like", BITS, budget=1)
 
